@@ -1,0 +1,332 @@
+//! The resolved snapshot: what the data plane needs, with every reference checked and every name resolved.
+//!
+//! A snapshot is a map of named objects. Two snapshots differ by a [`crate::delta::Delta`], found by comparing objects, so
+//! applying a change costs in proportion to the change.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::spiffe::SpiffeId;
+
+/// The name of one object of the configuration, unique among its kind.
+pub type Name = String;
+
+/// What an object is called: its kind and its name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Key {
+    /// The settings of the whole process; there is one.
+    Settings,
+    /// The workload's own SVID and the trust bundle; there is at most one.
+    Identity,
+    /// A listener.
+    Listener(Name),
+    /// A service.
+    Service(Name),
+    /// A route.
+    Route(Name),
+    /// A policy.
+    Policy(Name),
+}
+
+/// One object of the configuration. Its variant always matches its [`Key`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Object {
+    /// See [`Settings`].
+    Settings(Settings),
+    /// See [`Identity`].
+    Identity(Identity),
+    /// See [`Listener`].
+    Listener(Listener),
+    /// See [`Service`].
+    Service(Service),
+    /// See [`Route`].
+    Route(Route),
+    /// See [`Policy`].
+    Policy(Policy),
+}
+
+/// Everything the data plane is told, at one version.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Counts up by one with each change that control publishes; starts at 1.
+    pub version: u64,
+    /// All objects.
+    pub objects: BTreeMap<Key, Object>,
+}
+
+/// Where bytes go to or come from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Address {
+    /// IPv4 or IPv6 address and port.
+    Ip(SocketAddr),
+    /// Path of a Unix stream socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Settings of the whole process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Trust domain of the mesh, without scheme.
+    pub trust_domain: String,
+    /// Name of the workload this proxy serves.
+    pub workload: Name,
+    /// Whether each request leaves a line in the access log.
+    pub access_log: AccessLog,
+    /// How long open requests may go on after a stop was asked for.
+    pub drain_timeout: Duration,
+}
+
+/// Whether requests are logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AccessLog {
+    /// One JSON line for each request.
+    On,
+    /// None.
+    Off,
+}
+
+/// The workload's SVID with its key, and whom it trusts. X.509-SVID, section 4 and 5.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The SPIFFE ID that the leaf certificate carries.
+    pub id: SpiffeId,
+    /// DER certificates, leaf first, then the intermediates.
+    pub chain: Vec<Vec<u8>>,
+    /// DER PKCS#8 private key.
+    pub key: Vec<u8>,
+    /// DER root certificates of the own trust domain.
+    pub bundle: Vec<Vec<u8>>,
+    /// End of the leaf's validity, in seconds since the Unix epoch.
+    pub expires: u64,
+}
+
+impl fmt::Debug for Identity {
+    /// Never prints the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("id", &self.id).field("expires", &self.expires).finish_non_exhaustive()
+    }
+}
+
+/// A port that clients or peers connect to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Listener {
+    /// Unique name.
+    pub name: Name,
+    /// Where it listens.
+    pub bind: Address,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// Whether peers must prove who they are.
+    pub mtls: Mtls,
+    /// Where its traffic goes.
+    pub target: ListenerTarget,
+    /// Its limits and deadlines.
+    pub limits: ListenerLimits,
+}
+
+/// A protocol that a listener or service speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Protocol {
+    /// HTTP/1.1 (RFC 9112).
+    Http,
+    /// Opaque bytes.
+    Tcp,
+}
+
+/// Mutual TLS of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mtls {
+    /// Plain connections only.
+    Off,
+    /// A peer presents an SVID of the trust domain, or there is no connection.
+    Strict,
+}
+
+/// Where a listener's traffic goes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ListenerTarget {
+    /// All of it to one service.
+    Service(Name),
+    /// To where the routes say that apply to this listener.
+    Routes,
+}
+
+/// What a peer may ask of a listener.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ListenerLimits {
+    /// Largest request head (request line and fields), in bytes; also of the response head.
+    pub max_header_bytes: usize,
+    /// Most fields in a head.
+    pub max_headers: usize,
+    /// Most open connections over all workers.
+    pub max_connections: u32,
+    /// From accept, or the end of a request, to the end of the next head once its first byte came.
+    pub header_timeout: Duration,
+    /// Longest silence of a keep-alive connection between two requests, or of an opaque connection in both directions.
+    pub idle_timeout: Duration,
+    /// From accept to the end of the TLS handshake.
+    pub handshake_timeout: Duration,
+    /// From the head's end to the response's end, unless the route says otherwise. None: no bound but `idle_timeout` on
+    /// each wait for a body.
+    pub request_timeout: Option<Duration>,
+}
+
+/// What is called.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// Unique name.
+    pub name: Name,
+    /// What its endpoints speak.
+    pub protocol: Protocol,
+    /// The identity that its endpoints must prove by mutual TLS. None: plain connections.
+    pub peer: Option<SpiffeId>,
+    /// Its endpoints, resolved. May be empty (a name that did not resolve yet): then requests get 503.
+    pub endpoints: Vec<Endpoint>,
+    /// How an endpoint is chosen.
+    pub balance: Balance,
+    /// From the first connect system call to the end of the handshake, for one endpoint.
+    pub connect_timeout: Duration,
+    /// How many further endpoints are tried when connecting fails.
+    pub connect_retries: u32,
+    /// How long an unused connection is kept.
+    pub idle_timeout: Duration,
+    /// Most requests in flight over all workers. None: no limit.
+    pub max_in_flight: Option<u32>,
+    /// Most idle connections that one worker keeps to one endpoint.
+    pub max_idle_per_endpoint: u32,
+}
+
+/// One address that serves a service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Where it listens.
+    pub address: Address,
+    /// The zone it is in, if known.
+    pub zone: Option<String>,
+}
+
+/// How an endpoint is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Balance {
+    /// The one with fewer requests in flight of two picked at random.
+    LeastRequest,
+    /// One after the other.
+    RoundRobin,
+}
+
+/// Which requests go where.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Route {
+    /// Unique name.
+    pub name: Name,
+    /// Listeners it applies to; empty means all that have no service of their own.
+    pub listeners: Vec<Name>,
+    /// Hosts it applies to.
+    pub hosts: Vec<HostPattern>,
+    /// Its rules; the most specific match wins (see [`crate::resolve`]), already in that order here.
+    pub rules: Vec<RouteRule>,
+}
+
+/// Which hosts a route applies to. Names are in lower case.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum HostPattern {
+    /// This name.
+    Exact(String),
+    /// Any name that ends in `.` and this one.
+    Suffix(String),
+    /// Any name.
+    Any,
+}
+
+/// One rule of a route.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RouteRule {
+    /// Unique within the route; the key's position ("0", "1") unless the file names it.
+    pub name: Name,
+    /// What a request must be like.
+    pub matches: RouteMatch,
+    /// Where it goes; weights sum to more than nothing.
+    pub to: Vec<Target>,
+    /// From the head's end to the response's end; replaces the listener's.
+    pub timeout: Option<Duration>,
+}
+
+/// What a request must be like.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RouteMatch {
+    /// Its path.
+    pub path: PathMatch,
+    /// Its method, one of these; empty means any. Case-sensitive (RFC 9110 section 9.1).
+    pub methods: Vec<String>,
+    /// Fields it carries; all of them.
+    pub headers: Vec<HeaderMatch>,
+}
+
+/// How a path is matched, query excluded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PathMatch {
+    /// Any path.
+    #[default]
+    Any,
+    /// Exactly this path.
+    Exact(String),
+    /// This path, or one that continues it after a `/` (Gateway API `PathPrefix`). No trailing slash but for `/` itself.
+    Prefix(String),
+}
+
+/// A field that a request must carry with just this value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeaderMatch {
+    /// Field name in lower case.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// A service with its share of a rule's requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// Name of the service.
+    pub service: Name,
+    /// Its share, relative to the sum of the rule.
+    pub weight: u32,
+}
+
+/// Who may call a listener. A listener without a policy admits every identity of its trust domain (or everybody, without
+/// mutual TLS); with one, only what some rule of some policy allows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Unique name.
+    pub name: Name,
+    /// The listener it guards.
+    pub listener: Name,
+    /// What is allowed.
+    pub allow: Vec<AllowRule>,
+}
+
+/// One allow rule. All of its parts must match; an empty part matches anything.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AllowRule {
+    /// Unique within the policy; the key's position unless the file names it.
+    pub name: Name,
+    /// Identities; one of them.
+    pub from: Vec<SpiffeId>,
+    /// Methods; one of them.
+    pub methods: Vec<String>,
+    /// Paths; one of them.
+    pub paths: Vec<PathMatch>,
+}
