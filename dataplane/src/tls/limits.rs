@@ -1,0 +1,26 @@
+//! What a peer may make the TLS stage hold or do.
+
+use ringmesh_ring::LARGE_BUFFER_BYTES;
+
+/// Largest handshake message with its record headers, in bytes: the peer chooses the length of its certificate chain,
+/// so we choose the bound. One large pool buffer; an SVID with two intermediates takes about 2 KiB.
+pub const MAX_HANDSHAKE_BYTES: usize = LARGE_BUFFER_BYTES;
+
+/// Most plaintext in one record (RFC 8446 section 5.1).
+pub const MAX_RECORD_BYTES: usize = 16 * 1024;
+
+/// What a TLS 1.3 record adds to its plaintext with every suite we offer: header 5, content type 1, tag 16.
+pub const RECORD_OVERHEAD_BYTES: usize = 22;
+
+/// Most sealed buffers in one send. Two, so that 64 KiB of plaintext, the most a large pool buffer gives, leave by one
+/// system call although sealing makes them a little longer than a buffer.
+pub const MAX_SEALED_BUFFERS: usize = 2;
+
+/// Most handshake steps of one worker in one turn of its loop. A step is a flight that came from a peer: key exchange,
+/// signature and chain check together, 100 to 250 µs. Four hold up established connections by less than a millisecond
+/// a turn, while a turn's other cost (a system call of a few µs) stays small beside them.
+pub const MAX_HANDSHAKE_STEPS_PER_TURN: u32 = 4;
+
+/// Most bytes that are read and dropped after a refusal, so that closing does not make the kernel answer with a reset
+/// that could overtake our alert. What else is under way gets the reset.
+pub const MAX_REFUSED_BYTES: usize = 4 * MAX_RECORD_BYTES;
