@@ -1,0 +1,172 @@
+//! A response's head.
+
+use std::mem::MaybeUninit;
+
+use crate::framing::{self, BodyLength};
+use crate::head::{Method, Version};
+use crate::limits::{Limits, MAX_FIELDS, MAX_HEAD_BYTES};
+use crate::name::Name;
+use crate::refusal::Refusal;
+
+use super::Parsed;
+use super::edits::Edits;
+use super::fields::Fields;
+use super::progress::Progress;
+use super::write::{self, Sink};
+
+/// A response's head as offsets into the buffer it arrived in; used like [`RequestHead`](super::RequestHead).
+#[derive(Clone, Debug, Default)]
+pub struct ResponseHead {
+    progress: Progress,
+    length: u16,
+    status: u16,
+    version: Version,
+    fields: Fields,
+}
+
+/// `HTTP/1.1`, which every status line starts with.
+const VERSION_BYTES: usize = 8;
+
+impl ResponseHead {
+    /// Parses the head at the start of `bytes`. After [`Parsed::Partial`], call again with the same bytes and more of
+    /// them; call [`ResponseHead::clear`] before another response if that one never came to its end.
+    ///
+    /// # Errors
+    /// Anything malformed, too large, or ambiguous in length, whatever was asked for.
+    pub fn parse(&mut self, bytes: &[u8], limits: &Limits) -> Result<Parsed, Refusal> {
+        let max_head_bytes = limits.max_head_bytes.min(MAX_HEAD_BYTES);
+        let window = &bytes[..bytes.len().min(max_head_bytes)];
+        let is_full = bytes.len() >= max_head_bytes;
+        if !is_full && !self.progress.is_worth_parsing(window) {
+            return Ok(Parsed::Partial);
+        }
+        match self.parse_window(window, limits) {
+            Ok(Parsed::Partial) if is_full => Err(Refusal::HeadTooLarge),
+            Ok(Parsed::Partial) => Ok(Parsed::Partial),
+            result => {
+                self.progress = Progress::default();
+                result
+            }
+        }
+    }
+
+    fn parse_window(&mut self, window: &[u8], limits: &Limits) -> Result<Parsed, Refusal> {
+        if let [b'\r' | b'\n', ..] = window {
+            return Err(Refusal::LeadingEmptyLines);
+        }
+        let mut storage = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let storage = &mut storage[..limits.max_fields.min(MAX_FIELDS)];
+        let mut response = httparse::Response::new(&mut []);
+        let parsed =
+            httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, window, storage);
+        let length = match parsed {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) => return Ok(Parsed::Partial),
+            Err(error) => return Err(refusal(error, window)),
+        };
+        self.length = length as u16;
+        self.version = if response.version == Some(0) { Version::Http10 } else { Version::Http11 };
+        self.status = response.code.expect("a complete response has a status");
+        if self.status < 100 {
+            return Err(Refusal::BadStatusLine);
+        }
+        self.fields.fill(&window[..length], response.headers, |_, _| Ok(()))?;
+        self.fields.announced.check_response(self.version, self.status)?;
+        Ok(Parsed::Complete)
+    }
+
+    /// Forgets the response and keeps the storage.
+    pub fn clear(&mut self) {
+        let mut fields = std::mem::take(&mut self.fields);
+        fields.clear();
+        *self = Self { fields, ..Self::default() };
+    }
+
+    /// Bytes of the head, with the blank line: where the body starts.
+    #[allow(clippy::len_without_is_empty, reason = "a complete head is never empty")]
+    pub fn len(&self) -> usize {
+        self.length.into()
+    }
+
+    /// The head's version.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The status, 100 to 999.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The reason phrase, often empty.
+    pub fn reason<'b>(&self, bytes: &'b [u8]) -> &'b [u8] {
+        let end = self.fields.lines().start - 2;
+        bytes[..end].get(VERSION_BYTES + 5..).unwrap_or_default()
+    }
+
+    /// Whether another response to the same request follows: 1xx other than 101 (RFC 9110 section 15.2).
+    pub fn interim(&self) -> bool {
+        self.status < 200 && self.status != 101
+    }
+
+    /// Whether the upstream switches to another protocol. Only right if the request asked for it
+    /// ([`RequestHead::upgrade`](super::RequestHead::upgrade)), which the proxy has to check.
+    pub fn switches_protocols(&self) -> bool {
+        self.status == 101
+    }
+
+    /// How long the body is, given what was asked for.
+    pub fn framing(&self, request: Method) -> BodyLength {
+        self.fields.announced.response(self.status, request)
+    }
+
+    /// Whether the upstream's connection can be used again once the body has been read.
+    pub fn persistent(&self, request: Method) -> bool {
+        self.framing(request) != BodyLength::UntilClose && self.fields.options.persistent(self.version)
+    }
+
+    /// The value of the first field of that name, in any case, without the spaces around it.
+    pub fn field<'b>(&self, bytes: &'b [u8], name: &str) -> Option<&'b [u8]> {
+        self.fields.find(bytes, name)
+    }
+
+    /// Name and value of each field, in order.
+    pub fn fields<'b>(&self, bytes: &'b [u8]) -> impl Iterator<Item = (&'b [u8], &'b [u8])> {
+        self.fields.pairs(bytes)
+    }
+
+    /// Writes the head for the client: as [`RequestHead::write`](super::RequestHead::write). A Content-Length of 0
+    /// that a 1xx or 204 must not have is left out.
+    pub fn write(&self, bytes: &[u8], edits: &Edits, sink: &mut impl Sink) {
+        let drops_length = framing::forbids_length(self.status) && self.fields.announced.content_length().is_some();
+        let is_plain = self.version == Version::Http11 && !drops_length;
+        if is_plain && edits.is_empty() && !self.fields.has_hop_by_hop && !self.fields.announced.unusual {
+            return sink.original(0..self.len());
+        }
+        let mut writer = write::Writer::new(bytes, sink);
+        let line_end = self.fields.lines().start;
+        match self.version {
+            Version::Http11 => writer.keep(0..line_end),
+            Version::Http10 => {
+                writer.insert(b"HTTP/1.1");
+                writer.keep(VERSION_BYTES..line_end);
+            }
+        }
+        writer.fields(&self.fields, edits, self.version, |name| drops_length && name == Name::ContentLength);
+        writer.end(&self.fields, edits);
+    }
+}
+
+#[cold]
+fn refusal(error: httparse::Error, bytes: &[u8]) -> Refusal {
+    match error {
+        httparse::Error::HeaderName => Refusal::BadFieldName,
+        httparse::Error::HeaderValue => Refusal::BadFieldValue,
+        httparse::Error::NewLine => Refusal::BadLineEnd,
+        httparse::Error::TooManyHeaders => Refusal::TooManyFields,
+        httparse::Error::Version if bytes.starts_with(b"HTTP/") && bytes.get(5).is_some_and(u8::is_ascii_digit) => {
+            Refusal::UnsupportedVersion
+        }
+        httparse::Error::Version | httparse::Error::Token | httparse::Error::Status => Refusal::BadStatusLine,
+    }
+}
