@@ -1,0 +1,13 @@
+//! Who the workload is: its SVID with key and trust bundle, from files, and a small authority that writes such files.
+
+mod certificate;
+mod error;
+
+pub mod ca;
+pub mod files;
+
+#[cfg(test)]
+mod tests;
+
+pub use certificate::{Certificate, Date};
+pub use error::Error;
