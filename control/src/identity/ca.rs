@@ -115,12 +115,12 @@ pub enum Error {
         trust_domain: String,
     },
     /// A file cannot be written.
-    #[error("cannot write {}: {source}", file.display())]
+    #[error("cannot write {}: {cause}", file.display())]
     Write {
         /// The file.
         file: PathBuf,
         /// What the system says.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The crypto library failed.
     #[error("cannot make a key or certificate: {0}")]
@@ -133,7 +133,7 @@ pub enum Error {
 /// If the directory is in use, cannot be written, or the name is not allowed.
 pub fn init(directory: &Path, trust_domain: &str) -> Result<(), Error> {
     spiffe::check_trust_domain(trust_domain).map_err(Error::TrustDomain)?;
-    let unwritable = |source| Error::Write { file: directory.to_owned(), source };
+    let unwritable = |cause| Error::Write { file: directory.to_owned(), cause };
     files::create_private_directory(directory).map_err(unwritable)?;
     if fs::read_dir(directory).map_err(unwritable)?.next().is_some() {
         return Err(Error::NotEmpty { directory: directory.to_owned() });
@@ -164,7 +164,7 @@ pub fn renew(directory: &Path) -> Result<(), Error> {
     let root = Signer::open(directory, ROOT, &key_file)?;
     let (pem, key) = intermediate(&root.trust_domain, &root.issuer)?;
     let files = [(INTERMEDIATE_KEY, key.as_str(), 0o600), (INTERMEDIATE, pem.as_str(), 0o644)];
-    files::replace(directory, &files).map_err(|(file, source)| Error::Write { file, source })
+    files::replace(directory, &files).map_err(|(file, cause)| Error::Write { file, cause })
 }
 
 /// Issues an SVID for `id` by the authority in `directory` and writes the identity into `out`: see [`files`].
@@ -243,7 +243,7 @@ impl Authority {
         let key = KeyPair::generate()?;
         let chain = leaf.signed_by(&key, &self.signer.issuer)?.pem() + &self.intermediate_pem;
         let pems = files::Pems { chain: &chain, key: &key.serialize_pem(), bundle: &self.root_pem };
-        files::write(out, &pems).map_err(|(file, source)| Error::Write { file, source })
+        files::write(out, &pems).map_err(|(file, cause)| Error::Write { file, cause })
     }
 }
 
@@ -320,12 +320,12 @@ fn lasting(life: Duration) -> CertificateParams {
 }
 
 fn write_new(file: &Path, content: &str, mode: u32) -> Result<(), Error> {
-    files::write_new(file, content, mode).map_err(|source| Error::Write { file: file.to_owned(), source })
+    files::write_new(file, content, mode).map_err(|cause| Error::Write { file: file.to_owned(), cause })
 }
 
 fn read_pem(directory: &Path, name: &'static str) -> Result<String, Error> {
-    fs::read_to_string(directory.join(name)).map_err(|source| match source.kind() {
+    fs::read_to_string(directory.join(name)).map_err(|cause| match cause.kind() {
         io::ErrorKind::NotFound => Error::NoAuthority { directory: directory.to_owned(), missing: name },
-        _ => Error::Files(super::Error::Read { file: directory.join(name), source }),
+        _ => Error::Files(super::Error::Read { file: directory.join(name), cause }),
     })
 }

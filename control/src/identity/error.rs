@@ -19,12 +19,12 @@ pub enum Error {
         file: PathBuf,
     },
     /// A file cannot be read.
-    #[error("cannot read {}: {source}", file.display())]
+    #[error("cannot read {}: {cause}", file.display())]
     Read {
         /// The file.
         file: PathBuf,
         /// What the system says.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A file is larger than any certificate chain, key or bundle.
     #[error("{} is larger than {} bytes, so it cannot be what it should be", file.display(), super::files::MAX_FILE_BYTES)]
@@ -41,12 +41,12 @@ pub enum Error {
         mode: u32,
     },
     /// A PEM section is broken.
-    #[error("{} is not valid PEM: {source}", file.display())]
+    #[error("{} is not valid PEM: a section lacks its BEGIN or END line, or holds something else than base64", file.display())]
     Pem {
         /// The file.
         file: PathBuf,
-        /// What is wrong with it.
-        source: pem::Error,
+        /// What the parser says; not shown, as it prints bytes as numbers.
+        cause: pem::Error,
     },
     /// A certificate file holds no certificate.
     #[error("{} holds no certificate; a section `-----BEGIN CERTIFICATE-----` is expected", file.display())]
@@ -78,7 +78,7 @@ pub enum Error {
         /// The file.
         file: PathBuf,
         /// What is wrong with it.
-        source: rustls::Error,
+        cause: rustls::Error,
     },
     /// Key and certificate are not a pair.
     #[error(
@@ -93,14 +93,14 @@ pub enum Error {
         certificate: PathBuf,
     },
     /// A section holds something else than an X.509 certificate.
-    #[error("certificate {position} of {} cannot be read: {source}", file.display())]
+    #[error("certificate {position} of {} cannot be read: {cause}", file.display())]
     Certificate {
         /// The file.
         file: PathBuf,
         /// Its place in the file, from 1.
         position: usize,
         /// What is wrong with it.
-        source: X509Error,
+        cause: X509Error,
     },
     /// The certificate names nobody.
     #[error("the certificate in {} has no URI name; an SVID has exactly one, spiffe://TRUST-DOMAIN/PATH", file.display())]
@@ -117,14 +117,14 @@ pub enum Error {
         uris: Vec<String>,
     },
     /// The certificate's URI is not a SPIFFE ID.
-    #[error("the URI name `{uri}` in {} is no SPIFFE ID: {source}", file.display())]
+    #[error("the URI name `{uri}` in {} is no SPIFFE ID: {cause}", file.display())]
     NotSpiffe {
         /// The file.
         file: PathBuf,
         /// The name.
         uri: String,
         /// What is wrong with it.
-        source: spiffe::Error,
+        cause: spiffe::Error,
     },
     /// The first certificate belongs to an authority, not to a workload.
     #[error("the first certificate in {} may sign others; the workload's own comes first, intermediates after it", file.display())]
@@ -177,12 +177,12 @@ pub enum Error {
         issuer: String,
     },
     /// The chain breaks a rule of RFC 5280.
-    #[error("the chain in {} is not valid: {source}", chain.display())]
+    #[error("the chain in {} is not valid: {cause}", chain.display())]
     Chain {
         /// The certificate file.
         chain: PathBuf,
         /// Which rule.
-        source: webpki::Error,
+        cause: webpki::Error,
     },
     /// The SVID is of another trust domain.
     #[error("{} is for trust domain `{}`, but the configuration says `{expected}`", file.display(), found.trust_domain())]

@@ -109,7 +109,7 @@ pub(super) fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'stati
         if certificates.len() == MAX_CERTIFICATES {
             return Err(Error::TooManyCertificates { file: file.to_owned() });
         }
-        certificates.push(certificate.map_err(|source| Error::Pem { file: file.to_owned(), source })?);
+        certificates.push(certificate.map_err(|cause| Error::Pem { file: file.to_owned(), cause })?);
     }
     if certificates.is_empty() {
         return Err(Error::NoCertificate { file: file.to_owned() });
@@ -127,15 +127,15 @@ pub(super) fn read_key(file: &Path) -> Result<PrivatePkcs8KeyDer<'static>, Error
         Ok(PrivateKeyDer::Pkcs8(key)) => Ok(key),
         Ok(_) => Err(Error::KeyForm { file: file.to_owned() }),
         Err(pem::Error::NoItemsFound) => Err(Error::NoKey { file: file.to_owned() }),
-        Err(source) => Err(Error::Pem { file: file.to_owned(), source }),
+        Err(cause) => Err(Error::Pem { file: file.to_owned(), cause }),
     }
 }
 
 /// Content and permission bits of a file, both of the same open file.
 fn read_file(file: &Path) -> Result<(Vec<u8>, u32), Error> {
-    let failed = |source: io::Error| match source.kind() {
+    let failed = |cause: io::Error| match cause.kind() {
         io::ErrorKind::NotFound => Error::Missing { file: file.to_owned() },
-        _ => Error::Read { file: file.to_owned(), source },
+        _ => Error::Read { file: file.to_owned(), cause },
     };
     let open = File::open(file).map_err(failed)?;
     let mode = open.metadata().map_err(failed)?.permissions().mode() & 0o7777;
@@ -150,7 +150,7 @@ fn read_file(file: &Path) -> Result<(Vec<u8>, u32), Error> {
 /// Parses all certificates of `file`.
 pub(super) fn parse_all(file: &Path, certificates: &[CertificateDer<'_>]) -> Result<Vec<Certificate>, Error> {
     let parse = |(index, der): (usize, &CertificateDer<'_>)| {
-        let broken = |source| Error::Certificate { file: file.to_owned(), position: index + 1, source };
+        let broken = |cause| Error::Certificate { file: file.to_owned(), position: index + 1, cause };
         Certificate::parse(der).map_err(broken)
     };
     certificates.iter().enumerate().map(parse).collect()
@@ -163,14 +163,14 @@ pub(super) fn check_pair(
     chain_file: &Path,
     chain: &[CertificateDer<'static>],
 ) -> Result<(), Error> {
-    let unusable = |source| Error::KeyUnusable { file: key_file.to_owned(), source };
+    let unusable = |cause| Error::KeyUnusable { file: key_file.to_owned(), cause };
     let key = aws_lc_rs::sign::any_supported_type(&key.clone_key().into()).map_err(unusable)?;
     match CertifiedKey::new(chain.to_vec(), key).keys_match() {
         Ok(()) => Ok(()),
         Err(rustls::Error::InconsistentKeys(_)) => {
             Err(Error::KeyMismatch { key: key_file.to_owned(), certificate: chain_file.to_owned() })
         }
-        Err(source) => Err(unusable(source)),
+        Err(cause) => Err(unusable(cause)),
     }
 }
 
@@ -178,7 +178,7 @@ pub(super) fn check_pair(
 fn spiffe_id(file: &Path, leaf: &Certificate) -> Result<SpiffeId, Error> {
     match leaf.uris.as_slice() {
         [] => Err(Error::NoUri { file: file.to_owned() }),
-        [uri] => uri.parse().map_err(|source| Error::NotSpiffe { file: file.to_owned(), uri: uri.clone(), source }),
+        [uri] => uri.parse().map_err(|cause| Error::NotSpiffe { file: file.to_owned(), uri: uri.clone(), cause }),
         uris => Err(Error::SeveralUris { file: file.to_owned(), uris: uris.to_vec() }),
     }
 }
@@ -221,12 +221,12 @@ fn check_chain(
     chain: &[CertificateDer<'_>],
     now: Date,
 ) -> Result<(), Error> {
-    let invalid = |source| Error::Chain { chain: chain_file.to_owned(), source };
+    let invalid = |cause| Error::Chain { chain: chain_file.to_owned(), cause };
     let anchors = bundle
         .iter()
         .map(webpki::anchor_from_trusted_cert)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|source| Error::Chain { chain: bundle_file.to_owned(), source })?;
+        .map_err(|cause| Error::Chain { chain: bundle_file.to_owned(), cause })?;
     let leaf = webpki::EndEntityCert::try_from(&chain[0]).map_err(invalid)?;
     let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms.all;
     let now = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now.0).unwrap_or(0)));
@@ -240,7 +240,7 @@ fn check_chain(
                 let (bundle, chain) = (bundle_file.to_owned(), chain_file.to_owned());
                 return Err(Error::UnknownIssuer { bundle, chain, issuer });
             }
-            Err(source) => return Err(invalid(source)),
+            Err(cause) => return Err(invalid(cause)),
         }
     }
     Ok(())

@@ -251,7 +251,7 @@ fn files_that_are_not_what_their_names_say_are_refused() {
     );
     check(
         put(CHAIN_FILE, "-----BEGIN CERTIFICATE-----\nAAAA\n"),
-        "DIR/svid/svid.pem is not valid PEM: section end \"-----END CERTIFICATE-----\" missing",
+        "DIR/svid/svid.pem is not valid PEM: a section lacks its BEGIN or END line, or holds something else than base64",
     );
     let directory = |svid: &Path| {
         fs::remove_file(svid.join(BUNDLE_FILE)).unwrap();
@@ -270,7 +270,10 @@ fn files_that_are_not_what_their_names_say_are_refused() {
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         fs::write(svid.join(CHAIN_FILE), chain + broken).unwrap();
     };
-    check(garbage, "certificate 3 of DIR/svid/svid.pem cannot be read: BER error");
+    check(
+        garbage,
+        "certificate 3 of DIR/svid/svid.pem cannot be read: BER error: Unexpected Tag (expected: Some(Tag(16)), actual: Tag(0))",
+    );
 }
 
 #[test]
