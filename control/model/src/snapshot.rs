@@ -266,7 +266,7 @@ pub struct RouteRule {
 }
 
 /// What a request must be like.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RouteMatch {
     /// Its path.
     pub path: PathMatch,
@@ -277,7 +277,7 @@ pub struct RouteMatch {
 }
 
 /// How a path is matched, query excluded.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum PathMatch {
     /// Any path.
     #[default]
@@ -289,7 +289,7 @@ pub enum PathMatch {
 }
 
 /// A field that a request must carry with just this value.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HeaderMatch {
     /// Field name in lower case.
     pub name: String,

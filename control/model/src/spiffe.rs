@@ -36,7 +36,9 @@ pub enum Error {
     #[error("it names no workload: a path such as /ns/default/sa/NAME is missing")]
     NoPath,
     /// A segment is empty, `.`, `..`, or holds other characters.
-    #[error("path segment `{0}` may hold letters, digits, `.`, `-` and `_` only, and be neither empty nor `.` nor `..`")]
+    #[error(
+        "path segment `{0}` may hold letters, digits, `.`, `-` and `_` only, and be neither empty nor `.` nor `..`"
+    )]
     Segment(String),
 }
 
@@ -85,6 +87,12 @@ pub fn check_trust_domain(name: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether a text may stand between two slashes of a SPIFFE ID's path (SPIFFE-ID section 2.2).
+pub fn is_segment(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    !text.is_empty() && text != "." && text != ".." && text.bytes().all(allowed)
+}
+
 impl FromStr for SpiffeId {
     type Err = Error;
 
@@ -95,9 +103,8 @@ impl FromStr for SpiffeId {
         let rest = text.strip_prefix("spiffe://").ok_or(Error::Scheme)?;
         let (domain, path) = rest.split_once('/').ok_or(Error::NoPath)?;
         check_trust_domain(domain)?;
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
         for segment in path.split('/') {
-            if segment.is_empty() || segment == "." || segment == ".." || !segment.bytes().all(allowed) {
+            if !is_segment(segment) {
                 return Err(Error::Segment(segment.to_owned()));
             }
         }

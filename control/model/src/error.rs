@@ -1,0 +1,441 @@
+//! What is wrong with a config: file, line, key, what is wrong there and what would be right.
+
+use std::fmt;
+use std::io;
+use std::ops::Deref;
+
+use crate::spiffe;
+use crate::unit;
+
+/// Most problems that are printed; the rest is counted. A template that went wrong repeats one fault a thousand times.
+const MAX_SHOWN: usize = 20;
+
+/// A position in the file, both counted from 1; the column in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The line.
+    pub line: u32,
+    /// The column.
+    pub column: u32,
+}
+
+/// A value and where the file says it. Two of them are equal if the values are, wherever they stand: a config whose lines
+/// only moved is the same config.
+#[derive(Clone, Copy)]
+pub struct Located<T> {
+    /// What is said.
+    pub value: T,
+    /// Where; for a default, where the table begins that it belongs to.
+    pub place: Place,
+}
+
+impl<T> Deref for Located<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T: PartialEq> PartialEq for Located<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Located<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.value.fmt(f)
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for Located<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.value.fmt(f)
+    }
+}
+
+/// Everything that is wrong with a config, in the order of the file. Never empty.
+#[derive(Debug)]
+pub struct Problems(Vec<Problem>);
+
+impl Problems {
+    /// Sorts what was found.
+    ///
+    /// # Panics
+    /// If nothing was found.
+    pub(crate) fn new(mut problems: Vec<Problem>) -> Self {
+        assert!(!problems.is_empty(), "problems are made where something is wrong");
+        problems.sort_by_key(|problem| problem.place);
+        Self(problems)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
+        self.0.iter()
+    }
+
+    /// How many there are; at least one.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl fmt::Display for Problems {
+    /// One line a problem, without a newline at the end.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().take(MAX_SHOWN).enumerate() {
+            let newline = if index == 0 { "" } else { "\n" };
+            write!(f, "{newline}{problem}")?;
+        }
+        match self.0.len().saturating_sub(MAX_SHOWN) {
+            0 => Ok(()),
+            rest => write!(f, "\n… and {rest} more"),
+        }
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// One thing that is wrong.
+#[derive(Debug)]
+pub struct Problem {
+    /// The file, as it was named to us.
+    pub file: String,
+    /// Where in it. None: the file as a whole.
+    pub place: Option<Place>,
+    /// The key's path from the top, such as `service[2].endpoints`; counts from 0. Empty: the file as a whole.
+    pub key: String,
+    /// The object it belongs to as people call it, such as `service "payments"`; empty at the top.
+    pub subject: String,
+    /// The key within that object, if the cause does not name it itself.
+    pub field: String,
+    /// What is wrong and what would be right.
+    pub cause: Cause,
+}
+
+impl fmt::Display for Problem {
+    /// As compilers do it: `sidecar.toml:12: service "payments": unknown key ...`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if let Some(place) = self.place {
+            write!(f, ":{}", place.line)?;
+        }
+        f.write_str(": ")?;
+        if !self.subject.is_empty() {
+            write!(f, "{}: ", self.subject)?;
+        }
+        if !self.field.is_empty() {
+            write!(f, "`{}`: ", self.field)?;
+        }
+        self.cause.fmt(f)
+    }
+}
+
+impl std::error::Error for Problem {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.cause)
+    }
+}
+
+/// What would be right instead of an unknown word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hint {
+    /// A known word that looks or means alike.
+    Nearest(String),
+    /// The word is right, but belongs into this section.
+    Elsewhere(&'static str),
+    /// All that is known.
+    OneOf(Vec<String>),
+    /// There is nothing to choose from.
+    Nothing,
+}
+
+impl fmt::Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nearest(word) => write!(f, "; did you mean `{word}`?"),
+            Self::Elsewhere(section) => write!(f, "; it belongs in {section}"),
+            Self::OneOf(words) => {
+                let words: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
+                write!(f, "; {}", one_of(&words))
+            }
+            Self::Nothing => Ok(()),
+        }
+    }
+}
+
+/// `a`, `a or b`, `one of a, b, c`.
+fn one_of(words: &[String]) -> String {
+    match words {
+        [one] => format!("only {one} is known"),
+        [one, other] => format!("either {one} or {other}"),
+        words => format!("one of {}", words.join(", ")),
+    }
+}
+
+fn on(listener: Option<&str>) -> String {
+    listener.map(|name| format!(" on listener \"{name}\"")).unwrap_or_default()
+}
+
+/// The causes. Those of the first group are found while reading, the others while resolving.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// The file is not there or not ours to read.
+    #[error("cannot be read: {0}")]
+    Unreadable(#[source] io::Error),
+    /// The file is larger than any sensible config.
+    #[error("is larger than {0}, the most that is read; is it the right file?")]
+    TooLarge(unit::ByteSize),
+    /// TOML is UTF-8.
+    #[error("is not UTF-8 here, and so no TOML")]
+    NotUtf8,
+    /// Not TOML.
+    #[error("not TOML: {0}")]
+    Syntax(String),
+    /// A key that this version does not know.
+    #[error("unknown key `{key}`{hint}")]
+    UnknownKey {
+        /// As written.
+        key: String,
+        /// What would be right.
+        hint: Hint,
+    },
+    /// A section that this version does not know.
+    #[error("unknown section `{key}`{hint}")]
+    UnknownSection {
+        /// As written.
+        key: String,
+        /// What would be right.
+        hint: Hint,
+    },
+    /// A key that must be there.
+    #[error("`{key}` is missing; {right}")]
+    Missing {
+        /// The key.
+        key: &'static str,
+        /// What to write.
+        right: &'static str,
+    },
+    /// Another type is needed.
+    #[error("expected {expected}, found {found}")]
+    WrongType {
+        /// What would be right.
+        expected: &'static str,
+        /// What is there, as type and value.
+        found: String,
+    },
+    /// Right type, but it does not say what it must.
+    #[error("expected {expected}, found \"{found}\"")]
+    WrongText {
+        /// What would be right.
+        expected: &'static str,
+        /// What is there.
+        found: String,
+    },
+    /// No duration.
+    #[error("expected {}, found \"{found}\": {error}", unit::DURATION_EXAMPLE)]
+    Duration {
+        /// What is there.
+        found: String,
+        /// Why not.
+        error: unit::Error,
+    },
+    /// No size.
+    #[error("expected {}, found \"{found}\": {error}", unit::SIZE_EXAMPLE)]
+    Size {
+        /// What is there.
+        found: String,
+        /// Why not.
+        error: unit::Error,
+    },
+    /// Out of range.
+    #[error("must be {min} to {max}, found {found}")]
+    OutOfRange {
+        /// What is there.
+        found: String,
+        /// Least allowed.
+        min: String,
+        /// Most allowed.
+        max: String,
+    },
+    /// A word is needed.
+    #[error("found {found}{hint}")]
+    WrongWordType {
+        /// What is there, as type and value.
+        found: String,
+        /// What would be right.
+        hint: Hint,
+    },
+    /// No word that this key takes.
+    #[error("unknown value \"{found}\"{hint}")]
+    UnknownWord {
+        /// What is there.
+        found: String,
+        /// What would be right.
+        hint: Hint,
+    },
+    /// An empty list, which might be read as "nobody" or as "everybody".
+    #[error("the list is empty; {0}")]
+    EmptyList(&'static str),
+    /// Something is listed twice.
+    #[error("{0} is listed twice")]
+    Twice(String),
+    /// Both keys say the same thing in two ways.
+    #[error("`{0}` and `{1}` exclude each other; keep one")]
+    Exclusive(&'static str, &'static str),
+    /// No SPIFFE trust domain.
+    #[error(transparent)]
+    TrustDomain(spiffe::Error),
+    /// No SPIFFE ID.
+    #[error(transparent)]
+    SpiffeId(spiffe::Error),
+    /// Hosts have a key of their own, which wildcards and HTTP/2 understand.
+    #[error("the host is matched by `hosts` of the [[route]]")]
+    HostHeader,
+    /// A path that no request has: paths are compared as they are after normalization.
+    #[error("path \"{path}\" never matches: {reason}")]
+    Path {
+        /// As written.
+        path: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// Methods are case-sensitive (RFC 9110 section 9.1).
+    #[error("method \"{found}\" is none; methods are in capitals, did you mean \"{right}\"?")]
+    MethodCase {
+        /// As written.
+        found: String,
+        /// In capitals.
+        right: String,
+    },
+    /// A relative path where there is no folder it could be relative to.
+    #[error("path \"{0}\" must be absolute")]
+    RelativePath(String),
+
+    /// Two objects of a kind have one name.
+    #[error("the name \"{name}\" is taken by the one in line {first}; give each its own")]
+    DuplicateName {
+        /// The name.
+        name: String,
+        /// Line of the first.
+        first: u32,
+    },
+    /// A reference leads nowhere.
+    #[error("there is no {kind} \"{name}\"{hint}")]
+    NoSuch {
+        /// `service` or `listener`.
+        kind: &'static str,
+        /// The name.
+        name: String,
+        /// What would be right.
+        hint: Hint,
+    },
+    /// Two listeners cannot share an address.
+    #[error("{address} is already the address of {other}")]
+    AddressTaken {
+        /// The address.
+        address: String,
+        /// Who has it, and where.
+        other: String,
+    },
+    /// An identity is needed and not configured.
+    #[error("{what} needs an identity; add `identity = {{ files = \"DIR\" }}` to [workload]")]
+    NoIdentity {
+        /// What needs it.
+        what: &'static str,
+    },
+    /// An identity is configured, but could not be loaded.
+    #[error("{what} needs the identity in {directory}, which is not loaded")]
+    IdentityNotLoaded {
+        /// What needs it.
+        what: &'static str,
+        /// Where it should be.
+        directory: String,
+    },
+    /// The SVID names another workload than the file.
+    #[error("the SVID is that of {found}, but this is {expected}; issue the right one, or set `id` in [workload]")]
+    WrongIdentity {
+        /// The ID in the certificate.
+        found: String,
+        /// The ID in the config.
+        expected: String,
+    },
+    /// A short name needs a trust domain to be short in.
+    #[error("\"{0}\" needs a trust domain; set `trust_domain` in [mesh]")]
+    NoTrustDomain(String),
+    /// No SPIFFE ID.
+    #[error("\"{text}\" is no identity: {error}; write NAME, NAMESPACE/NAME or spiffe://DOMAIN/PATH")]
+    NotAnIdentity {
+        /// As written.
+        text: String,
+        /// Why not.
+        error: spiffe::Error,
+    },
+    /// The trust bundle holds the own trust domain only, so a foreign peer is never admitted.
+    #[error("{id} is not of the trust domain \"{trust_domain}\", and others are not trusted")]
+    ForeignTrustDomain {
+        /// The ID.
+        id: String,
+        /// Ours.
+        trust_domain: String,
+    },
+    /// All traffic goes to one service already.
+    #[error(
+        "listener \"{listener}\" sends everything to service \"{service}\" (line {line}), so no route applies there"
+    )]
+    ListenerHasService {
+        /// The listener.
+        listener: String,
+        /// Its service.
+        service: String,
+        /// Where it says so.
+        line: u32,
+    },
+    /// A TCP listener knows no hosts and paths, so it cannot choose a route.
+    #[error("a tcp listener needs `service`: there is no host to route by")]
+    TcpWithoutService,
+    /// An HTTP listener has nowhere to send anything.
+    #[error("no route applies to it and it has no `service`; add one of them")]
+    NoTarget,
+    /// Routes match HTTP.
+    #[error("listener \"{0}\" is a tcp one, which has no hosts to route by; set its `service` instead")]
+    RouteOnTcp(String),
+    /// No listener is left for the route.
+    #[error("no http listener without a `service` of its own is left for this route")]
+    RouteWithoutListener,
+    /// Two routes claim the same requests.
+    #[error("host \"{host}\"{} is already routed by route \"{other}\" (line {line})", on(listener.as_deref()))]
+    HostTaken {
+        /// The host.
+        host: String,
+        /// The listener where both apply. None: all of them.
+        listener: Option<String>,
+        /// The other route.
+        other: String,
+        /// Its line.
+        line: u32,
+    },
+    /// Where shall requests go?
+    #[error(
+        "has neither `to` nor a [[route.rule]], and no service is named like its first host \"{0}\"; say `to = \"SERVICE\"`"
+    )]
+    RouteWithoutTarget(String),
+    /// A rule that can never be the one.
+    #[error("is never reached: the rule in line {0} matches the same requests and comes first")]
+    Unreachable(u32),
+    /// A split of nothing.
+    #[error("the weights sum to 0, so no request could go anywhere; give at least one service a weight above 0")]
+    NoWeight,
+    /// An HTTP request to a service that does not speak it.
+    #[error("service \"{0}\" speaks tcp, so requests cannot be sent to it")]
+    HttpToTcp(String),
+    /// A policy that its listener cannot enforce.
+    #[error("cannot be enforced: listener \"{listener}\" {why}")]
+    Unenforceable {
+        /// The listener.
+        listener: String,
+        /// What it lacks, and what to do.
+        why: &'static str,
+    },
+}

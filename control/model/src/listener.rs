@@ -1,0 +1,135 @@
+//! `[[listener]]`: a port that clients or peers connect to.
+
+use std::time::Duration;
+
+use crate::error::Located;
+use crate::name::Name;
+use crate::reader::{Keys, Section, Word};
+use crate::snapshot::{Address, ListenerLimits, Mtls, Protocol};
+use crate::unit::ByteSize;
+
+/// Keys of `[[listener]]`.
+pub const KEYS: Keys = Keys {
+    path: "listener",
+    header: "[[listener]]",
+    names: &[
+        "name",
+        "bind",
+        "protocol",
+        "mtls",
+        "service",
+        "max_connections",
+        "max_header_bytes",
+        "max_headers",
+        "handshake_timeout",
+        "header_timeout",
+        "request_timeout",
+        "idle_timeout",
+    ],
+};
+
+/// What is spoken where nothing is said: what most services of a mesh speak. It is never guessed from the bytes.
+pub const DEFAULT_PROTOCOL: Protocol = Protocol::Http;
+
+/// Mutual TLS must be asked for, because it needs an identity, and an edge listener has clients without one.
+pub const DEFAULT_MTLS: Mtls = Mtls::Off;
+
+/// Most open connections of a listener over all workers. A bound, not a target: an idle one costs about a kilobyte, and
+/// this many fit the descriptor limits that systemd and container runtimes give.
+pub const DEFAULT_MAX_CONNECTIONS: u32 = 65_536;
+
+/// Largest request head. The peer chooses the size, so we choose the bound: what nginx takes in all (4 buffers of 8 KiB),
+/// and twice what HAProxy and Node.js take.
+pub const DEFAULT_MAX_HEADER: ByteSize = ByteSize(32 << 10);
+
+/// Largest request head that can be allowed: the data plane's largest buffer, in which a head must fit whole.
+pub const MAX_MAX_HEADER: ByteSize = ByteSize(64 << 10);
+const _: () = assert!(DEFAULT_MAX_HEADER.0 <= MAX_MAX_HEADER.0);
+
+/// Least that can be allowed: RFC 9112 section 3 recommends 8,000 bytes for the request line alone; tests want less.
+pub const MIN_MAX_HEADER: ByteSize = ByteSize(1 << 10);
+
+/// Most fields in a head, as in Envoy and Apache.
+pub const DEFAULT_MAX_HEADERS: u32 = 100;
+
+/// Most fields that can be allowed: each costs the parser a few bytes for every connection that is reading a head.
+pub const MAX_MAX_HEADERS: u32 = 1_000;
+
+/// From accept to the end of the TLS handshake. Two round trips round the world take half a second; a client that needs
+/// more than ten times that holds a place without proving who it is.
+pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// From a head's first byte to its end: HAProxy's advice for `http-request`, against heads sent byte by byte.
+pub const DEFAULT_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest silence of an HTTP connection. Longer than clients keep theirs, so that the client closes first and no request
+/// meets a connection that is closing.
+pub const DEFAULT_HTTP_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+const _: () = assert!(
+    DEFAULT_HTTP_IDLE_TIMEOUT.as_secs() > crate::service::DEFAULT_IDLE_TIMEOUT.as_secs(),
+    "between two Ringmesh proxies, the calling side closes first"
+);
+
+/// Longest silence of an opaque connection, both directions taken together: as Envoy, since databases rest for long.
+pub const DEFAULT_TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Longest that any timeout may be.
+pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Shortest that any timeout may be: the data plane's clock ticks every 10 ms.
+pub(crate) const MIN_TIMEOUT: Duration = Duration::from_millis(10);
+
+/// `[[listener]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// Unique name.
+    pub name: Located<String>,
+    /// Where it listens.
+    pub bind: Located<Address>,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// Whether peers must prove who they are.
+    pub mtls: Located<Mtls>,
+    /// The service that gets all of its traffic. None: routes decide.
+    pub service: Option<Located<String>>,
+    /// Its limits and deadlines.
+    pub limits: ListenerLimits,
+}
+
+impl Listener {
+    pub(crate) fn read(section: &Section<'_>) -> Option<Self> {
+        let name = section.required::<Located<Name>>("name", "each listener has a name of its own");
+        let bind = section.required("bind", "such as \"127.0.0.1:8080\"");
+        let protocol = section.word("protocol", DEFAULT_PROTOCOL);
+        let mtls = section.field("mtls").map_or(section.place(), |field| field.place());
+        let mtls = Located { value: section.word("mtls", DEFAULT_MTLS), place: mtls };
+        let service = section.optional::<Located<Name>>("service").map(Name::unwrap);
+        let limits = limits(section, protocol);
+        Some(Self { name: Name::unwrap(name?), bind: bind?, protocol, mtls, service, limits })
+    }
+}
+
+fn limits(section: &Section<'_>, protocol: Protocol) -> ListenerLimits {
+    let timeout = |key, default| section.ranged(key, default, MIN_TIMEOUT, MAX_TIMEOUT);
+    let idle = match protocol {
+        Protocol::Http => DEFAULT_HTTP_IDLE_TIMEOUT,
+        Protocol::Tcp => DEFAULT_TCP_IDLE_TIMEOUT,
+    };
+    let header_size = section.ranged("max_header_bytes", DEFAULT_MAX_HEADER, MIN_MAX_HEADER, MAX_MAX_HEADER);
+    ListenerLimits {
+        max_header_bytes: usize::try_from(header_size.0).unwrap_or(usize::MAX),
+        max_headers: section.ranged("max_headers", DEFAULT_MAX_HEADERS, 1, MAX_MAX_HEADERS) as usize,
+        max_connections: section.ranged("max_connections", DEFAULT_MAX_CONNECTIONS, 1, u32::MAX),
+        header_timeout: timeout("header_timeout", DEFAULT_HEADER_TIMEOUT),
+        idle_timeout: timeout("idle_timeout", idle),
+        handshake_timeout: timeout("handshake_timeout", DEFAULT_HANDSHAKE_TIMEOUT),
+        request_timeout: section.ranged_or_off("request_timeout", None, MIN_TIMEOUT, MAX_TIMEOUT),
+    }
+}
+
+impl Word for Protocol {
+    const WORDS: &'static [(&'static str, Self)] = &[("http", Self::Http), ("tcp", Self::Tcp)];
+}
+
+impl Word for Mtls {
+    const WORDS: &'static [(&'static str, Self)] = &[("off", Self::Off), ("strict", Self::Strict)];
+}
