@@ -1,0 +1,34 @@
+//! Every bound on what a peer or a user can make this crate hold.
+
+/// Largest message head, in bytes: the largest pool buffer.
+pub const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// Most fields in a head. More than any proxy under test allows, so that it is the proxy that refuses.
+pub const MAX_FIELDS: usize = 256;
+
+/// Longest line that gives a chunk's size, or of a trailer, in bytes.
+pub const MAX_CHUNK_LINE_BYTES: usize = 8 * 1024;
+
+/// Most bytes of trailers after a chunked body.
+pub const MAX_TRAILER_BYTES: usize = 64 * 1024;
+
+/// Most connections of one load. The descriptors of one process end before.
+pub const MAX_CONNECTIONS: usize = 100_000;
+
+/// Most different values of the counted response field that are told apart; further ones are counted as `other`.
+pub const MAX_FIELD_VALUES: usize = 64;
+
+/// Longest value of the counted response field that is kept, in bytes.
+pub const MAX_FIELD_VALUE_BYTES: usize = 128;
+
+/// Most entries in one load.
+pub const MAX_ENTRIES: usize = 1_000;
+
+/// Most connections that a server keeps open at once.
+pub const MAX_SERVED_CONNECTIONS: usize = 100_000;
+
+/// Largest answer that the shop service takes from the service it calls, in bytes.
+pub const MAX_NESTED_ANSWER_BYTES: usize = 64 * 1024;
+
+/// Longest latency that a histogram tells apart, in microseconds; longer ones count as this.
+pub const MAX_LATENCY_MICROSECONDS: u64 = 120_000_000;
