@@ -48,6 +48,8 @@ impl SpiffeId {
     /// # Errors
     /// If a part holds a character that is not allowed.
     pub fn workload(trust_domain: &str, namespace: &str, name: &str) -> Result<Self, Error> {
+        check_segment(namespace)?;
+        check_segment(name)?;
         format!("spiffe://{trust_domain}/ns/{namespace}/sa/{name}").parse()
     }
 
@@ -91,6 +93,15 @@ pub fn check_trust_domain(name: &str) -> Result<(), Error> {
 pub fn is_segment(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
     !text.is_empty() && text != "." && text != ".." && text.bytes().all(allowed)
+}
+
+/// Checks one segment of a path.
+fn check_segment(segment: &str) -> Result<(), Error> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    if segment.is_empty() || segment == "." || segment == ".." || !segment.bytes().all(allowed) {
+        return Err(Error::Segment(segment.to_owned()));
+    }
+    Ok(())
 }
 
 impl FromStr for SpiffeId {
@@ -159,6 +170,14 @@ mod tests {
         check("spiffe://shop/a%20b", Err(Error::Segment("a%20b".into())));
         check("spiffe://shop/a?b", Err(Error::Segment("a?b".into())));
         check(&format!("spiffe://shop/{}", "a".repeat(2048)), Err(Error::TooLong));
+    }
+
+    #[test]
+    fn a_workloads_name_is_one_segment() {
+        let id = |namespace, name| SpiffeId::workload("shop", namespace, name).map(String::from);
+        assert_eq!(id("default", "web"), Ok("spiffe://shop/ns/default/sa/web".into()));
+        assert_eq!(id("default", "web/sa/payments"), Err(Error::Segment("web/sa/payments".into())));
+        assert_eq!(id("a/b", "web"), Err(Error::Segment("a/b".into())));
     }
 
     #[test]

@@ -101,6 +101,14 @@ pub(super) fn read_at(directory: &Path, now: Date) -> Result<Identity, Error> {
     })
 }
 
+/// What the certificates of a PEM file say; at least one.
+///
+/// # Errors
+/// If the file is missing, cannot be read, or holds something else.
+pub fn certificates(file: &Path) -> Result<Vec<Certificate>, Error> {
+    parse_all(file, &read_certificates(file)?)
+}
+
 /// The certificates of a PEM file; at least one.
 pub(super) fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let (content, _) = read_file(file)?;

@@ -9,5 +9,5 @@ pub mod files;
 #[cfg(test)]
 mod tests;
 
-pub use certificate::{Certificate, Date};
+pub use certificate::{Certificate, Date, Kind, Usage};
 pub use error::Error;
