@@ -48,8 +48,9 @@ impl SpiffeId {
     /// # Errors
     /// If a part holds a character that is not allowed.
     pub fn workload(trust_domain: &str, namespace: &str, name: &str) -> Result<Self, Error> {
-        check_segment(namespace)?;
-        check_segment(name)?;
+        if let Some(wrong) = [namespace, name].into_iter().find(|segment| !is_segment(segment)) {
+            return Err(Error::Segment(wrong.to_owned()));
+        }
         format!("spiffe://{trust_domain}/ns/{namespace}/sa/{name}").parse()
     }
 
@@ -93,15 +94,6 @@ pub fn check_trust_domain(name: &str) -> Result<(), Error> {
 pub fn is_segment(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
     !text.is_empty() && text != "." && text != ".." && text.bytes().all(allowed)
-}
-
-/// Checks one segment of a path.
-fn check_segment(segment: &str) -> Result<(), Error> {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-    if segment.is_empty() || segment == "." || segment == ".." || !segment.bytes().all(allowed) {
-        return Err(Error::Segment(segment.to_owned()));
-    }
-    Ok(())
 }
 
 impl FromStr for SpiffeId {

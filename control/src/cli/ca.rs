@@ -24,7 +24,7 @@ Examples:
 
 SVIDs live for a day unless --ttl says otherwise: issue them from a timer. A running
 proxy notices new files by itself, and open connections go on.")]
-pub struct Args {
+pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
 }
@@ -68,12 +68,16 @@ enum Command {
     },
 }
 
-/// Does what the arguments say, and tells so on standard output.
-///
-/// # Errors
-/// If a file cannot be read or written, or the request makes no sense; the message says what to try next.
-pub fn run(args: Args) -> anyhow::Result<()> {
-    carry_out(args.command, &mut io::stdout().lock())
+pub(super) fn run(args: Args) -> anyhow::Result<()> {
+    let done = carry_out(args.command, &mut io::stdout().lock());
+    let reader_left = |error: &anyhow::Error| {
+        error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    };
+    match done {
+        // `| head` has seen enough.
+        Err(error) if reader_left(&error) => Ok(()),
+        done => done,
+    }
 }
 
 fn carry_out(command: Command, out: &mut impl Write) -> anyhow::Result<()> {
