@@ -284,8 +284,7 @@ impl BodyScanner {
 
     fn step_trailer(&mut self, byte: u8) -> Result<At, Refusal> {
         self.line_bytes = self.line_bytes.saturating_add(1);
-        let in_field = !matches!(self.at, At::TrailerStart | At::LastLineFeed) || byte != b'\r' && byte != b'\n';
-        if in_field && self.line_bytes > self.max_trailer_bytes {
+        if self.line_bytes > self.max_trailer_bytes.saturating_add(BLANK_LINE_BYTES) {
             return Err(Refusal::TrailersTooLarge);
         }
         match (self.at, byte) {
@@ -310,6 +309,9 @@ impl BodyScanner {
         }
     }
 }
+
+/// The end of every trailer section, which a section of exactly the allowed size has too.
+const BLANK_LINE_BYTES: u32 = 2;
 
 /// The start of a trailer's name in lower case: as much as is needed to tell a forbidden one.
 #[derive(Clone, Copy, Debug, Default)]

@@ -13,7 +13,7 @@ pub enum BodyLength {
     /// There is none.
     #[default]
     None,
-    /// After so many bytes; never 0 for a request without Content-Length.
+    /// After so many bytes, which may be 0.
     Fixed(u64),
     /// With the last chunk and its trailers.
     Chunked,
@@ -33,12 +33,13 @@ impl BodyLength {
 pub(crate) struct Announced {
     content_length: Option<u64>,
     chunked: bool,
-    /// A value that a simpler reader could misread (`chUnked`, a tab, leading zeros) and that is therefore written anew.
+    /// A line that a simpler reader could misread (`chUnked`, a tab, leading zeros), and that is therefore written
+    /// anew.
     pub(crate) unusual: bool,
 }
 
 impl Announced {
-    /// Takes note of a field, if it is about length. `value` is trimmed; `gap` is what stood between colon and value.
+    /// Takes note of a field, if it is about length. `value` has no spaces around it.
     pub(crate) fn note(&mut self, name: Name, value: &[u8]) -> Result<(), Refusal> {
         match name {
             Name::ContentLength => self.note_content_length(value),
@@ -69,9 +70,8 @@ impl Announced {
         Ok(())
     }
 
-    /// The canonical line for what was announced, when `unusual`.
-    pub(crate) fn content_length(&self) -> Option<u64> {
-        self.content_length
+    pub(crate) fn has_content_length(&self) -> bool {
+        self.content_length.is_some()
     }
 
     fn check(&self, version: Version) -> Result<(), Refusal> {

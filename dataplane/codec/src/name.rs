@@ -25,6 +25,9 @@ pub enum Name {
     Http2Settings,
     /// Expect.
     Expect,
+    /// Content-Length or Transfer-Encoding with `_` for `-`. Readers that fold names for CGI take them for the real
+    /// ones, so a head with one is refused.
+    Lookalike,
     /// Any other name.
     Other,
 }
@@ -46,7 +49,11 @@ impl Name {
             17 => (b"transfer-encoding", Self::TransferEncoding),
             _ => return Self::Other,
         };
-        if name.eq_ignore_ascii_case(candidate) { known } else { Self::Other }
+        if name.eq_ignore_ascii_case(candidate) {
+            return known;
+        }
+        let decides_length = matches!(known, Self::ContentLength | Self::TransferEncoding);
+        if decides_length && looks_like(name, candidate) { Self::Lookalike } else { Self::Other }
     }
 
     /// Whether the field says something about this connection only, so that it is not forwarded as it came (RFC 9110
@@ -58,6 +65,11 @@ impl Name {
             Self::Connection | Self::KeepAlive | Self::ProxyConnection | Self::Te | Self::Upgrade | Self::Http2Settings
         )
     }
+}
+
+fn looks_like(name: &[u8], candidate: &[u8]) -> bool {
+    let fold = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    name.iter().map(fold).eq(candidate.iter().copied())
 }
 
 /// Whether a byte may stand in a token: method, field name, Connection option, chunk extension (RFC 9110 section 5.6.2).

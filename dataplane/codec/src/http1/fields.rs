@@ -98,6 +98,9 @@ impl Fields {
                 return Err(Refusal::BadLineEnd);
             }
             let known = Name::from_bytes(header.name.as_bytes());
+            if known == Name::Lookalike {
+                return Err(Refusal::BadFieldName);
+            }
             if known != Name::Other {
                 self.note(head, known, name, value)?;
                 note(known, value)?;
@@ -118,11 +121,9 @@ impl Fields {
             Name::Connection => self.options.note(value.of(head)),
             Name::ContentLength | Name::TransferEncoding => {
                 self.announced.note(known, value.of(head))?;
-                let line = &head[name.end.into()..usize::from(value.end) + 1];
-                self.announced.unusual |= !line.starts_with(b": ") || line.len() != value.of(head).len() + 3 || {
-                    // Exactly one space before, and the line's end right behind.
-                    !line.ends_with(b"\r")
-                };
+                let one_space = head[name.end.into()..value.start.into()] == *b": ";
+                let line_ends = head[usize::from(value.end)] == b'\r';
+                self.announced.unusual |= !one_space || !line_ends;
                 Ok(())
             }
             _ => Ok(()),

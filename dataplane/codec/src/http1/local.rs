@@ -24,7 +24,7 @@ pub fn write_local_response(status: u16, reason: &str, fields: &[(&str, &str)], 
         out.extend_from_slice(b"\r\n");
     }
     if !framing::forbids_length(status) {
-        write!(out, "content-length: {body_bytes}\r\n").expect("writing to memory never fails");
+        write!(out, "Content-Length: {body_bytes}\r\n").expect("writing to memory never fails");
     }
     out.extend_from_slice(b"\r\n");
 }

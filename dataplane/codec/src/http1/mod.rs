@@ -4,6 +4,7 @@ mod connection;
 mod edits;
 mod fields;
 mod local;
+mod parser;
 mod progress;
 mod request;
 mod response;

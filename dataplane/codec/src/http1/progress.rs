@@ -1,5 +1,14 @@
 //! When a head that arrives in pieces is worth parsing again.
 
+use crate::limits::{Limits, MAX_HEAD_BYTES};
+
+/// The bytes that a head may consist of.
+pub(super) struct Window<'a> {
+    pub(super) bytes: &'a [u8],
+    /// More are not allowed: a head that does not end in them is too large.
+    pub(super) is_full: bool,
+}
+
 /// How much of an unfinished head was seen. A head that comes byte by byte is not parsed from its start each time:
 /// only when its blank line is there, or when it has doubled, so that garbage is found early. All parses together then
 /// look at no more than three times the head's bytes, and the search at each byte once.
@@ -10,8 +19,14 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Whether to parse now. `bytes` start where they did at the last call.
-    pub(super) fn is_worth_parsing(&mut self, bytes: &[u8]) -> bool {
+    /// What to parse now, if it is worth while. `bytes` start where they did at the last call.
+    pub(super) fn window<'a>(&mut self, bytes: &'a [u8], limits: &Limits) -> Option<Window<'a>> {
+        let max_bytes = limits.max_head_bytes.min(MAX_HEAD_BYTES);
+        let window = Window { bytes: &bytes[..bytes.len().min(max_bytes)], is_full: bytes.len() >= max_bytes };
+        (self.is_worth_parsing(window.bytes) || window.is_full).then_some(window)
+    }
+
+    fn is_worth_parsing(&mut self, bytes: &[u8]) -> bool {
         if bytes.len() < self.searched {
             *self = Self::default();
         }

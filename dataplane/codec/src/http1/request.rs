@@ -6,13 +6,14 @@ use std::ops::Range;
 use crate::authority;
 use crate::framing::BodyLength;
 use crate::head::{Head, Method, Version};
-use crate::limits::{Limits, MAX_FIELDS, MAX_HEAD_BYTES};
+use crate::limits::{Limits, MAX_FIELDS};
 use crate::name::{self, Name};
 use crate::refusal::Refusal;
 
 use super::Parsed;
 use super::edits::Edits;
 use super::fields::{Fields, Span};
+use super::parser;
 use super::progress::Progress;
 use super::target::{Form, Target};
 use super::write::{self, Sink};
@@ -43,21 +44,15 @@ impl RequestHead {
     /// # Errors
     /// Anything malformed, too large, unsupported, or ambiguous in length or destination.
     pub fn parse(&mut self, bytes: &[u8], limits: &Limits) -> Result<Parsed, Refusal> {
-        let max_head_bytes = limits.max_head_bytes.min(MAX_HEAD_BYTES);
-        let window = &bytes[..bytes.len().min(max_head_bytes)];
-        let is_full = bytes.len() >= max_head_bytes;
-        if !is_full && !self.progress.is_worth_parsing(window) {
-            return Ok(Parsed::Partial);
-        }
-        match self.parse_window(window, limits) {
-            Ok(Parsed::Partial) if is_full => Err(too_large(window, limits)),
-            Ok(Parsed::Partial) if line_is_too_long(window, limits) => Err(Refusal::TargetTooLong),
-            Ok(Parsed::Partial) => Ok(Parsed::Partial),
-            result => {
-                self.progress = Progress::default();
-                result
-            }
-        }
+        let Some(window) = self.progress.window(bytes, limits) else { return Ok(Parsed::Partial) };
+        let result = match self.parse_window(window.bytes, limits) {
+            Ok(Parsed::Partial) if line_is_too_long(window.bytes, limits) => Err(Refusal::TargetTooLong),
+            Ok(Parsed::Partial) if window.is_full => Err(Refusal::HeadTooLarge),
+            Ok(Parsed::Partial) => return Ok(Parsed::Partial),
+            result => result,
+        };
+        self.progress = Progress::default();
+        result
     }
 
     fn parse_window(&mut self, window: &[u8], limits: &Limits) -> Result<Parsed, Refusal> {
@@ -68,7 +63,7 @@ impl RequestHead {
         let length = match request.parse_with_uninit_headers(&window[start..], storage) {
             Ok(httparse::Status::Complete(length)) => start + length,
             Ok(httparse::Status::Partial) => return Ok(Parsed::Partial),
-            Err(error) => return Err(refusal(error, &window[start..])),
+            Err(error) => return Err(parser::refusal(error, third_word(window), Refusal::BadRequestLine)),
         };
         self.start = start as u16;
         self.length = length as u16;
@@ -238,7 +233,12 @@ impl RequestHead {
         let mut writer = write::Writer::new(bytes, sink);
         self.write_request_line(edits, &mut writer);
         let host = self.host_to_write(bytes, edits);
-        writer.fields(&self.fields, edits, self.version, |name| name == Name::Host && host.is_some());
+        writer.fields(&self.fields, edits, self.version, |name| match name {
+            Name::Host => host.is_some(),
+            // Ignored here (see `interpret`), so the upstream must not act on it either.
+            Name::Expect => self.version == Version::Http10,
+            _ => false,
+        });
         if let Some(host) = host {
             writer.insert_field(b"Host", host);
         }
@@ -287,32 +287,14 @@ fn check_expectations(value: &[u8]) -> Result<(), Refusal> {
     if known { Ok(()) } else { Err(Refusal::UnknownExpectation) }
 }
 
-/// What an unfinished head of full size is refused for: its target, if even the first line has no end.
-fn too_large(window: &[u8], limits: &Limits) -> Refusal {
-    if line_is_too_long(window, limits) { Refusal::TargetTooLong } else { Refusal::HeadTooLarge }
-}
-
 /// Whether a request line that has not ended yet cannot be within the limit: 32 bytes are enough for method and version.
 fn line_is_too_long(window: &[u8], limits: &Limits) -> bool {
     window.len() > limits.max_target_bytes + 32 && !window.contains(&b'\n')
 }
 
-#[cold]
-fn refusal(error: httparse::Error, bytes: &[u8]) -> Refusal {
-    match error {
-        httparse::Error::HeaderName => Refusal::BadFieldName,
-        httparse::Error::HeaderValue => Refusal::BadFieldValue,
-        httparse::Error::NewLine => Refusal::BadLineEnd,
-        httparse::Error::TooManyHeaders => Refusal::TooManyFields,
-        httparse::Error::Version if names_version(bytes) => Refusal::UnsupportedVersion,
-        httparse::Error::Version | httparse::Error::Token | httparse::Error::Status => Refusal::BadRequestLine,
-    }
-}
-
-/// Whether the third word of the request line looks like a version of HTTP.
-fn names_version(bytes: &[u8]) -> bool {
-    let word = bytes.split(|&byte| byte == b' ').nth(2).unwrap_or_default();
-    word.strip_prefix(b"HTTP/").and_then(<[u8]>::first).is_some_and(u8::is_ascii_digit)
+/// Where the version of a request stands.
+fn third_word(bytes: &[u8]) -> &[u8] {
+    bytes.split(|&byte| byte == b' ').nth(2).unwrap_or_default()
 }
 
 /// A request's head together with its bytes.

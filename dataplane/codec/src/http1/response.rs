@@ -4,13 +4,14 @@ use std::mem::MaybeUninit;
 
 use crate::framing::{self, BodyLength};
 use crate::head::{Method, Version};
-use crate::limits::{Limits, MAX_FIELDS, MAX_HEAD_BYTES};
+use crate::limits::{Limits, MAX_FIELDS};
 use crate::name::Name;
 use crate::refusal::Refusal;
 
 use super::Parsed;
 use super::edits::Edits;
 use super::fields::Fields;
+use super::parser;
 use super::progress::Progress;
 use super::write::{self, Sink};
 
@@ -34,20 +35,14 @@ impl ResponseHead {
     /// # Errors
     /// Anything malformed, too large, or ambiguous in length, whatever was asked for.
     pub fn parse(&mut self, bytes: &[u8], limits: &Limits) -> Result<Parsed, Refusal> {
-        let max_head_bytes = limits.max_head_bytes.min(MAX_HEAD_BYTES);
-        let window = &bytes[..bytes.len().min(max_head_bytes)];
-        let is_full = bytes.len() >= max_head_bytes;
-        if !is_full && !self.progress.is_worth_parsing(window) {
-            return Ok(Parsed::Partial);
-        }
-        match self.parse_window(window, limits) {
-            Ok(Parsed::Partial) if is_full => Err(Refusal::HeadTooLarge),
-            Ok(Parsed::Partial) => Ok(Parsed::Partial),
-            result => {
-                self.progress = Progress::default();
-                result
-            }
-        }
+        let Some(window) = self.progress.window(bytes, limits) else { return Ok(Parsed::Partial) };
+        let result = match self.parse_window(window.bytes, limits) {
+            Ok(Parsed::Partial) if window.is_full => Err(Refusal::HeadTooLarge),
+            Ok(Parsed::Partial) => return Ok(Parsed::Partial),
+            result => result,
+        };
+        self.progress = Progress::default();
+        result
     }
 
     fn parse_window(&mut self, window: &[u8], limits: &Limits) -> Result<Parsed, Refusal> {
@@ -62,7 +57,7 @@ impl ResponseHead {
         let length = match parsed {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) => return Ok(Parsed::Partial),
-            Err(error) => return Err(refusal(error, window)),
+            Err(error) => return Err(parser::refusal(error, window, Refusal::BadStatusLine)),
         };
         self.length = length as u16;
         self.version = if response.version == Some(0) { Version::Http10 } else { Version::Http11 };
@@ -138,7 +133,7 @@ impl ResponseHead {
     /// Writes the head for the client: as [`RequestHead::write`](super::RequestHead::write). A Content-Length of 0
     /// that a 1xx or 204 must not have is left out.
     pub fn write(&self, bytes: &[u8], edits: &Edits, sink: &mut impl Sink) {
-        let drops_length = framing::forbids_length(self.status) && self.fields.announced.content_length().is_some();
+        let drops_length = framing::forbids_length(self.status) && self.fields.announced.has_content_length();
         let is_plain = self.version == Version::Http11 && !drops_length;
         if is_plain && edits.is_empty() && !self.fields.has_hop_by_hop && !self.fields.announced.unusual {
             return sink.original(0..self.len());
@@ -154,19 +149,5 @@ impl ResponseHead {
         }
         writer.fields(&self.fields, edits, self.version, |name| drops_length && name == Name::ContentLength);
         writer.end(&self.fields, edits);
-    }
-}
-
-#[cold]
-fn refusal(error: httparse::Error, bytes: &[u8]) -> Refusal {
-    match error {
-        httparse::Error::HeaderName => Refusal::BadFieldName,
-        httparse::Error::HeaderValue => Refusal::BadFieldValue,
-        httparse::Error::NewLine => Refusal::BadLineEnd,
-        httparse::Error::TooManyHeaders => Refusal::TooManyFields,
-        httparse::Error::Version if bytes.starts_with(b"HTTP/") && bytes.get(5).is_some_and(u8::is_ascii_digit) => {
-            Refusal::UnsupportedVersion
-        }
-        httparse::Error::Version | httparse::Error::Token | httparse::Error::Status => Refusal::BadStatusLine,
     }
 }

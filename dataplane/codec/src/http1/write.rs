@@ -120,7 +120,8 @@ impl<'a, S: Sink> Writer<'a, S> {
                 let digits = without_leading_zeros(field.value.of(self.bytes));
                 self.insert_field(b"Content-Length", digits);
             }
-            Name::Host | Name::TransferEncoding | Name::ContentLength | Name::Expect | Name::Other => self.keep(line),
+            Name::Host | Name::TransferEncoding | Name::ContentLength | Name::Expect => self.keep(line),
+            Name::Lookalike | Name::Other => self.keep(line),
         }
     }
 
@@ -130,9 +131,11 @@ impl<'a, S: Sink> Writer<'a, S> {
             self.insert(line);
         }
         self.connection(edits.connection());
-        match self.pending.end == fields.lines().end {
-            true => self.keep(fields.lines().end..fields.lines().end + 2),
-            false => self.insert(b"\r\n"),
+        let blank_line = fields.lines().end..fields.lines().end + 2;
+        if self.pending.end == blank_line.start {
+            self.keep(blank_line)
+        } else {
+            self.insert(b"\r\n")
         }
         self.flush();
     }
