@@ -157,19 +157,19 @@ impl fmt::Display for Hint {
             Self::Nearest(word) => write!(f, "; did you mean `{word}`?"),
             Self::Elsewhere(section) => write!(f, "; it belongs in {section}"),
             Self::OneOf(words) => {
-                let words: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
-                write!(f, "; {}", one_of(&words))
+                write!(f, "; expected {}", one_of(words))
             }
             Self::Nothing => Ok(()),
         }
     }
 }
 
-/// `a`, `a or b`, `one of a, b, c`.
-fn one_of(words: &[String]) -> String {
-    match words {
-        [one] => format!("only {one} is known"),
-        [one, other] => format!("either {one} or {other}"),
+/// "`a`", "`a` or `b`", "one of `a`, `b`, `c`".
+fn one_of(words: &[impl AsRef<str>]) -> String {
+    let words: Vec<_> = words.iter().map(|word| format!("`{}`", word.as_ref())).collect();
+    match &words[..] {
+        [one] => one.clone(),
+        [one, other] => format!("{one} or {other}"),
         words => format!("one of {}", words.join(", ")),
     }
 }
@@ -210,13 +210,16 @@ pub enum Cause {
         hint: Hint,
     },
     /// A key that must be there.
-    #[error("`{key}` is missing; {right}")]
+    #[error("`{key}` is missing; add for example `{example}`")]
     Missing {
         /// The key.
         key: &'static str,
         /// What to write.
-        right: &'static str,
+        example: &'static str,
     },
+    /// A section that may be there once is written as a list, or the other way round.
+    #[error("write {0}")]
+    Brackets(&'static str),
     /// Another type is needed.
     #[error("expected {expected}, found {found}")]
     WrongType {
@@ -260,12 +263,12 @@ pub enum Cause {
         max: String,
     },
     /// A word is needed.
-    #[error("found {found}{hint}")]
+    #[error("expected {}, found {found}", one_of(words))]
     WrongWordType {
         /// What is there, as type and value.
         found: String,
-        /// What would be right.
-        hint: Hint,
+        /// The words.
+        words: Vec<&'static str>,
     },
     /// No word that this key takes.
     #[error("unknown value \"{found}\"{hint}")]
@@ -302,7 +305,7 @@ pub enum Cause {
         reason: &'static str,
     },
     /// Methods are case-sensitive (RFC 9110 section 9.1).
-    #[error("method \"{found}\" is none; methods are in capitals, did you mean \"{right}\"?")]
+    #[error("method \"{found}\" is not \"{right}\": methods are case-sensitive; write it in capitals")]
     MethodCase {
         /// As written.
         found: String,
@@ -314,7 +317,7 @@ pub enum Cause {
     RelativePath(String),
 
     /// Two objects of a kind have one name.
-    #[error("the name \"{name}\" is taken by the one in line {first}; give each its own")]
+    #[error("the name \"{name}\" is taken since line {first}; give each its own")]
     DuplicateName {
         /// The name.
         name: String,

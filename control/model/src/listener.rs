@@ -97,8 +97,8 @@ pub struct Listener {
 
 impl Listener {
     pub(crate) fn read(section: &Section<'_>) -> Option<Self> {
-        let name = section.required::<Located<Name>>("name", "each listener has a name of its own");
-        let bind = section.required("bind", "such as \"127.0.0.1:8080\"");
+        let name = section.required::<Located<Name>>("name", "name = \"inbound\"");
+        let bind = section.required("bind", "bind = \"127.0.0.1:8080\"");
         let protocol = section.word("protocol", DEFAULT_PROTOCOL);
         let mtls = section.field("mtls").map_or(section.place(), |field| field.place());
         let mtls = Located { value: section.word("mtls", DEFAULT_MTLS), place: mtls };

@@ -1,5 +1,7 @@
 //! Names of objects.
 
+use std::fmt;
+
 use crate::error::{Cause, Located};
 use crate::reader::{Field, FromField};
 
@@ -10,7 +12,14 @@ pub const MAX_NAME_BYTES: usize = 253;
 const EXPECTED: &str = "a name of at most 253 letters, digits, `.`, `-`, `_`, `/` and `*`";
 
 /// A name that can stand in a metric's label, a log line and a table without quotes.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Name(String);
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 impl Name {
     /// The text of a name, at its place.

@@ -39,9 +39,9 @@ pub struct Allow {
 
 impl Policy {
     pub(crate) fn read(section: &Section<'_>) -> Option<Self> {
-        let name = section.required::<Located<Name>>("name", "each policy has a name of its own");
-        let listener = section.required::<Located<Name>>("listener", "the name of the listener it guards");
-        let allow = section.required::<Rules>("allow", "a list of rules; [] refuses everybody");
+        let name = section.required::<Located<Name>>("name", "name = \"only-web\"");
+        let listener = section.required::<Located<Name>>("listener", "listener = \"inbound\"");
+        let allow = section.required::<Rules>("allow", "allow = [{ from = [\"web\"] }]");
         Some(Self { name: Name::unwrap(name?), listener: Name::unwrap(listener?), allow: allow?.0 })
     }
 }
@@ -66,8 +66,8 @@ impl FromField for Allow {
         let section = field.section(&ALLOW_KEYS, "a rule such as { from = [\"web\"], methods = [\"GET\"] }")?;
         let name = section.optional::<Located<Name>>("name").map(Name::unwrap);
         let from = section.field("from").and_then(|field| {
-            let items = field.expect_items("a list such as [\"web\"]", EMPTY_MEANS_ANY)?;
-            Some(Located { value: items.iter().filter_map(Located::from_field).collect(), place: field.place() })
+            let ids = field.expect_set("a list such as [\"web\"]", EMPTY_MEANS_ANY)?;
+            Some(Located { value: ids, place: field.place() })
         });
         let methods =
             section.field("methods").and_then(|field| Some(Located { value: methods(&field)?, place: field.place() }));

@@ -6,6 +6,9 @@
 //! `configs/reference.toml` reads the same lists.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
+use std::fmt;
+use std::hash::Hash;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -158,6 +161,24 @@ impl<'a> Field<'a> {
         Some(items)
     }
 
+    /// Its items read as `T`, at least one and none twice, or problems.
+    pub(crate) fn expect_set<T>(&self, expected: &'static str, if_empty: &'static str) -> Option<Vec<Located<T>>>
+    where
+        T: FromField + Clone + Eq + Hash + fmt::Display,
+    {
+        let items = self.expect_items(expected, if_empty)?;
+        let mut seen = HashSet::with_capacity(items.len());
+        let mut distinct = |item: &Field<'a>| {
+            let value = Located::<T>::from_field(item)?;
+            if seen.insert(value.value.clone()) {
+                return Some(value);
+            }
+            item.refuse(Cause::Twice(value.to_string()));
+            None
+        };
+        Some(items.iter().filter_map(&mut distinct).collect())
+    }
+
     /// The table in it, or a problem.
     pub(crate) fn section(&self, keys: &'static Keys, expected: &'static str) -> Option<Section<'a>> {
         match self.value.get_ref() {
@@ -244,6 +265,8 @@ pub(crate) struct Section<'a> {
     place: Place,
     table: &'a DeTable<'a>,
     keys: &'static Keys,
+    /// Keys that unknown ones were taken for.
+    suggested: Vec<String>,
 }
 
 impl<'a> Section<'a> {
@@ -261,10 +284,14 @@ impl<'a> Section<'a> {
         table: &'a DeTable<'a>,
         keys: &'static Keys,
     ) -> Self {
+        let mut suggested = Vec::new();
         for (key, value) in table {
             let name: &str = key.get_ref();
             if !keys.names.contains(&name) {
                 let hint = nearest::key(name, keys);
+                if let Hint::Nearest(word) = &hint {
+                    suggested.push(word.clone());
+                }
                 let container =
                     keys.path.is_empty() && matches!(value.get_ref(), DeValue::Table(_) | DeValue::Array(_));
                 let key_name = name.to_owned();
@@ -276,7 +303,7 @@ impl<'a> Section<'a> {
                 source.push(problem(source, &subject, &join(&path, name), place, cause));
             }
         }
-        Self { source, subject, path, place, table, keys }
+        Self { source, subject, path, place, table, keys, suggested }
     }
 
     /// A table that is there once, such as `[admin]`. None if it is not there, or is something else (noted).
@@ -289,7 +316,7 @@ impl<'a> Section<'a> {
                 Some(Section::open(self.source, subject, String::new(), place, table, keys))
             }
             DeValue::Array(_) => {
-                self.field(keys.path)?.refuse_type("one table; write its name in single brackets, once");
+                self.field(keys.path)?.refuse(Cause::Brackets(keys.header));
                 None
             }
             _ => {
@@ -305,7 +332,7 @@ impl<'a> Section<'a> {
         let Some(value) = self.get(keys.path) else { return Vec::new() };
         let DeValue::Array(array) = value.get_ref() else {
             if let Some(field) = self.field(keys.path) {
-                field.refuse_type("a list of tables; write its name in double brackets");
+                field.refuse(Cause::Brackets(keys.header));
             }
             return Vec::new();
         };
@@ -342,14 +369,19 @@ impl<'a> Section<'a> {
         Some(Field { source: self.source, subject: self.subject.clone(), path: join(&self.path, key), value })
     }
 
-    /// The value of a key that must be there; `right` says what to write.
-    pub(crate) fn required<T: FromField>(&self, key: &'static str, right: &'static str) -> Option<T> {
-        match self.field(key) {
-            Some(field) => T::from_field(&field),
-            None => {
-                self.refuse(Cause::Missing { key, right });
-                None
-            }
+    /// The value of a key that must be there; `example` says how it is written.
+    pub(crate) fn required<T: FromField>(&self, key: &'static str, example: &'static str) -> Option<T> {
+        let field = self.field(key);
+        if field.is_none() {
+            self.miss(key, example);
+        }
+        T::from_field(&field?)
+    }
+
+    /// Notes that a key is missing, unless a key was refused that was meant to be this one.
+    pub(crate) fn miss(&self, key: &'static str, example: &'static str) {
+        if !self.suggested.iter().any(|suggested| suggested == key) {
+            self.refuse(Cause::Missing { key, example });
         }
     }
 
@@ -434,8 +466,7 @@ pub(crate) trait Word: Copy + 'static {
 pub(crate) fn word<T: Word>(field: &Field<'_>) -> Option<T> {
     let words = T::WORDS.iter().map(|(word, _)| *word);
     let Some(text) = field.text() else {
-        let hint = Hint::OneOf(words.map(str::to_owned).collect());
-        field.refuse(Cause::WrongWordType { found: describe(field.value.get_ref()), hint });
+        field.refuse(Cause::WrongWordType { found: describe(field.value.get_ref()), words: words.collect() });
         return None;
     };
     let found = T::WORDS.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);

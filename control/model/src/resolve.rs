@@ -22,7 +22,7 @@ use crate::error::{Cause, Hint, Located, Place, Problem, Problems};
 use crate::listener::Listener;
 use crate::nearest;
 use crate::policy::Policy;
-use crate::route::{self, Route, Share};
+use crate::route::{Route, Share};
 use crate::service::{EndpointAddress, HostPort, Service};
 use crate::snapshot::{self, Address, HostPattern, Identity, Key, ListenerTarget, Mtls, Object, Protocol, Snapshot};
 use crate::snapshot::{PathMatch, RouteMatch, Settings};
@@ -437,7 +437,7 @@ impl<'a> Resolver<'a> {
             let cause = claims.iter().find(overlap).map(|(claimed, other)| {
                 let shared = claimed.or(places.first().copied().flatten());
                 Cause::HostTaken {
-                    host: route::show(host),
+                    host: host.to_string(),
                     listener: shared.map(str::to_owned),
                     other: other.name.value.clone(),
                     line: other.name.place.line,
@@ -484,7 +484,7 @@ impl<'a> Resolver<'a> {
             self.call(subject, "hosts", service, route.name.place, Protocol::Http);
             rules.push(fallback(route, vec![snapshot::Target { service: service.to_owned(), weight: 1 }]));
         } else if rules.is_empty() {
-            let host = route.hosts.first().map(|host| route::show(host)).unwrap_or_default();
+            let host = route.hosts.first().map(|host| host.to_string()).unwrap_or_default();
             self.note(subject, "", route.name.place, Cause::RouteWithoutTarget(host));
         }
         rules

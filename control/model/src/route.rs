@@ -88,7 +88,7 @@ impl Route {
         let to = section.optional::<Located<To>>("to").map(To::unwrap);
         let timeout = timeout(section);
         let hosts = hosts?;
-        let name = name.or_else(|| hosts.first().map(|host| Located { value: show(host), place: host.place }));
+        let name = name.or_else(|| hosts.first().map(|host| Located { value: host.to_string(), place: host.place }));
         Some(Self { name: name?, hosts, listeners, rules, to, timeout })
     }
 }
@@ -108,18 +108,15 @@ fn timeout(section: &Section<'_>) -> Option<Duration> {
 
 fn hosts(section: &Section<'_>) -> Option<Vec<Located<HostPattern>>> {
     let Some(field) = section.field("hosts") else {
-        section
-            .refuse(Cause::Missing { key: "hosts", right: "a list such as [\"payments\"], or [\"*\"] for any host" });
+        section.miss("hosts", "hosts = [\"payments\"]");
         return None;
     };
-    let items = field.expect_items("a list such as [\"payments\"]", "write [\"*\"] for any host")?;
-    Some(items.iter().filter_map(Located::from_field).collect())
+    field.expect_set("a list such as [\"payments\"]", "write [\"*\"] for any host")
 }
 
 fn listeners(field: &Field<'_>) -> Vec<Located<String>> {
-    let if_empty = "leave it out for all listeners";
-    let items = field.expect_items("a list such as [\"outbound\"]", if_empty).unwrap_or_default();
-    items.iter().filter_map(Located::<Name>::from_field).map(Name::unwrap).collect()
+    let names = field.expect_set::<Name>("a list such as [\"outbound\"]", "leave it out for all listeners");
+    names.unwrap_or_default().into_iter().map(Name::unwrap).collect()
 }
 
 impl FromField for HostPattern {
@@ -144,15 +141,6 @@ fn is_address(text: &str) -> bool {
     text.parse::<Ipv4Addr>().is_ok() || bracketed.is_some_and(|text| text.parse::<Ipv6Addr>().is_ok())
 }
 
-/// As the file writes it.
-pub fn show(host: &HostPattern) -> String {
-    match host {
-        HostPattern::Exact(name) => name.clone(),
-        HostPattern::Suffix(name) => format!("*.{name}"),
-        HostPattern::Any => "*".to_owned(),
-    }
-}
-
 impl Rule {
     fn read(section: &Section<'_>) -> Option<Self> {
         let name = section.optional::<Located<Name>>("name").map(Name::unwrap);
@@ -160,10 +148,7 @@ impl Rule {
             Some(field) => Located::from_field(&field),
             None => Some(Located { value: RouteMatch::default(), place: section.place() }),
         };
-        let to = section.required::<Located<To>>(
-            "to",
-            "a service such as \"payments\", or a split such as [{ service = \"payments\", weight = 90 }, …]",
-        );
+        let to = section.required::<Located<To>>("to", "to = \"payments\"");
         let timeout = timeout(section);
         Some(Self { name, matches: matches?, to: To::unwrap(to?), timeout })
     }
@@ -232,9 +217,7 @@ fn never_matches(path: &str) -> Option<&'static str> {
         _ if path.contains(['?', '#']) => Some("the query is not part of the path"),
         _ if path.contains("//") => Some("double slashes are merged before paths are compared"),
         _ if segments.any(|segment| segment == "." || segment == "..") => Some("`.` and `..` are resolved before"),
-        _ if path.contains('*') => {
-            Some("`*` stands for itself here; use `path_prefix`, or `/*` at the end in a policy")
-        }
+        _ if path.contains('*') => Some("`*` may only be the end of a policy's path, as `/*`"),
         _ if !path.bytes().all(|byte| byte.is_ascii_graphic()) => {
             Some("such characters are percent-encoded in requests")
         }
@@ -270,17 +253,17 @@ pub(crate) fn methods(field: &Field<'_>) -> Option<Vec<String>> {
 
 fn headers(field: &Field<'_>) -> Vec<HeaderMatch> {
     const EXPECTED: &str = "a table such as { x-version = \"2\" }";
-    let mut found = BTreeMap::new();
+    let mut found: BTreeMap<String, String> = BTreeMap::new();
     for (name, value) in field.entries(EXPECTED).unwrap_or_default() {
         let lower = name.to_ascii_lowercase();
         if !is_token(name) {
             value.refuse(Cause::WrongText { expected: "a field name", found: name.to_owned() });
         } else if lower == "host" {
             value.refuse(Cause::HostHeader);
-        } else if found.contains_key(&lower) {
+        } else if let Some(FieldValue(text)) = FieldValue::from_field(&value)
+            && found.insert(lower.clone(), text).is_some()
+        {
             value.refuse(Cause::Twice(format!("field `{lower}` (case does not matter)")));
-        } else if let Some(FieldValue(text)) = FieldValue::from_field(&value) {
-            found.insert(lower, text);
         }
     }
     found.into_iter().map(|(name, value)| HeaderMatch { name, value }).collect()
@@ -334,7 +317,7 @@ impl FromField for Share {
             return Some(Self { service: Name::unwrap(name).value, weight: DEFAULT_WEIGHT });
         }
         let table = field.section(&TO_KEYS, "a service, or a table such as { service = \"payments\", weight = 90 }")?;
-        let service = table.required::<Located<Name>>("service", "the name of a service");
+        let service = table.required::<Located<Name>>("service", "service = \"payments\"");
         let weight = table.ranged("weight", DEFAULT_WEIGHT, 0, MAX_WEIGHT);
         Some(Self { service: Name::unwrap(service?).value, weight })
     }

@@ -123,7 +123,7 @@ impl fmt::Display for HostPort {
 
 impl Service {
     pub(crate) fn read(section: &Section<'_>) -> Option<Self> {
-        let name = section.required::<Located<Name>>("name", "each service has a name of its own");
+        let name = section.required::<Located<Name>>("name", "name = \"payments\"");
         let peer = section.optional::<Located<String>>("peer");
         let endpoints = endpoints(section);
         let protocol =
@@ -151,11 +151,12 @@ impl Service {
 }
 
 fn endpoints(section: &Section<'_>) -> Option<Vec<Located<Endpoint>>> {
+    const EXPECTED: &str = "a list such as [\"10.0.0.7:8080\"]";
     let Some(field) = section.field("endpoints") else {
-        section.refuse(Cause::Missing { key: "endpoints", right: "a list such as [\"10.0.0.7:8080\"]" });
+        section.miss("endpoints", "endpoints = [\"10.0.0.7:8080\"]");
         return None;
     };
-    let items = field.expect_items("a list such as [\"10.0.0.7:8080\"]", "a service has at least one endpoint")?;
+    let items = field.expect_items(EXPECTED, "list at least one address")?;
     let mut seen = HashSet::with_capacity(items.len());
     let mut endpoints = Vec::with_capacity(items.len());
     for item in &items {
@@ -175,7 +176,7 @@ impl FromField for Endpoint {
             return Some(Self { address: EndpointAddress::from_field(field)?, zone: None });
         }
         let table = field.section(&ENDPOINT_KEYS, "an endpoint")?;
-        let address = table.required("address", "such as \"10.0.0.7:8080\"");
+        let address = table.required("address", "address = \"10.0.0.7:8080\"");
         let zone = table.optional::<Located<Name>>("zone").map(|zone| Name::unwrap(zone).value);
         Some(Self { address: address?, zone })
     }

@@ -161,7 +161,7 @@ fn unknown_unit(unit: &str, units: Units) -> Error {
 }
 
 fn write(value: u64, units: Units) -> String {
-    let fits = |(_, factor): &&(&str, u64)| value != 0 && value % factor == 0;
+    let fits = |(_, factor): &&(&str, u64)| value != 0 && value.is_multiple_of(*factor);
     let table = units.table();
     let (name, factor) = table.iter().rev().find(fits).unwrap_or(match units {
         Units::Duration => &DURATION_UNITS[3],

@@ -65,12 +65,12 @@ impl Workload {
     pub(crate) fn read(section: &Section<'_>, folder: &Path) -> Self {
         let identity = section.field("identity").and_then(|field| {
             let table = field.section(&IDENTITY_KEYS, "a table such as { files = \"/etc/ringmesh/shop\" }")?;
-            let files: PathBuf = table.required("files", "a folder with svid.pem, svid.key and bundle.pem")?;
+            let files: PathBuf = table.required("files", "files = \"/etc/ringmesh/shop\"")?;
             Some(Located { value: IdentitySource::Files(folder.join(files)), place: field.place() })
         });
         let id = section.optional::<Located<SpiffeId>>("id");
         if identity.is_some() && id.is_none() && section.field("name").is_none() {
-            section.refuse(Cause::Missing { key: "name", right: "an identity has a name" });
+            section.miss("name", "name = \"checkout\"");
         }
         Self {
             name: segment(section, "name", DEFAULT_NAME),
