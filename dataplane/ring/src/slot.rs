@@ -1,0 +1,136 @@
+//! Reusable boxes for large futures: an idle connection is small, and a busy one allocates nothing.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+/// Boxes a pool keeps at most; what a peak needed beyond is freed when it ends.
+const MAX_IDLE: usize = 1024;
+
+type Slot<F> = Pin<Box<Option<F>>>;
+
+/// Makes futures of one kind, in boxes that are used again. Clones are the same pool.
+pub struct Pool<A, F>(Rc<Inner<A, F>>);
+
+struct Inner<A, F> {
+    make: Box<dyn Fn(A) -> F>,
+    idle: RefCell<Vec<Slot<F>>>,
+}
+
+impl<A, F> Clone for Pool<A, F> {
+    fn clone(&self) -> Self {
+        Pool(self.0.clone())
+    }
+}
+
+impl<A, F: Future> Pool<A, F> {
+    /// A pool of the futures that `make` makes.
+    pub fn new(make: impl Fn(A) -> F + 'static) -> Pool<A, F> {
+        Pool(Rc::new(Inner { make: Box::new(make), idle: RefCell::new(Vec::new()) }))
+    }
+
+    /// Runs the future made from `argument` in a box of the pool. The box goes back when it is done or dropped.
+    pub fn run(&self, argument: A) -> Run<A, F> {
+        let mut slot = self.0.idle.borrow_mut().pop().unwrap_or_else(|| Box::pin(None));
+        slot.set(Some((self.0.make)(argument)));
+        Run { slot: Some(slot), pool: self.0.clone() }
+    }
+
+    /// Boxes that wait to be used.
+    pub fn idle(&self) -> usize {
+        self.0.idle.borrow().len()
+    }
+}
+
+/// A future in a pooled box; two pointers large.
+pub struct Run<A, F> {
+    slot: Option<Slot<F>>,
+    pool: Rc<Inner<A, F>>,
+}
+
+impl<A, F: Future> Future for Run<A, F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let slot = self.slot.as_mut().expect("a future is not polled after it is done");
+        let future = slot.as_mut().as_pin_mut().expect("a slot in use is not empty");
+        let output = std::task::ready!(future.poll(cx));
+        self.give_back();
+        Poll::Ready(output)
+    }
+}
+
+impl<A, F> Run<A, F> {
+    fn give_back(&mut self) {
+        let Some(mut slot) = self.slot.take() else { return };
+        // Should this unwind, the box is freed instead.
+        slot.set(None);
+        let mut idle = self.pool.idle.borrow_mut();
+        if idle.len() < MAX_IDLE {
+            idle.push(slot);
+        }
+    }
+}
+
+impl<A, F> Drop for Run<A, F> {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::pending;
+
+    use super::*;
+    use crate::memory::{Network, block_on};
+
+    #[test]
+    fn slot_is_used_again_after_its_future_ends() {
+        let pool = Pool::new(|x: u32| async move { x + 1 });
+        block_on(&Network::new(1), async {
+            for x in 0..10 {
+                assert_eq!(pool.run(x).await, x + 1);
+                assert_eq!(pool.idle(), 1);
+            }
+        });
+    }
+
+    #[test]
+    fn slot_goes_back_when_its_future_is_dropped() {
+        struct Counted(Rc<Cell<u32>>);
+        impl Drop for Counted {
+            fn drop(&mut self) {
+                self.0.set(self.0.get() + 1);
+            }
+        }
+        let dropped = Rc::new(Cell::new(0));
+        let pool = Pool::new(|counted: Counted| async move {
+            let _counted = counted;
+            pending::<()>().await;
+        });
+        drop(pool.run(Counted(dropped.clone())));
+        assert_eq!((dropped.get(), pool.idle()), (1, 1));
+    }
+
+    #[test]
+    fn several_futures_of_a_pool_run_at_once() {
+        let pool = Pool::new(|x: u32| async move { x });
+        let (first, second) = (pool.run(1), pool.run(2));
+        block_on(&Network::new(1), async {
+            assert_eq!((second.await, first.await), (2, 1));
+        });
+        assert_eq!(pool.idle(), 2);
+    }
+
+    #[test]
+    fn running_future_is_two_pointers() {
+        fn size<A, F>(_: &Pool<A, F>) -> usize {
+            size_of::<Run<A, F>>()
+        }
+        assert_eq!(size(&Pool::new(|x: [u8; 4096]| async move { x.len() })), 2 * size_of::<usize>());
+    }
+}

@@ -1,0 +1,16 @@
+//! Kernel sockets: connections, listeners, binding them, and what the process may have of them.
+
+mod bind;
+mod connection;
+mod in_flight;
+mod limit;
+mod listener;
+mod owner;
+
+pub use bind::{BindError, bind_group, bind_unix};
+pub use connection::Socket;
+pub use limit::{DescriptorLimit, raise_descriptor_limit};
+pub use listener::{Listener, is_out_of_descriptors};
+pub use owner::{Owner, owner_of_port};
+
+pub(crate) use connection::{Turn, race};

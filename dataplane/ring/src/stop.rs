@@ -1,0 +1,250 @@
+//! The one way to end what a connection is doing: by deadline, drain or abort.
+//!
+//! Operations in flight are never dropped (their bytes or descriptors would be lost). They are cancelled, and their
+//! result is awaited; [`Stop`] is how.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use monoio::io::{CancelHandle, Canceller};
+
+use crate::clock::Instant;
+use crate::timer::Timer;
+use crate::wheel::Key;
+
+/// Why something was stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Its deadline passed.
+    Deadline,
+    /// The worker is being drained.
+    Drain,
+    /// Whoever wanted it does not any more.
+    Abort,
+}
+
+/// Shared by everything that belongs to one connection. Small while nothing is in flight: what cancels is borrowed from
+/// a pool of the thread only as long as an operation runs.
+#[derive(Clone)]
+pub struct Stop(Rc<Inner>);
+
+pub(crate) struct Inner {
+    deadline: Cell<Instant>,
+    /// When the entry in the wheel comes out; at or before the deadline, so that postponing is a cell write.
+    armed: Cell<Instant>,
+    timer: Rc<Timer>,
+    /// Present while something is in flight.
+    canceller: Cell<Option<Canceller>>,
+    waiters: RefCell<Waiters>,
+    key: Cell<Option<Key>>,
+    in_flight: Cell<u32>,
+    reason: Cell<Option<Reason>>,
+}
+
+/// Tasks in [`Stop::stopped`]: nearly always one.
+#[derive(Default)]
+struct Waiters {
+    first: Option<Waker>,
+    others: Vec<Waker>,
+}
+
+thread_local! {
+    /// Cancellers that nothing in flight uses. Each holds a set whose storage is warm.
+    static CANCELLERS: RefCell<Vec<Canceller>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Cancellers a thread keeps; more operations at once than this allocate.
+const MAX_POOLED_CANCELLERS: usize = 1024;
+
+impl Default for Stop {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Stop {
+    /// A stop on the machine's clock. In code that may run in memory, ask the world instead:
+    /// [`Net::stop`](crate::Net::stop).
+    pub fn new() -> Stop {
+        Stop::on(Timer::of_thread())
+    }
+
+    pub(crate) fn on(timer: Rc<Timer>) -> Stop {
+        Stop(Rc::new(Inner {
+            deadline: Cell::new(Instant::FAR_FUTURE),
+            armed: Cell::new(Instant::FAR_FUTURE),
+            timer,
+            canceller: Cell::new(None),
+            waiters: RefCell::default(),
+            key: Cell::new(None),
+            in_flight: Cell::new(0),
+            reason: Cell::new(None),
+        }))
+    }
+
+    /// Cancels what is in flight and makes every later operation fail at once, until [`clear`](Stop::clear). The first
+    /// reason stays.
+    pub fn trigger(&self, reason: Reason) {
+        self.0.trigger(reason);
+    }
+
+    /// Why it was stopped, if it was.
+    pub fn reason(&self) -> Option<Reason> {
+        self.0.reason.get()
+    }
+
+    /// Makes operations possible again. A deadline that has passed is gone; one still to come stays.
+    pub fn clear(&self) {
+        self.0.reason.set(None);
+    }
+
+    /// Sets or removes the moment at which this is triggered by itself: then or up to about 20 ms later, never before.
+    /// Cheap enough to be called several times a request.
+    pub fn set_deadline(&self, deadline: Option<Instant>) {
+        let deadline = deadline.unwrap_or(Instant::FAR_FUTURE);
+        self.0.deadline.set(deadline);
+        if deadline < self.0.armed.get() {
+            Inner::arm(&self.0, deadline);
+        }
+    }
+
+    /// Waits until this is triggered. May be dropped at any time.
+    pub async fn stopped(&self) -> Reason {
+        poll_fn(|cx| self.poll_stopped(cx)).await
+    }
+
+    /// What [`stopped`](Stop::stopped) does in one poll.
+    pub fn poll_stopped(&self, cx: &mut Context<'_>) -> Poll<Reason> {
+        match self.0.reason.get() {
+            Some(reason) => Poll::Ready(reason),
+            None => {
+                self.0.waiters.borrow_mut().add(cx.waker());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Announces an operation that can be cancelled by the returned handle.
+    pub(crate) fn begin(&self) -> Result<(CancelHandle, Operation<'_>), Reason> {
+        if let Some(reason) = self.0.reason.get() {
+            return Err(reason);
+        }
+        let canceller = self.0.canceller.take().unwrap_or_else(take_canceller);
+        let handle = canceller.handle();
+        self.0.canceller.set(Some(canceller));
+        self.0.in_flight.set(self.0.in_flight.get() + 1);
+        Ok((handle, Operation(&self.0)))
+    }
+}
+
+impl Inner {
+    fn trigger(&self, reason: Reason) {
+        if self.reason.get().is_some() {
+            return;
+        }
+        self.reason.set(Some(reason));
+        if let Some(canceller) = self.canceller.take() {
+            self.canceller.set(Some(canceller.cancel()));
+        }
+        let Waiters { first, others } = self.waiters.take();
+        first.into_iter().chain(others).for_each(Waker::wake);
+    }
+
+    fn arm(stop: &Rc<Inner>, deadline: Instant) {
+        let (key, at) = stop.timer.arm(stop, stop.key.get(), deadline);
+        stop.key.set(Some(key));
+        stop.armed.set(at);
+    }
+
+    /// The entry came out of the wheel: is the deadline over, or was it moved meanwhile?
+    pub(crate) fn expired(stop: &Rc<Inner>, now: Instant) {
+        stop.key.set(None);
+        stop.armed.set(Instant::FAR_FUTURE);
+        let deadline = stop.deadline.get();
+        if deadline <= now {
+            stop.deadline.set(Instant::FAR_FUTURE);
+            stop.trigger(Reason::Deadline);
+        } else if deadline != Instant::FAR_FUTURE {
+            Inner::arm(stop, deadline);
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.get() {
+            self.timer.disarm(key);
+        }
+    }
+}
+
+impl Waiters {
+    fn add(&mut self, waker: &Waker) {
+        match &self.first {
+            None => self.first = Some(waker.clone()),
+            Some(first) if first.will_wake(waker) => {}
+            Some(_) if self.others.iter().any(|other| other.will_wake(waker)) => {}
+            Some(_) => self.others.push(waker.clone()),
+        }
+    }
+}
+
+/// An operation in flight; the canceller goes back to the pool with the last one.
+pub(crate) struct Operation<'a>(&'a Inner);
+
+impl Drop for Operation<'_> {
+    fn drop(&mut self) {
+        let left = self.0.in_flight.get() - 1;
+        self.0.in_flight.set(left);
+        if left == 0
+            && let Some(canceller) = self.0.canceller.take()
+        {
+            keep_canceller(canceller);
+        }
+    }
+}
+
+fn take_canceller() -> Canceller {
+    CANCELLERS.try_with(|pool| pool.borrow_mut().pop()).ok().flatten().unwrap_or_default()
+}
+
+fn keep_canceller(canceller: Canceller) {
+    // A thread that is being torn down has no pool any more; the canceller is freed then.
+    let _ = CANCELLERS.try_with(|pool| {
+        let mut pool = pool.borrow_mut();
+        if pool.len() < MAX_POOLED_CANCELLERS {
+            pool.push(canceller);
+        }
+    });
+}
+
+impl std::fmt::Debug for Stop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stop").field("reason", &self.reason()).field("in_flight", &self.0.in_flight.get()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stop_without_operations_is_small() {
+        // The reference counts lie in front of the value.
+        let bytes = size_of::<Inner>() + 2 * size_of::<usize>();
+        assert!((96..=144).contains(&bytes), "{bytes} bytes");
+    }
+
+    #[test]
+    fn first_reason_stays_until_cleared() {
+        let stop = Stop::new();
+        stop.trigger(Reason::Drain);
+        stop.trigger(Reason::Abort);
+        assert_eq!(stop.reason(), Some(Reason::Drain));
+        assert!(stop.begin().is_err());
+        stop.clear();
+        assert!(stop.begin().is_ok());
+    }
+}

@@ -1,0 +1,106 @@
+//! A connection's bytes, as every layer above sees them: over sockets, over TLS, or in memory.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+
+use crate::buffer::Buffer;
+use crate::output::Output;
+use crate::splice::Pipe;
+use crate::stop::{Reason, Stop};
+
+/// Why an operation did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its [`Stop`] was triggered. Side: ours.
+    #[error("stopped: {0:?}")]
+    Stopped(Reason),
+    /// The kernel or the peer. Side: peer, mostly.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl From<Reason> for Error {
+    fn from(reason: Reason) -> Error {
+        Error::Stopped(reason)
+    }
+}
+
+impl Error {
+    /// Whether the peer ended the connection hard, or was gone already.
+    pub fn is_reset(&self) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
+        match self {
+            Error::Io(error) => {
+                matches!(error.kind(), ConnectionReset | BrokenPipe | ConnectionAborted | NotConnected)
+            }
+            Error::Stopped(_) => false,
+        }
+    }
+
+    /// Why it was stopped, if it was.
+    pub fn stopped(&self) -> Option<Reason> {
+        match self {
+            Error::Stopped(reason) => Some(*reason),
+            Error::Io(_) => None,
+        }
+    }
+}
+
+/// What an idle connection turns out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// Open, and silent.
+    Open,
+    /// Bytes wait to be received.
+    Data,
+    /// Ended, reset or broken.
+    Closed,
+}
+
+/// A connected byte stream. Methods take `&self`: one reader and one writer may be in flight at once, also from the
+/// same task. Two readers or two writers at once are a bug of the caller.
+///
+/// `fill`, `flush` and `splice_to` must be awaited to their end; use the [`Stop`] to end them early. Dropping one is
+/// sound, but may lose bytes: the connection is useless afterwards. Layers above race only `readable` and
+/// [`Stop::stopped`].
+pub trait Stream: 'static {
+    /// Waits until there is something to receive, be it the end or an error. Holds no buffer; may be dropped at any
+    /// time.
+    fn readable(&self) -> impl Future<Output = io::Result<()>>;
+
+    /// Receives into the spare room without waiting. `None`: nothing there. `Some(0)`: the end.
+    ///
+    /// # Errors
+    /// What the kernel says; also when the buffer has no spare room.
+    fn try_fill(&self, buffer: &mut Buffer) -> io::Result<Option<usize>>;
+
+    /// Looks whether an idle connection is still good, without taking anything.
+    fn check_idle(&self) -> io::Result<Idle>;
+
+    /// Receives at least one byte into the spare room; 0 is the end. When the stop is triggered while bytes arrive, the
+    /// bytes win: they are returned, and the next operation fails.
+    fn fill(&self, buffer: &mut Buffer, stop: &Stop) -> impl Future<Output = Result<usize, Error>>;
+
+    /// Sends all of `output`; it is empty after success. After an error it holds what was not sent.
+    fn flush(&self, output: &mut Output, stop: &Stop) -> impl Future<Output = Result<(), Error>>;
+
+    /// Tells the peer that nothing more will come, and goes on receiving.
+    fn shutdown_write(&self) -> io::Result<()>;
+
+    /// Makes the close, whenever it happens, a reset: the peer learns that the bytes so far are not all.
+    fn reset_on_close(&self);
+
+    /// Moves up to `max` bytes to another stream without showing them to us, waiting for the first; 0 is the end. All
+    /// that was taken has been handed to `to` when this succeeds.
+    fn splice_to(
+        &self,
+        to: &Self,
+        pipe: &mut Pipe,
+        max: usize,
+        stop: &Stop,
+    ) -> impl Future<Output = Result<usize, Error>>;
+
+    /// The other end's address, if it has one.
+    fn peer_address(&self) -> Option<SocketAddr>;
+}
