@@ -210,19 +210,13 @@ impl BodyScanner {
             At::LineFeed if byte == b'\n' => Ok(self.end_chunk_line()),
             At::LineFeed => Err(Refusal::BadLineEnd),
             At::ChunkReturn if byte == b'\r' => Ok(At::ChunkLineFeed),
-            At::ChunkLineFeed if byte == b'\n' => Ok(self.start_chunk_line()),
+            At::ChunkLineFeed if byte == b'\n' => Ok(At::Size),
             At::ChunkReturn | At::ChunkLineFeed => Err(Refusal::BadChunkEnd),
             At::TrailerStart | At::TrailerName | At::TrailerValue | At::TrailerLineFeed | At::LastLineFeed => {
                 self.step_trailer(byte)
             }
             At::Fixed | At::UntilClose | At::ChunkData | At::Done | At::Refused(_) => Ok(self.at),
         }
-    }
-
-    fn start_chunk_line(&mut self) -> At {
-        self.left = 0;
-        self.line_bytes = 0;
-        At::Size
     }
 
     fn end_chunk_line(&mut self) -> At {

@@ -44,6 +44,30 @@ fn head_is_used_again_after_a_request_that_never_ended() {
 }
 
 #[test]
+fn refused_head_tells_what_was_understood_and_nothing_of_the_one_before() {
+    let mut head = RequestHead::default();
+    let long = REQUEST.replace("/a/b?c", &format!("/{}", "x".repeat(500)));
+    for (bytes, method, target) in [
+        (&b"DELETE /a HTTP/1.1\r\n\r\n"[..], &b"DELETE"[..], &b"/a"[..]),
+        (b"PUT #a HTTP/1.1\r\n\r\n", b"PUT", b""),
+        (b"\x16\x03\x01", b"", b""),
+        (b"GET /a", b"", b""),
+    ] {
+        assert_eq!(head.parse(long.as_bytes(), &Limits::default()), Ok(Parsed::Complete));
+        assert_ne!(head.parse(bytes, &Limits::default()), Ok(Parsed::Complete));
+        assert_eq!((head.method(bytes), head.target(bytes)), (method, target));
+        assert_eq!((head.path(bytes), head.raw_target(bytes), head.authority(bytes)), (target, target, None));
+        assert_eq!((head.framing(), head.fields(bytes).count()), (BodyLength::None, 0));
+        assert!(head.len() <= bytes.len() && head.request_line().end <= bytes.len());
+        head.clear();
+    }
+    let mut head = ResponseHead::default();
+    assert_eq!(head.parse(RESPONSE.as_bytes(), &Limits::default()), Ok(Parsed::Complete));
+    assert_eq!(head.parse(b"x", &Limits::default()), Err(Refusal::BadStatusLine));
+    assert_eq!((head.status(), head.reason(b"x"), head.fields(b"x").count()), (0, &b""[..], 0));
+}
+
+#[test]
 fn garbage_is_refused_before_a_blank_line_comes() {
     let mut head = RequestHead::default();
     assert_eq!(head.parse(b"\x16\x03\x01", &Limits::default()), Err(Refusal::BadRequestLine));

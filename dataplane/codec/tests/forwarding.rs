@@ -117,6 +117,25 @@ fn fields_of_this_connection_are_left_out() {
 }
 
 #[test]
+fn each_field_of_this_connection_is_left_out_when_alone() {
+    let fields = [
+        "Connection: close",
+        "Keep-Alive: 5",
+        "Proxy-Connection: close",
+        "TE: gzip",
+        "Upgrade: h2c",
+        "HTTP2-Settings: x",
+    ];
+    for field in fields {
+        check_request(
+            &format!("GET / HTTP/1.1\nHost: a\n{field}\n\n"),
+            &Edits::default(),
+            "GET / HTTP/1.1\nHost: a\n\n",
+        );
+    }
+}
+
+#[test]
 fn connection_cannot_take_away_what_is_for_every_recipient() {
     check_request(
         "POST / HTTP/1.1\nHost: a\nContent-Length: 3\nAuthorization: x\nCookie: y\nX-Forwarded-For: z\nX-A: 1\n\
@@ -146,7 +165,7 @@ fn te_goes_on_as_trailers_alone() {
 
 #[test]
 fn upgrade_goes_on_only_if_asked_for() {
-    let request = "GET / HTTP/1.1\nHost: a\nUpgrade: websocket\nConnection: keep-alive, Upgrade\nX: y\n\n";
+    let request = "GET / HTTP/1.1\nHost: a\nUpgrade: websocket\nConnection: keep-alive, Upgrade, X-A\nX-A: 1\nX: y\n\n";
     check_request(request, &Edits::default(), "GET / HTTP/1.1\nHost: a\nX: y\n\n");
     check_request(
         request,

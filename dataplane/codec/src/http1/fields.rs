@@ -75,7 +75,7 @@ impl Fields {
         self.has_hop_by_hop = false;
     }
 
-    /// Takes over what httparse found in `head`, which ends with the blank line. `note` is called with every field that
+    /// Takes over what httparse found in `head`, which ends with the blank line, into cleared fields. `note` is called with every field that
     /// has a known name.
     ///
     /// # Errors
@@ -86,7 +86,6 @@ impl Fields {
         parsed: &[httparse::Header<'_>],
         mut note: impl FnMut(Name, Span) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
-        self.clear();
         // httparse also takes a bare LF. Each line starts right after one, so looking before each line is enough.
         if !head.ends_with(b"\r\n\r\n") {
             return Err(Refusal::BadLineEnd);

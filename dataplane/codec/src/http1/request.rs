@@ -42,7 +42,8 @@ impl RequestHead {
     /// them; call [`RequestHead::clear`] before another request if that one never came to its end.
     ///
     /// # Errors
-    /// Anything malformed, too large, unsupported, or ambiguous in length or destination.
+    /// Anything malformed, too large, unsupported, or ambiguous in length or destination. What was understood before
+    /// the fault (method, target) can be asked for, so that the access log can name it; the rest is empty.
     pub fn parse(&mut self, bytes: &[u8], limits: &Limits) -> Result<Parsed, Refusal> {
         let Some(window) = self.progress.window(bytes, limits) else { return Ok(Parsed::Partial) };
         let result = match self.parse_window(window.bytes, limits) {
@@ -56,6 +57,7 @@ impl RequestHead {
     }
 
     fn parse_window(&mut self, window: &[u8], limits: &Limits) -> Result<Parsed, Refusal> {
+        self.forget();
         let start = skip_empty_line(window)?;
         let mut storage = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let storage = &mut storage[..limits.max_fields.min(MAX_FIELDS)];
@@ -118,9 +120,15 @@ impl RequestHead {
 
     /// Forgets the request and keeps the storage.
     pub fn clear(&mut self) {
+        self.progress = Progress::default();
+        self.forget();
+    }
+
+    /// No offset may outlive the bytes it points into.
+    fn forget(&mut self) {
         let mut fields = std::mem::take(&mut self.fields);
         fields.clear();
-        *self = Self { fields, ..Self::default() };
+        *self = Self { fields, progress: self.progress, ..Self::default() };
     }
 
     /// Bytes of the head, with the blank line and an empty line before it: where the body starts.
@@ -266,9 +274,9 @@ impl RequestHead {
         if edits.sets_host() || came == Some(authority) { None } else { Some(authority) }
     }
 
-    /// The range of the request line, without its CRLF.
+    /// The range of the request line, without its CRLF; empty before it is complete.
     pub fn request_line(&self) -> Range<usize> {
-        self.start.into()..self.fields.lines().start - 2
+        self.start.into()..self.fields.lines().start.saturating_sub(2)
     }
 }
 

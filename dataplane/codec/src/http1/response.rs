@@ -46,6 +46,7 @@ impl ResponseHead {
     }
 
     fn parse_window(&mut self, window: &[u8], limits: &Limits) -> Result<Parsed, Refusal> {
+        self.forget();
         if let [b'\r' | b'\n', ..] = window {
             return Err(Refusal::LeadingEmptyLines);
         }
@@ -72,9 +73,15 @@ impl ResponseHead {
 
     /// Forgets the response and keeps the storage.
     pub fn clear(&mut self) {
+        self.progress = Progress::default();
+        self.forget();
+    }
+
+    /// No offset may outlive the bytes it points into.
+    fn forget(&mut self) {
         let mut fields = std::mem::take(&mut self.fields);
         fields.clear();
-        *self = Self { fields, ..Self::default() };
+        *self = Self { fields, progress: self.progress, ..Self::default() };
     }
 
     /// Bytes of the head, with the blank line: where the body starts.
@@ -95,7 +102,7 @@ impl ResponseHead {
 
     /// The reason phrase, often empty.
     pub fn reason<'b>(&self, bytes: &'b [u8]) -> &'b [u8] {
-        let end = self.fields.lines().start - 2;
+        let end = self.fields.lines().start.saturating_sub(2);
         bytes[..end].get(VERSION_BYTES + 5..).unwrap_or_default()
     }
 
