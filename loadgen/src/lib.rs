@@ -1,10 +1,31 @@
 //! Load and services for Ringmesh's demo, benchmarks and tests: an HTTP/1.1 and TCP client that counts honestly, and the
 //! servers it talks to. Runs on the same ring as the proxy, but never uses the proxy's codec: a framing bug must not hide
 //! itself in the instrument that measures it.
+//!
+//! ```text
+//! load::start(settings) → Running → Report        the client side: threads of connections, driven by a schedule
+//! serve::start(settings) → Running                the server side: HTTP/1.1, TCP echo and sink, the demo's shop
+//! ```
 
 #![forbid(unsafe_code)]
 
-pub mod arrival;
 pub mod limits;
-pub mod report;
 pub mod unit;
+
+// One exchange, both sides.
+mod chunked;
+mod message;
+
+// When requests are due, and what came of them.
+pub mod arrival;
+pub mod report;
+
+// The two sides.
+pub mod load;
+pub mod serve;
+
+mod pace;
+mod thread;
+mod wait;
+
+pub use ringmesh_ring::{Grant, Wish};

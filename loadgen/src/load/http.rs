@@ -1,0 +1,181 @@
+//! HTTP/1.1 load: each task is one connection after the other.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use ringmesh_ring::Instant;
+use ringmesh_ring::Output;
+use ringmesh_ring::net::{Net, Sockets};
+use ringmesh_ring::runtime;
+use ringmesh_ring::stop::Stop;
+
+use super::connection::{Answer, Connection};
+use super::entry::{BodyCheck, Mix, Prepared, pattern_byte};
+use super::worker::{CONNECT_PAUSE, Due, Ready, Shared, tokens};
+use super::{Http, Reuse};
+use crate::arrival::Arrivals;
+use crate::limits::MAX_FIELD_VALUE_BYTES;
+use crate::report::{Expected, Failure, Tally};
+
+/// What all connections of a thread send.
+struct Plan {
+    prepared: Vec<Prepared>,
+    mix: RefCell<Mix>,
+    reuse: Reuse,
+    count_field: Option<String>,
+}
+
+/// One connection at a time.
+struct Task {
+    shared: Rc<Shared>,
+    plan: Rc<Plan>,
+    stop: Stop,
+    connection: Option<Connection<<Sockets as Net>::Stream>>,
+    output: Output,
+}
+
+/// Starts a thread's connections.
+pub(super) fn spawn(shared: &Rc<Shared>, http: &Http, connections: usize) {
+    let plan = Rc::new(Plan {
+        prepared: http.entries.iter().map(|entry| Prepared::new(entry, http.reuse)).collect(),
+        mix: RefCell::new(Mix::new(http.entries.iter().map(|entry| entry.weight))),
+        reuse: http.reuse,
+        count_field: http.count_field.clone(),
+    });
+    for _ in 0..connections {
+        let (ready, open) = tokens(shared);
+        let task = Task {
+            stop: shared.net.stop(),
+            shared: shared.clone(),
+            plan: plan.clone(),
+            connection: None,
+            output: Output::new(),
+        };
+        runtime::spawn(async move {
+            task.run(ready).await;
+            drop(open);
+        });
+    }
+}
+
+impl Task {
+    async fn run(mut self, ready: Ready) {
+        if self.plan.reuse == Reuse::KeepAlive {
+            self.begin_deadline();
+            // A failure here is met again, and counted, with the first request.
+            let _failure = self.connect().await;
+            self.stop.set_deadline(None);
+        }
+        self.shared.clone().begin(ready).await;
+        while let Some(due) = self.shared.next().await {
+            let failure = self.request(&due).await;
+            if failure == Some(Failure::Connect) && self.shared.settings.arrivals == Arrivals::Closed {
+                self.shared.pacer.until(Instant::now() + CONNECT_PAUSE).await;
+            }
+        }
+    }
+
+    /// One request, counted. Says why it failed, if it did.
+    async fn request(&mut self, due: &Due) -> Option<Failure> {
+        let plan = self.plan.clone();
+        let entry = plan.mix.borrow_mut().pick();
+        let request = &plan.prepared[entry];
+        let begin = Instant::now();
+        self.shared.report.borrow_mut().delayed(begin.saturating_since(due.at.max(due.free)));
+        self.begin_deadline();
+        let mut body = Seen { request, bytes: 0, differs: false };
+        let result = self.attempt(request, &mut body).await;
+        self.stop.set_deadline(None);
+        let result = match result {
+            Ok(answer) if request.expect.admits(answer.status) && !body.is_right() => Err(Failure::WrongBody),
+            result => result,
+        };
+        self.count(entry, due.at, begin, &result);
+        result.err()
+    }
+
+    async fn attempt(&mut self, request: &Prepared, body: &mut Seen<'_>) -> Result<Answer, Failure> {
+        if self.connection.as_ref().is_some_and(|connection| !connection.is_open()) {
+            self.shared.report.borrow_mut().closed_by_server += 1;
+            self.connection = None;
+        }
+        if self.connection.is_none() {
+            self.connect().await?;
+        }
+        // Taken out for the time of the exchange: a connection whose answer is not complete never comes back.
+        let connection = self.connection.take().ok_or(Failure::Connect)?;
+        let field = self.plan.count_field.as_deref();
+        let sink = |bytes: &[u8]| body.take(bytes);
+        let answer = connection.exchange(request, field, &mut self.output, &self.stop, sink).await?;
+        if answer.persistent && self.plan.reuse == Reuse::KeepAlive {
+            self.connection = Some(connection);
+        }
+        Ok(answer)
+    }
+
+    async fn connect(&mut self) -> Result<(), Failure> {
+        let connection = Connection::open(&self.shared.net, &self.shared.settings.address, &self.stop).await?;
+        self.shared.report.borrow_mut().connections += 1;
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    fn begin_deadline(&self) {
+        self.stop.clear();
+        self.stop.set_deadline(Some(Instant::now() + self.shared.settings.timeout));
+    }
+
+    fn count(&self, entry: usize, due: Instant, begin: Instant, result: &Result<Answer, Failure>) {
+        let now = Instant::now();
+        let request = &self.plan.prepared[entry];
+        let mut report = self.shared.report.borrow_mut();
+        let report = &mut *report;
+        let latency = now.saturating_since(due);
+        if let Ok(answer) = result {
+            report.bytes_sent += request.bytes;
+            report.bytes_received += answer.bytes;
+            report.served(now.saturating_since(begin));
+        }
+        let count = |tally: &mut Tally| match result {
+            Ok(answer) => {
+                let expected = if request.expect.admits(answer.status) { Expected::Yes } else { Expected::No };
+                tally.answer(Some(answer.status), expected, latency);
+                if self.plan.count_field.is_some() {
+                    tally.field_value(bounded(answer.field.as_deref().unwrap_or("")));
+                }
+            }
+            Err(cause) => tally.fail(*cause),
+        };
+        count(&mut report.total);
+        count(&mut report.entries[entry].1);
+    }
+}
+
+/// What has been seen of an answer's body.
+struct Seen<'a> {
+    request: &'a Prepared,
+    bytes: u64,
+    differs: bool,
+}
+
+impl Seen<'_> {
+    fn take(&mut self, bytes: &[u8]) {
+        if self.request.check == BodyCheck::Echo {
+            self.differs |= bytes.iter().zip(self.bytes..).any(|(byte, position)| *byte != pattern_byte(position));
+        }
+        self.bytes += bytes.len() as u64;
+    }
+
+    fn is_right(&self) -> bool {
+        match self.request.check {
+            BodyCheck::None => true,
+            BodyCheck::Length(bytes) => self.bytes == bytes,
+            BodyCheck::Echo => !self.differs && self.bytes == self.request.body_bytes,
+        }
+    }
+}
+
+/// As much of a field's value as is kept.
+fn bounded(value: &str) -> &str {
+    &value[..value.floor_char_boundary(MAX_FIELD_VALUE_BYTES)]
+}

@@ -1,0 +1,241 @@
+//! The client side: threads of connections that send requests by a schedule, and count what comes of them.
+
+mod connection;
+mod entry;
+mod http;
+mod tcp;
+mod worker;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ringmesh_ring::net::Address;
+use ringmesh_ring::setup::{self, Grant, Wish};
+
+use crate::arrival::Arrivals;
+use crate::limits::{MAX_CONNECTIONS, MAX_ENTRIES};
+use crate::report::Report;
+use crate::thread::Worker;
+
+pub use crate::thread::Error;
+pub(crate) use connection::Connection;
+pub use entry::{BodyCheck, BodyForm, Entry, Expect};
+pub(crate) use entry::{Prepared, body_pattern};
+pub use tcp::Exchange;
+
+/// How long a load takes when neither a duration nor a number of requests is given.
+pub const DEFAULT_DURATION: Duration = Duration::from_secs(10);
+
+/// How long a request may take.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What to send where.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where to connect.
+    pub address: Address,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// Connections over all threads.
+    pub connections: usize,
+    /// When requests are due.
+    pub arrivals: Arrivals,
+    /// No new request after this time. None: until the load is ended or has sent its `requests`.
+    pub duration: Option<Duration>,
+    /// No more than so many requests.
+    pub requests: Option<u64>,
+    /// From the start of a request (its connecting included) to the end of its answer.
+    pub timeout: Duration,
+    /// Threads, each with its own ring.
+    pub threads: usize,
+    /// Which I/O driver.
+    pub driver: Wish,
+}
+
+/// What a load speaks.
+#[derive(Clone, Debug)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http(Http),
+    /// Bytes, for the echo or sink of [`crate::serve`].
+    Tcp(Exchange),
+}
+
+/// What is particular to an HTTP load.
+#[derive(Clone, Debug)]
+pub struct Http {
+    /// What is asked for; by their weights, in an even mix.
+    pub entries: Vec<Entry>,
+    /// Whether connections are kept.
+    pub reuse: Reuse,
+    /// The response field whose values are counted, such as the version that answered.
+    pub count_field: Option<String>,
+}
+
+/// Whether a connection serves more than one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reuse {
+    /// It is kept until the server closes it.
+    KeepAlive,
+    /// It is closed after one, which says `Connection: close`.
+    PerRequest,
+}
+
+impl Settings {
+    /// HTTP on ten kept connections in a closed loop, on one thread and the best driver.
+    pub fn http(address: Address, entries: Vec<Entry>) -> Self {
+        Self::new(address, Protocol::Http(Http { entries, reuse: Reuse::KeepAlive, count_field: None }))
+    }
+
+    /// TCP on ten connections in a closed loop, on one thread and the best driver.
+    pub fn tcp(address: Address, exchange: Exchange) -> Self {
+        Self::new(address, Protocol::Tcp(exchange))
+    }
+
+    fn new(address: Address, protocol: Protocol) -> Self {
+        Self {
+            address,
+            protocol,
+            connections: 10,
+            arrivals: Arrivals::Closed,
+            duration: Some(DEFAULT_DURATION),
+            requests: None,
+            timeout: DEFAULT_TIMEOUT,
+            threads: 1,
+            driver: Wish::Auto,
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let wrong = |message| Err(Error::Settings(message));
+        if self.connections == 0 || self.connections > MAX_CONNECTIONS {
+            return wrong("a load has 1 to 100,000 connections");
+        }
+        if self.threads == 0 || self.threads > self.connections {
+            return wrong("a load has at least one thread, and no more threads than connections");
+        }
+        if let Arrivals::Constant { per_second } = self.arrivals
+            && !(0.001..=10_000_000.0).contains(&per_second)
+        {
+            return wrong("a rate lies between 0.001 and 10,000,000 requests a second");
+        }
+        if let Protocol::Http(http) = &self.protocol {
+            if http.entries.is_empty() || http.entries.len() > MAX_ENTRIES {
+                return wrong("an HTTP load has 1 to 1,000 entries");
+            }
+            if http.entries.iter().all(|entry| entry.weight == 0) {
+                return wrong("the weights of the entries sum to nothing");
+            }
+            if http.entries.iter().any(|entry| !entry.is_sendable()) {
+                return wrong(
+                    "method, host, path and fields hold visible ASCII only, and no blanks in the first three",
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Names of what is tallied apart.
+    fn entry_names(&self) -> Vec<String> {
+        match &self.protocol {
+            Protocol::Http(http) => http.entries.iter().map(|entry| entry.name.clone()).collect(),
+            Protocol::Tcp(_) => Vec::new(),
+        }
+    }
+}
+
+/// A load that is running. Dropping it ends the load without waiting.
+pub struct Running {
+    workers: Vec<Worker<Report>>,
+    progress: Arc<Progress>,
+}
+
+/// What the threads have published of their results.
+pub(crate) struct Progress {
+    reports: Vec<Mutex<Report>>,
+}
+
+impl Progress {
+    pub(crate) fn publish(&self, worker: usize, report: &Report) {
+        let mut published = self.reports[worker].lock().unwrap_or_else(PoisonError::into_inner);
+        published.clone_from(report);
+    }
+}
+
+/// Starts a load.
+///
+/// # Errors
+/// If the settings make no sense, or the kernel grants neither driver nor threads.
+pub fn start(settings: Settings) -> Result<Running, Error> {
+    start_on(&setup::probe(settings.driver)?, settings)
+}
+
+/// Starts a load on a driver that was granted before; `settings.driver` does not count.
+///
+/// # Errors
+/// If the settings make no sense, or threads are not to be had.
+pub fn start_on(grant: &Grant, settings: Settings) -> Result<Running, Error> {
+    settings.check()?;
+    let empty = Report::new(settings.entry_names(), grant.driver.to_string());
+    let progress = Arc::new(Progress { reports: (0..settings.threads).map(|_| Mutex::new(empty.clone())).collect() });
+    let workers = (0..settings.threads)
+        .map(|index| {
+            let part = worker::Part { index, settings: settings.clone(), progress: progress.clone() };
+            let report = empty.clone();
+            Worker::start(format!("load-{index}"), grant.clone(), move |asked| worker::run(part, report, asked))
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Running { workers, progress })
+}
+
+/// Runs a load to its end on this thread's time.
+///
+/// # Errors
+/// As [`start`] and [`Running::wait`].
+pub fn run(settings: Settings) -> Result<Report, Error> {
+    start(settings)?.wait()
+}
+
+impl Running {
+    /// What there is so far, at most 100 ms old.
+    pub fn progress(&self) -> Report {
+        let mut reports = self.progress.reports.iter().map(|report| {
+            let report = report.lock().unwrap_or_else(PoisonError::into_inner);
+            report.clone()
+        });
+        let mut sum = reports.next().expect("a load has at least one thread");
+        for report in reports {
+            sum.add(&report);
+        }
+        sum
+    }
+
+    /// Sends no more requests. Those under way end by themselves, or by the timeout.
+    pub fn end(&mut self) {
+        self.workers.iter_mut().for_each(Worker::end);
+    }
+
+    /// Whether all threads have ended.
+    pub fn is_finished(&self) -> bool {
+        self.workers.iter().all(Worker::is_finished)
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// If a thread could not start its ring, or panicked.
+    pub fn wait(mut self) -> Result<Report, Error> {
+        let mut reports = std::mem::take(&mut self.workers).into_iter().map(Worker::join);
+        let mut sum = reports.next().expect("a load has at least one thread")?;
+        for report in reports {
+            sum.add(&report?);
+        }
+        Ok(sum)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,205 @@
+//! TCP load, for the echo and sink of [`crate::serve`]: round trips, and bulk one way.
+
+use std::rc::Rc;
+
+use ringmesh_ring::Instant;
+use ringmesh_ring::net::{Net, Sockets};
+use ringmesh_ring::runtime;
+use ringmesh_ring::stop::Stop;
+use ringmesh_ring::stream::{Error, Stream};
+use ringmesh_ring::{Buffer, LARGE_BUFFER_BYTES, Output, Size, Slice};
+
+use super::connection::Connection;
+use super::entry::{pattern, pattern_byte};
+use super::worker::{CONNECT_PAUSE, Due, Ready, Shared, tokens};
+use crate::message::{Fault, fill};
+use crate::report::{Expected, Failure};
+use crate::serve::SINK_RECEIPT_BYTES;
+
+/// What a TCP load does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exchange {
+    /// Sends so many bytes, waits until as many come back, and compares them. A round trip counts as a request.
+    PingPong {
+        /// Bytes each way.
+        bytes: usize,
+    },
+    /// Sends without pause, half-closes, and compares the receipt of the sink. A connection counts as a request.
+    Upload {
+        /// Bytes on each connection. None: until the load ends.
+        bytes: Option<u64>,
+    },
+}
+
+/// Bytes of one send in bulk.
+const UPLOAD_BYTES: u64 = LARGE_BUFFER_BYTES as u64;
+
+/// Starts a thread's connections.
+pub(super) fn spawn(shared: &Rc<Shared>, exchange: Exchange, connections: usize) {
+    let mut slices = Vec::new();
+    match exchange {
+        Exchange::PingPong { bytes } => pattern(bytes as u64, 0, &mut slices),
+        Exchange::Upload { .. } => pattern(UPLOAD_BYTES, 0, &mut slices),
+    }
+    let slices: Rc<[Slice]> = slices.into();
+    for _ in 0..connections {
+        let (ready, open) = tokens(shared);
+        let task = Task {
+            stop: shared.net.stop(),
+            shared: shared.clone(),
+            exchange,
+            slices: slices.clone(),
+            connection: None,
+            output: Output::new(),
+        };
+        runtime::spawn(async move {
+            task.run(ready).await;
+            drop(open);
+        });
+    }
+}
+
+/// One connection at a time.
+struct Task {
+    shared: Rc<Shared>,
+    exchange: Exchange,
+    slices: Rc<[Slice]>,
+    stop: Stop,
+    connection: Option<Connection<<Sockets as Net>::Stream>>,
+    output: Output,
+}
+
+impl Task {
+    async fn run(mut self, ready: Ready) {
+        self.begin_deadline();
+        // A failure here is met again, and counted, with the first exchange.
+        let _failure = self.connect().await;
+        self.stop.set_deadline(None);
+        self.shared.clone().begin(ready).await;
+        while let Some(due) = self.shared.next().await {
+            let result = self.exchange(&due).await;
+            self.stop.set_deadline(None);
+            self.output.clear();
+            if result.is_err() {
+                self.connection = None;
+            }
+            self.count(&due, result);
+            if result == Err(Failure::Connect) {
+                self.shared.pacer.until(Instant::now() + CONNECT_PAUSE).await;
+            }
+        }
+    }
+
+    async fn exchange(&mut self, due: &Due) -> Result<(), Failure> {
+        let begin = Instant::now();
+        self.shared.report.borrow_mut().delayed(begin.saturating_since(due.at.max(due.free)));
+        self.begin_deadline();
+        if self.connection.is_none() {
+            self.connect().await?;
+        }
+        match self.exchange {
+            Exchange::PingPong { bytes } => self.ping_pong(bytes).await,
+            Exchange::Upload { bytes } => self.upload(bytes).await,
+        }
+    }
+
+    async fn ping_pong(&mut self, bytes: usize) -> Result<(), Failure> {
+        let connection = self.connection.as_ref().ok_or(Failure::Connect)?;
+        self.slices.iter().for_each(|slice| self.output.push(slice.clone()));
+        connection.stream().flush(&mut self.output, &self.stop).await.map_err(failure_of)?;
+        let mut buffer = Buffer::take(Size::Small);
+        let mut seen = 0;
+        while seen < bytes {
+            if fill(connection.stream(), &mut buffer, &self.stop).await.map_err(failure_of_fault)? == 0 {
+                return Err(if seen == 0 { Failure::Cut } else { Failure::Truncated });
+            }
+            let came = buffer.filled();
+            if came.iter().zip(seen as u64..).any(|(byte, position)| *byte != pattern_byte(position)) {
+                return Err(Failure::WrongBody);
+            }
+            seen += came.len();
+            buffer.consume(buffer.filled().len());
+        }
+        let mut report = self.shared.report.borrow_mut();
+        report.bytes_sent += bytes as u64;
+        report.bytes_received += seen as u64;
+        // More than was sent is not an echo.
+        if seen > bytes { Err(Failure::WrongBody) } else { Ok(()) }
+    }
+
+    async fn upload(&mut self, bytes: Option<u64>) -> Result<(), Failure> {
+        // Each upload has its connection: its end says where the bytes end.
+        let connection = self.connection.take().ok_or(Failure::Connect)?;
+        let mut sent = 0;
+        while bytes.is_none_or(|bytes| sent < bytes) && !self.shared.is_over() {
+            let mut left = bytes.map_or(UPLOAD_BYTES, |bytes| (bytes - sent).min(UPLOAD_BYTES));
+            for slice in self.slices.iter() {
+                match usize::try_from(left) {
+                    Ok(part) if part < slice.len() => self.output.push_bytes(&slice[..part]),
+                    _ => self.output.push(slice.clone()),
+                }
+                left = left.saturating_sub(slice.len() as u64);
+            }
+            let part = self.output.len_bytes() as u64;
+            self.begin_deadline();
+            connection.stream().flush(&mut self.output, &self.stop).await.map_err(failure_of)?;
+            sent += part;
+            self.shared.report.borrow_mut().bytes_sent += part;
+        }
+        connection.stream().shutdown_write().map_err(|_| Failure::Cut)?;
+        self.begin_deadline();
+        let receipt = self.receipt(&connection).await?;
+        if receipt == sent { Ok(()) } else { Err(Failure::WrongBody) }
+    }
+
+    /// The number of bytes that the sink says it got.
+    async fn receipt(&self, connection: &Connection<<Sockets as Net>::Stream>) -> Result<u64, Failure> {
+        let mut buffer = Buffer::take(Size::Small);
+        while fill(connection.stream(), &mut buffer, &self.stop).await.map_err(failure_of_fault)? > 0 {}
+        let bytes: [u8; SINK_RECEIPT_BYTES] = buffer.filled().try_into().map_err(|_| match buffer.filled() {
+            [] => Failure::Cut,
+            _ => Failure::Malformed,
+        })?;
+        self.shared.report.borrow_mut().bytes_received += bytes.len() as u64;
+        Ok(u64::from_be_bytes(bytes))
+    }
+
+    async fn connect(&mut self) -> Result<(), Failure> {
+        let connection = Connection::open(&self.shared.net, &self.shared.settings.address, &self.stop).await?;
+        self.shared.report.borrow_mut().connections += 1;
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    fn begin_deadline(&self) {
+        self.stop.clear();
+        self.stop.set_deadline(Some(Instant::now() + self.shared.settings.timeout));
+    }
+
+    fn count(&self, due: &Due, result: Result<(), Failure>) {
+        let mut report = self.shared.report.borrow_mut();
+        match result {
+            Ok(()) => {
+                let now = Instant::now();
+                report.total.answer(None, Expected::Yes, now.saturating_since(due.at));
+                report.served(now.saturating_since(due.at.max(due.free)));
+            }
+            Err(cause) => report.total.fail(cause),
+        }
+    }
+}
+
+fn failure_of(error: Error) -> Failure {
+    match error {
+        Error::Stopped(_) => Failure::Timeout,
+        Error::Io(_) => Failure::Cut,
+    }
+}
+
+fn failure_of_fault(fault: Fault) -> Failure {
+    match fault {
+        Fault::Stopped(_) => Failure::Timeout,
+        Fault::Ended | Fault::Broken => Failure::Cut,
+        Fault::Malformed => Failure::Malformed,
+    }
+}

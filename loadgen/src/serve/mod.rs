@@ -1,0 +1,257 @@
+//! The server side: what benches, tests and the demo call.
+
+mod delay;
+mod http;
+mod shop;
+mod tcp;
+
+use std::cell::Cell;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ringmesh_ring::Listener;
+use ringmesh_ring::mailbox::Receiver;
+use ringmesh_ring::net::{Net, Sockets};
+use ringmesh_ring::runtime;
+use ringmesh_ring::setup::{self, Grant, Wish};
+use ringmesh_ring::stop::Stop;
+use ringmesh_ring::{Idle, Socket, Stream};
+
+use crate::limits::MAX_SERVED_CONNECTIONS;
+use crate::message::Fault;
+use crate::pace::Pacer;
+use crate::thread::{Error, Worker};
+use crate::wait::{First, first};
+
+pub use delay::{Delay, Error as DelayError};
+pub use http::{Http, ResponseForm};
+pub use shop::{Call, SERVED_BY, Shop};
+pub use tcp::SINK_RECEIPT_BYTES;
+
+/// How long accepting pauses when the process has no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long an idle connection is kept.
+pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// What to serve where.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where to listen; port 0 takes a free one.
+    pub bind: SocketAddr,
+    /// What to answer.
+    pub service: Service,
+    /// How long an idle connection is kept.
+    pub idle_timeout: Duration,
+    /// Threads, each with its own ring; they share the listener.
+    pub threads: usize,
+    /// Which I/O driver.
+    pub driver: Wish,
+}
+
+/// What is answered.
+#[derive(Clone, Debug)]
+pub enum Service {
+    /// HTTP/1.1 answers of a given shape.
+    Http(Http),
+    /// One of the demo's services.
+    Shop(Shop),
+    /// TCP: what came goes back.
+    Echo,
+    /// TCP: what came is counted; at its end the count goes back as a big-endian number of [`SINK_RECEIPT_BYTES`] bytes.
+    Sink,
+}
+
+impl Settings {
+    /// A service on an address, on one thread and the best driver.
+    pub fn new(bind: SocketAddr, service: Service) -> Self {
+        Self { bind, service, idle_timeout: DEFAULT_IDLE_TIMEOUT, threads: 1, driver: Wish::Auto }
+    }
+}
+
+/// A server that is running. Dropping it ends the server without waiting.
+pub struct Running {
+    address: SocketAddr,
+    workers: Vec<Worker<()>>,
+}
+
+/// Starts a server. It listens when this returns.
+///
+/// # Errors
+/// If the address is not free, or the kernel grants neither driver nor threads.
+pub fn start(settings: Settings) -> Result<Running, Error> {
+    start_on(&setup::probe(settings.driver)?, settings)
+}
+
+/// Starts a server on a driver that was granted before; `settings.driver` does not count.
+///
+/// # Errors
+/// If the address is not free, or threads are not to be had.
+pub fn start_on(grant: &Grant, settings: Settings) -> Result<Running, Error> {
+    if settings.threads == 0 {
+        return Err(Error::Settings("a server has at least one thread"));
+    }
+    let bind = |source| Error::Bind { address: settings.bind.to_string(), source };
+    let listener = TcpListener::bind(settings.bind).map_err(bind)?;
+    listener.set_nonblocking(true).map_err(bind)?;
+    let address = listener.local_addr().map_err(bind)?;
+    let workers = (0..settings.threads)
+        .map(|index| {
+            let descriptor = OwnedFd::from(listener.try_clone()?);
+            let settings = settings.clone();
+            Worker::start(format!("serve-{index}"), grant.clone(), move |asked| serve(descriptor, settings, asked))
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Running { address, workers })
+}
+
+impl Running {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whether all threads have ended.
+    pub fn is_finished(&self) -> bool {
+        self.workers.iter().all(Worker::is_finished)
+    }
+
+    /// Closes the listener and every connection.
+    pub fn end(&mut self) {
+        self.workers.iter_mut().for_each(Worker::end);
+    }
+
+    /// Waits for the end, which only [`Self::end`] or an error brings.
+    ///
+    /// # Errors
+    /// If a thread could not start its ring, or panicked.
+    pub fn wait(mut self) -> Result<(), Error> {
+        std::mem::take(&mut self.workers).into_iter().try_for_each(Worker::join)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// What the connections of one thread share.
+struct Shared {
+    net: Sockets,
+    settings: Settings,
+    pacer: Rc<Pacer>,
+    /// For the nested calls of a shop service.
+    calls: shop::Pool,
+    open: Cell<usize>,
+}
+
+/// One thread: accepts until it is asked to end.
+async fn serve(descriptor: OwnedFd, settings: Settings, asked: Receiver<()>) -> Result<(), Error> {
+    let listener = Listener::from_fd(descriptor)?;
+    let net = Sockets;
+    let pacer = Pacer::start()?;
+    let shared = Rc::new(Shared { net, settings, pacer, calls: shop::Pool::default(), open: Cell::new(0) });
+    loop {
+        match first(asked.ready(), listener.readable()).await {
+            First::One(_) => return Ok(()),
+            First::Other(ready) => ready?,
+        }
+        while shared.open.get() < MAX_SERVED_CONNECTIONS {
+            match listener.accept() {
+                Ok(Some((descriptor, _))) => connection(&shared, descriptor),
+                Ok(None) => break,
+                Err(error) => {
+                    // Out of descriptors, or the client is gone already: others are served on.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    runtime::sleep_until(shared.net.now() + ACCEPT_PAUSE).await;
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Serves one connection in its own task.
+fn connection(shared: &Rc<Shared>, descriptor: OwnedFd) {
+    let Ok(stream) = Socket::from_fd(descriptor) else { return };
+    // Answers are whole when they are sent; waiting for more would only delay them.
+    let _unsupported = stream.set_nodelay();
+    let open = Open::new(shared);
+    let stop = shared.net.stop();
+    runtime::spawn(async move {
+        let shared = &open.0;
+        match &shared.settings.service {
+            Service::Http(http) => http::serve(shared, http, &stream, &stop).await,
+            Service::Shop(shop) => shop::serve(shared, shop, &stream, &stop).await,
+            Service::Echo => tcp::echo(shared, &stream, &stop).await,
+            Service::Sink => tcp::sink(shared, &stream, &stop).await,
+        }
+    });
+}
+
+/// Counts a connection as open while it lives, also when its task panics.
+struct Open(Rc<Shared>);
+
+impl Open {
+    fn new(shared: &Rc<Shared>) -> Self {
+        shared.open.set(shared.open.get() + 1);
+        Self(shared.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+    }
+}
+
+impl Shared {
+    /// The deadline of a wait for a client's next bytes.
+    fn begin_idle(&self, stop: &Stop) {
+        stop.set_deadline(Some(self.net.now() + self.settings.idle_timeout));
+    }
+
+    /// Waits, unless the client leaves meanwhile.
+    async fn wait<S: Stream>(&self, stream: &S, stop: &Stop, delay: Duration) -> Result<(), Fault> {
+        let due = self.net.now() + delay;
+        let mut client = Client::Silent;
+        loop {
+            let leaves = async {
+                match client {
+                    Client::Silent => drop(stream.readable().await),
+                    // Its next request is there already, and with it all that its socket can tell.
+                    Client::Sends => std::future::pending().await,
+                }
+            };
+            match first(self.pacer.until(due), first(stop.stopped(), leaves)).await {
+                First::One(_) => return Ok(()),
+                First::Other(First::One(_)) => return Err(Fault::Ended),
+                First::Other(First::Other(())) => match stream.check_idle() {
+                    Ok(Idle::Open) => {}
+                    Ok(Idle::Data) => client = Client::Sends,
+                    Ok(Idle::Closed) | Err(_) => return Err(Fault::Ended),
+                },
+            }
+        }
+    }
+
+    /// True in this share of the cases.
+    fn chance(&self, share: f64) -> bool {
+        share > 0.0 && uniform(self.net.random()) < share
+    }
+}
+
+/// What a client does while it waits for its answer.
+enum Client {
+    Silent,
+    Sends,
+}
+
+/// A random number as one from 0 to less than 1.
+fn uniform(random: u64) -> f64 {
+    // 53 bits are what a float holds.
+    (random >> 11) as f64 / (1_u64 << 53) as f64
+}

@@ -1,0 +1,82 @@
+//! Threads that are workers of a ring, and how others speak to them.
+
+use std::io;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ringmesh_ring::mailbox::{self, Receiver, Sender};
+use ringmesh_ring::setup::{self, Grant};
+
+/// Why a load or a server could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// What was asked for makes no sense.
+    #[error("{0}")]
+    Settings(&'static str),
+    /// The kernel grants no I/O driver as wished.
+    #[error(transparent)]
+    Driver(#[from] setup::Error),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// The address.
+        address: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A thread or its ring could not be made.
+    #[error("cannot start a worker thread: {0}")]
+    Thread(#[from] io::Error),
+    /// A thread panicked: a bug in this crate.
+    #[error("a worker thread panicked; this is a bug in ringmesh-loadgen")]
+    Panicked,
+}
+
+/// Ends a thread's work from another thread. Dropping it does not.
+pub(crate) struct Ender(Sender<()>);
+
+impl Ender {
+    /// Asks the thread to end. Asking twice is once.
+    pub(crate) fn end(&mut self) {
+        // Full: it was asked before.
+        let _full = self.0.send(());
+    }
+}
+
+/// A thread, and how to end it.
+pub(crate) struct Worker<T> {
+    thread: JoinHandle<Result<T, Error>>,
+    ender: Ender,
+}
+
+impl<T: Send + 'static> Worker<T> {
+    /// Starts a thread that runs `main` as a worker. `main` gets the mailbox through which it is asked to end.
+    pub(crate) fn start<M, F>(name: String, grant: Grant, main: M) -> Result<Self, Error>
+    where
+        M: FnOnce(Receiver<()>) -> F + Send + 'static,
+        F: Future<Output = Result<T, Error>>,
+    {
+        let (mut senders, receiver) = mailbox::mailbox(1, 1)?;
+        let ender = Ender(senders.pop().ok_or(Error::Panicked)?);
+        let thread = std::thread::Builder::new().name(name).spawn(move || setup::run(&grant, main(receiver))?)?;
+        Ok(Self { thread, ender })
+    }
+
+    pub(crate) fn end(&mut self) {
+        self.ender.end();
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    pub(crate) fn join(self) -> Result<T, Error> {
+        self.thread.join().map_err(|_| Error::Panicked)?
+    }
+}
+
+/// Time that this thread has been on CPU.
+pub(crate) fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
