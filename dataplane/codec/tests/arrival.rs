@@ -33,10 +33,12 @@ fn head_is_complete_with_its_last_byte_and_not_before() {
 #[test]
 fn head_is_used_again_after_a_request_that_never_ended() {
     let mut head = RequestHead::default();
-    let unfinished = format!("GET /{}", "x".repeat(200));
+    // The next one's blank line lies in what was searched of this one.
+    let unfinished = format!("GET /{}", "x".repeat(REQUEST.len()));
     assert_eq!(head.parse(unfinished.as_bytes(), &Limits::default()), Ok(Parsed::Partial));
     head.clear();
-    assert_eq!(head.parse(REQUEST.as_bytes(), &Limits::default()), Ok(Parsed::Complete));
+    let next = format!("{REQUEST}{}", "x".repeat(20));
+    assert_eq!(head.parse(next.as_bytes(), &Limits::default()), Ok(Parsed::Complete));
     assert_eq!(head.fields(REQUEST.as_bytes()).count(), 4);
     assert_eq!(head.parse(b"GET / HTTP/1.0\r\n\r\n", &Limits::default()), Ok(Parsed::Complete));
     assert_eq!(head.fields(b"").count(), 0);
