@@ -368,7 +368,7 @@ pub enum Cause {
     #[error("\"{0}\" needs a trust domain; set `trust_domain` in [mesh]")]
     NoTrustDomain(String),
     /// No SPIFFE ID.
-    #[error("\"{text}\" is no identity: {error}; write NAME, NAMESPACE/NAME or spiffe://DOMAIN/PATH")]
+    #[error("\"{text}\" is no identity; write NAME, NAMESPACE/NAME or spiffe://DOMAIN/PATH ({error})")]
     NotAnIdentity {
         /// As written.
         text: String,

@@ -117,8 +117,8 @@ fn limits(section: &Section<'_>, protocol: Protocol) -> ListenerLimits {
     let header_size = section.ranged("max_header_bytes", DEFAULT_MAX_HEADER, MIN_MAX_HEADER, MAX_MAX_HEADER);
     ListenerLimits {
         max_header_bytes: usize::try_from(header_size.0).unwrap_or(usize::MAX),
-        max_headers: section.ranged("max_headers", DEFAULT_MAX_HEADERS, 1, MAX_MAX_HEADERS) as usize,
-        max_connections: section.ranged("max_connections", DEFAULT_MAX_CONNECTIONS, 1, u32::MAX),
+        max_headers: section.number("max_headers", DEFAULT_MAX_HEADERS, 1, MAX_MAX_HEADERS) as usize,
+        max_connections: section.number("max_connections", DEFAULT_MAX_CONNECTIONS, 1, u32::MAX),
         header_timeout: timeout("header_timeout", DEFAULT_HEADER_TIMEOUT),
         idle_timeout: timeout("idle_timeout", idle),
         handshake_timeout: timeout("handshake_timeout", DEFAULT_HANDSHAKE_TIMEOUT),

@@ -135,6 +135,11 @@ impl<'a> Field<'a> {
         text
     }
 
+    /// Whether it is a whole number.
+    pub(crate) fn is_number(&self) -> bool {
+        matches!(self.value.get_ref(), DeValue::Integer(_))
+    }
+
     /// Whether it is a table.
     pub(crate) fn is_table(&self) -> bool {
         matches!(self.value.get_ref(), DeValue::Table(_))
@@ -309,21 +314,13 @@ impl<'a> Section<'a> {
     /// A table that is there once, such as `[admin]`. None if it is not there, or is something else (noted).
     pub(crate) fn table(&self, keys: &'static Keys) -> Option<Section<'a>> {
         let value = self.get(keys.path)?;
+        let DeValue::Table(table) = value.get_ref() else {
+            self.field(keys.path)?.refuse(Cause::Brackets(keys.header));
+            return None;
+        };
         let subject = Subject { name: keys.header.into(), path: keys.path.into() };
-        match value.get_ref() {
-            DeValue::Table(table) => {
-                let place = self.source.place(value.span().start);
-                Some(Section::open(self.source, subject, String::new(), place, table, keys))
-            }
-            DeValue::Array(_) => {
-                self.field(keys.path)?.refuse(Cause::Brackets(keys.header));
-                None
-            }
-            _ => {
-                self.field(keys.path)?.refuse_type("a table");
-                None
-            }
-        }
+        let place = self.source.place(value.span().start);
+        Some(Section::open(self.source, subject, String::new(), place, table, keys))
     }
 
     /// Tables that may be there many times, such as `[[service]]`. Each is called by its `name`, or by the first entry of
@@ -408,11 +405,25 @@ impl<'a> Section<'a> {
         min: T,
         max: T,
     ) -> Option<T> {
-        match self.field(key) {
-            None => default,
-            Some(field) if field.text() == Some(OFF) => None,
-            Some(field) => T::from_field(&field).and_then(|value| within(&field, value, min, max)),
+        let Some(field) = self.field(key) else { return default };
+        match field.text() {
+            Some(OFF) => None,
+            Some(text) if !text.starts_with(|first: char| first.is_ascii_digit()) => {
+                field.refuse(Cause::WrongText { expected: T::EXAMPLE_OR_OFF, found: text.to_owned() });
+                None
+            }
+            _ => T::from_field(&field).and_then(|value| within(&field, value, min, max)),
         }
+    }
+
+    /// A number within `min` and `max`, or its default.
+    pub(crate) fn number(&self, key: &'static str, default: u32, min: u32, max: u32) -> u32 {
+        self.ranged(key, Number::from(default), min.into(), max.into()).into()
+    }
+
+    /// A number within `min` and `max`, or nothing where the file says `"off"`.
+    pub(crate) fn number_or_off(&self, key: &'static str, default: Option<u32>, min: u32, max: u32) -> Option<u32> {
+        self.ranged_or_off(key, default.map(Number::from), min.into(), max.into()).map(Number::into)
     }
 
     /// A quantity within `min` and `max`, if the key is there.
@@ -448,7 +459,7 @@ fn name_of<'a>(table: &'a DeTable<'a>, or_first_of: &str) -> Option<&'a str> {
     }
 }
 
-fn within<T: Quantity>(field: &Field<'_>, value: T, min: T, max: T) -> Option<T> {
+pub(crate) fn within<T: Quantity>(field: &Field<'_>, value: T, min: T, max: T) -> Option<T> {
     if value < min || value > max {
         field.refuse(Cause::OutOfRange { found: value.show(), min: min.show(), max: max.show() });
         return None;
@@ -484,6 +495,9 @@ pub(crate) trait FromField: Sized {
 
 /// What has an order and can be printed as the file writes it.
 pub(crate) trait Quantity: FromField + PartialOrd + Copy {
+    /// What it looks like where it can be turned off, for messages.
+    const EXAMPLE_OR_OFF: &'static str;
+
     /// As the file writes it.
     fn show(&self) -> String;
 }
@@ -530,24 +544,42 @@ impl FromField for bool {
     }
 }
 
-impl FromField for u32 {
-    fn from_field(field: &Field<'_>) -> Option<Self> {
-        let DeValue::Integer(number) = field.value.get_ref() else {
-            field.refuse_type("a whole number");
-            return None;
-        };
-        let value = Self::from_str_radix(number.as_str(), number.radix()).ok();
-        if value.is_none() {
-            let found = number.to_string();
-            field.refuse(Cause::OutOfRange { found, min: "0".to_owned(), max: Self::MAX.to_string() });
-        }
-        value
+/// Any whole number that somebody may write; the range comes after, so that a message can name both.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+pub(crate) struct Number(i128);
+
+impl From<u32> for Number {
+    fn from(number: u32) -> Self {
+        Self(number.into())
     }
 }
 
-impl Quantity for u32 {
+impl From<Number> for u32 {
+    /// The nearest there is.
+    fn from(number: Number) -> Self {
+        let nearest = number.0.clamp(0, Self::MAX.into());
+        Self::try_from(nearest).unwrap_or(Self::MAX)
+    }
+}
+
+impl FromField for Number {
+    fn from_field(field: &Field<'_>) -> Option<Self> {
+        let number = match field.value.get_ref() {
+            DeValue::Integer(number) => i128::from_str_radix(number.as_str(), number.radix()).ok(),
+            _ => None,
+        };
+        if number.is_none() {
+            field.refuse_type("a whole number");
+        }
+        number.map(Self)
+    }
+}
+
+impl Quantity for Number {
+    const EXAMPLE_OR_OFF: &'static str = "a whole number or \"off\"";
+
     fn show(&self) -> String {
-        self.to_string()
+        self.0.to_string()
     }
 }
 
@@ -559,6 +591,8 @@ impl FromField for Duration {
 }
 
 impl Quantity for Duration {
+    const EXAMPLE_OR_OFF: &'static str = "a duration such as \"250ms\", or \"off\"";
+
     fn show(&self) -> String {
         unit::show(*self)
     }
@@ -572,6 +606,8 @@ impl FromField for ByteSize {
 }
 
 impl Quantity for ByteSize {
+    const EXAMPLE_OR_OFF: &'static str = "a size such as \"64KiB\", or \"off\"";
+
     fn show(&self) -> String {
         self.to_string()
     }

@@ -14,7 +14,7 @@
 //! `*` comes last.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 
 use crate::config::Config;
@@ -287,7 +287,7 @@ impl<'a> Resolver<'a> {
     fn listener(&mut self, index: usize, listener: &'a Listener) -> snapshot::Listener {
         let subject = Subject { kind: "listener", index, name: &listener.name };
         if listener.mtls.value == Mtls::Strict {
-            self.needs_identity(subject, "mtls", listener.mtls.place, "mtls = \"strict\"");
+            self.needs_identity(subject, "mtls", listener.mtls.place, "\"strict\"");
         }
         let target = match &listener.service {
             Some(service) => {
@@ -342,7 +342,7 @@ impl<'a> Resolver<'a> {
     fn service(&mut self, index: usize, service: &'a Service, answers: &Answers) -> snapshot::Service {
         let subject = Subject { kind: "service", index, name: &service.name };
         let peer = service.peer.as_ref().and_then(|peer| {
-            self.needs_identity(subject, "peer", peer.place, "a peer, which is reached by mutual TLS only,");
+            self.needs_identity(subject, "peer", peer.place, "mutual TLS");
             self.spiffe_id(subject, "peer", peer)
         });
         let endpoints = endpoints(service, answers);
@@ -453,18 +453,18 @@ impl<'a> Resolver<'a> {
     fn rules(&mut self, subject: Subject<'_>, route: &'a Route) -> Vec<snapshot::RouteRule> {
         let mut rules = Vec::with_capacity(route.rules.len() + 1);
         let mut names = HashMap::new();
-        let mut matches: HashMap<&RouteMatch, u32> = HashMap::new();
+        let mut matches = HashMap::new();
         for (position, rule) in route.rules.iter().enumerate() {
             let field = format!("rule[{position}]");
             let name = rule.name.as_ref().map_or_else(|| position.to_string(), |name| name.value.clone());
             let line = rule.matches.place.line;
-            if let Some(first) = names.insert(name.clone(), line) {
-                let place = rule.name.as_ref().map_or(rule.matches.place, |name| name.place);
+            let place = rule.name.as_ref().map_or(rule.matches.place, |name| name.place);
+            if let Some(first) = names.insert(name.clone(), place.line) {
                 self.note(subject, &format!("{field}.name"), place, Cause::DuplicateName { name: name.clone(), first });
             }
-            match matches.get(&rule.matches.value) {
+            match matches.get(&admitted(&rule.matches)) {
                 Some(first) => self.note(subject, &field, rule.matches.place, Cause::Unreachable(*first)),
-                None => drop(matches.insert(&rule.matches, line)),
+                None => drop(matches.insert(admitted(&rule.matches), line)),
             }
             let to = self.split(subject, &format!("{field}.to"), &rule.to);
             rules.push(snapshot::RouteRule {
@@ -476,8 +476,9 @@ impl<'a> Resolver<'a> {
         }
         rules.sort_by_key(|rule| precedence(&rule.matches));
         if let Some(to) = &route.to {
-            if let Some(first) = matches.get(&RouteMatch::default()) {
-                self.note(subject, "to", to.place, Cause::Unreachable(*first));
+            if let Some(first) = matches.get(&admitted(&RouteMatch::default())) {
+                let first = *first;
+                self.note(subject, "to", to.place, Cause::Unreachable(first));
             }
             rules.push(fallback(route, self.split(subject, "to", to)));
         } else if let Some(service) = self.implied_service(route) {
@@ -594,6 +595,15 @@ fn endpoints(service: &Service, answers: &Answers) -> Vec<snapshot::Endpoint> {
 
 fn fallback(route: &Route, to: Vec<snapshot::Target>) -> snapshot::RouteRule {
     snapshot::RouteRule { name: FALLBACK_RULE.to_owned(), matches: RouteMatch::default(), to, timeout: route.timeout }
+}
+
+/// What tells which requests a match admits: two that give the same here admit the same.
+fn admitted(matches: &RouteMatch) -> (PathMatch, BTreeSet<&str>, &[snapshot::HeaderMatch]) {
+    let path = match &matches.path {
+        PathMatch::Any => PathMatch::Prefix("/".to_owned()),
+        path => path.clone(),
+    };
+    (path, matches.methods.iter().map(String::as_str).collect(), &matches.headers)
 }
 
 /// What a rule is sorted by; the least comes first. See the top of this file.

@@ -95,7 +95,7 @@ impl Route {
 
 fn rules(field: &Field<'_>) -> Vec<Rule> {
     let Some(items) = field.items() else {
-        field.refuse_type("a list of tables; write [[route.rule]] with double brackets");
+        field.refuse(Cause::Brackets(RULE_KEYS.header));
         return Vec::new();
     };
     let sections = items.iter().filter_map(|item| item.section(&RULE_KEYS, "a table"));
@@ -318,7 +318,7 @@ impl FromField for Share {
         }
         let table = field.section(&TO_KEYS, "a service, or a table such as { service = \"payments\", weight = 90 }")?;
         let service = table.required::<Located<Name>>("service", "service = \"payments\"");
-        let weight = table.ranged("weight", DEFAULT_WEIGHT, 0, MAX_WEIGHT);
+        let weight = table.number("weight", DEFAULT_WEIGHT, 0, MAX_WEIGHT);
         Some(Self { service: Name::unwrap(service?).value, weight })
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::error::Cause;
-use crate::reader::{Field, FromField, Keys, Section, Word, word};
+use crate::reader::{Field, FromField, Keys, Number, Section, Word, within};
 use crate::wire;
 
 /// Keys of `[runtime]`.
@@ -132,22 +132,25 @@ impl Word for Pin {
         &[("auto", Self::Auto), ("cores", Self::Cores), ("none", Self::None)];
 }
 
-impl Word for Workers {
-    const WORDS: &'static [(&'static str, Self)] = &[("auto", Self::Auto), ("cores", Self::Cores)];
-}
-
 impl FromField for Workers {
     fn from_field(field: &Field<'_>) -> Option<Self> {
-        if field.text().is_some() {
-            return word(field);
+        const EXPECTED: &str = "\"auto\", \"cores\" or a whole number";
+        match field.text() {
+            Some("auto") => Some(Self::Auto),
+            Some("cores") => Some(Self::Cores),
+            Some(text) => {
+                field.refuse(Cause::WrongText { expected: EXPECTED, found: text.to_owned() });
+                None
+            }
+            None if field.is_number() => {
+                let count = within(field, Number::from_field(field)?, Number::from(1), MAX_WORKERS.into())?;
+                u16::try_from(u32::from(count)).ok().map(Self::Count)
+            }
+            None => {
+                field.refuse_type(EXPECTED);
+                None
+            }
         }
-        let count = u32::from_field(field)?;
-        if !(1..=MAX_WORKERS).contains(&count) {
-            let (min, max) = ("1".to_owned(), MAX_WORKERS.to_string());
-            field.refuse(Cause::OutOfRange { found: count.to_string(), min, max });
-            return None;
-        }
-        u16::try_from(count).ok().map(Self::Count)
     }
 }
 

@@ -131,10 +131,10 @@ impl Service {
         let balance = section.word("balance", DEFAULT_BALANCE);
         let timeout = |key, default| section.ranged(key, default, MIN_TIMEOUT, MAX_TIMEOUT);
         let connect_timeout = timeout("connect_timeout", DEFAULT_CONNECT_TIMEOUT);
-        let connect_retries = section.ranged("connect_retries", DEFAULT_CONNECT_RETRIES, 0, MAX_CONNECT_RETRIES);
+        let connect_retries = section.number("connect_retries", DEFAULT_CONNECT_RETRIES, 0, MAX_CONNECT_RETRIES);
         let idle_timeout = timeout("idle_timeout", DEFAULT_IDLE_TIMEOUT);
-        let max_in_flight = section.ranged_or_off("max_in_flight", None, 1, u32::MAX);
-        let max_idle_per_endpoint = section.ranged("max_idle_per_endpoint", DEFAULT_MAX_IDLE_PER_ENDPOINT, 0, 65_536);
+        let max_in_flight = section.number_or_off("max_in_flight", None, 1, u32::MAX);
+        let max_idle_per_endpoint = section.number("max_idle_per_endpoint", DEFAULT_MAX_IDLE_PER_ENDPOINT, 0, 65_536);
         Some(Self {
             name: Name::unwrap(name?),
             peer,

@@ -1,0 +1,675 @@
+//! Bad configs and what is said about them, word for word: the message is the product.
+
+use std::fs;
+
+use ringmesh_model::config;
+use ringmesh_model::resolve::{Answers, resolve};
+use ringmesh_model::snapshot::Identity;
+
+/// A config and the lines that reading, or else resolving it says about it.
+fn check(text: &str, expected: &[&str]) {
+    let text = text.trim_start_matches('\n');
+    assert_eq!(problems(text, None), expected, "\n{text}");
+}
+
+fn problems(text: &str, identity: Option<Identity>) -> Vec<String> {
+    let found = config::parse(text, "x.toml").and_then(|config| resolve(&config, &Answers::new(), identity, 1));
+    found.err().map(|problems| problems.iter().map(ToString::to_string).collect()).unwrap_or_default()
+}
+
+fn identity(id: &str) -> Option<Identity> {
+    let id = id.parse().expect("a SPIFFE ID");
+    Some(Identity { id, chain: Vec::new(), key: Vec::new(), bundle: Vec::new(), expires: 0 })
+}
+
+/// A config that is right, to which tests add what is wrong.
+const GOOD: &str = r#"
+[[listener]]
+name = "front"
+bind = "127.0.0.1:8000"
+[[service]]
+name = "shop"
+endpoints = ["127.0.0.1:8080"]
+[[route]]
+hosts = ["shop"]
+"#;
+
+/// Adds `text` to the good config; line numbers go on at 9.
+fn check_added(text: &str, expected: &[&str]) {
+    check(&format!("{}{}", GOOD.trim_start(), text.trim_start_matches('\n')), expected);
+}
+
+#[test]
+fn a_good_config_has_no_problems() {
+    check(GOOD, &[]);
+    check("", &[]);
+}
+
+#[test]
+fn what_is_no_toml_is_refused_with_its_line() {
+    check("[mesh\n", &["x.toml:1: not TOML: unclosed table, expected `]`"]);
+    check("[mesh]\ntrust_domain = \"a\"\ntrust_domain = \"b\"\n", &["x.toml:3: not TOML: duplicate key"]);
+    check("[mesh]\ntrust_domain = \"a\n", &["x.toml:2: not TOML: invalid basic string, expected `\"`"]);
+    let deep = format!("x = {}{}", "[".repeat(100_000), "]".repeat(100_000));
+    assert_eq!(problems(&deep, None).len(), 1, "nesting has a bound, and is told once");
+}
+
+#[test]
+fn an_unknown_key_gets_the_nearest_right_one() {
+    let service = |line: &str| format!("[[service]]\nname = \"payments\"\n{line}\n");
+    check(
+        &service("endpoint = [\"10.0.0.7:80\"]"),
+        &["x.toml:3: service \"payments\": unknown key `endpoint`; did you mean `endpoints`?"],
+    );
+    check(
+        &service("endpoints = [{ adress = \"10.0.0.7:80\" }]"),
+        &["x.toml:3: service \"payments\": `endpoints[0]`: unknown key `adress`; did you mean `address`?"],
+    );
+    check_added(
+        "
+[[listener]]
+name = \"in\"
+port = 80
+service = \"shop\"
+timeout = \"1s\"
+tls = \"strict\"
+level = \"info\"
+[workload]
+colour = \"red\"
+[[route.rule]]
+match = { prefix = \"/a\" }
+to = \"shop\"
+[[services]]
+name = \"a\"
+",
+        &[
+            "x.toml:11: listener \"in\": unknown key `port`; did you mean `bind`?",
+            "x.toml:13: listener \"in\": unknown key `timeout`; did you mean `request_timeout`?",
+            "x.toml:14: listener \"in\": unknown key `tls`; did you mean `mtls`?",
+            "x.toml:15: listener \"in\": unknown key `level`; it belongs in [log]",
+            "x.toml:17: [workload]: unknown key `colour`; expected one of `name`, `namespace`, `id`, `instance`, `identity`",
+            "x.toml:19: route \"shop\": `rule[0].match`: unknown key `prefix`; did you mean `path_prefix`?",
+            "x.toml:21: unknown section `services`; did you mean `service`?",
+        ],
+    );
+    check(
+        "[[route]]\nhosts = [\"a\"]\nmatch = { path = \"/\" }\n",
+        &["x.toml:3: route \"a\": unknown key `match`; it belongs in [[route.rule]]"],
+    );
+}
+
+#[test]
+fn a_missing_key_is_named_with_an_example() {
+    check(
+        "[[listener]]\n\n[[service]]\n[[route]]\n[[policy]]\n[workload]\nidentity = {}\n",
+        &[
+            "x.toml:1: [[listener]]: `name` is missing; add for example `name = \"inbound\"`",
+            "x.toml:1: [[listener]]: `bind` is missing; add for example `bind = \"127.0.0.1:8080\"`",
+            "x.toml:3: [[service]]: `name` is missing; add for example `name = \"payments\"`",
+            "x.toml:3: [[service]]: `endpoints` is missing; add for example `endpoints = [\"10.0.0.7:8080\"]`",
+            "x.toml:4: [[route]]: `hosts` is missing; add for example `hosts = [\"payments\"]`",
+            "x.toml:5: [[policy]]: `name` is missing; add for example `name = \"only-web\"`",
+            "x.toml:5: [[policy]]: `listener` is missing; add for example `listener = \"inbound\"`",
+            "x.toml:5: [[policy]]: `allow` is missing; add for example `allow = [{ from = [\"web\"] }]`",
+            "x.toml:7: [workload]: `identity`: `files` is missing; add for example `files = \"/etc/ringmesh/shop\"`",
+        ],
+    );
+    check(
+        "[workload]\nidentity = { files = \"x\" }\n",
+        &["x.toml:1: [workload]: `name` is missing; add for example `name = \"checkout\"`"],
+    );
+}
+
+#[test]
+fn a_wrong_type_says_what_was_expected_and_found() {
+    check(
+        "
+[[service]]
+name = \"a\"
+endpoints = \"10.0.0.1:80\"
+connect_timeout = 250
+connect_retries = \"two\"
+balance = 3
+max_in_flight = 2.5
+[[listener]]
+name = 1
+bind = [\"127.0.0.1:80\"]
+mtls = true
+[log]
+access = \"yes\"
+[runtime]
+workers = [1]
+",
+        &[
+            "x.toml:3: service \"a\": `endpoints`: expected a list such as [\"10.0.0.7:8080\"], found string \"10.0.0.1:80\"",
+            "x.toml:4: service \"a\": `connect_timeout`: expected a duration such as \"250ms\", found integer 250",
+            "x.toml:5: service \"a\": `connect_retries`: expected a whole number, found string \"two\"",
+            "x.toml:6: service \"a\": `balance`: expected `least_request` or `round_robin`, found integer 3",
+            "x.toml:7: service \"a\": `max_in_flight`: expected a whole number, found float 2.5",
+            "x.toml:9: [[listener]]: `name`: expected a name, found integer 1",
+            "x.toml:10: [[listener]]: `bind`: expected an address such as \"127.0.0.1:8080\", \"[::1]:8080\" or \"unix:/run/shop.sock\", found a list",
+            "x.toml:11: [[listener]]: `mtls`: expected `off` or `strict`, found boolean true",
+            "x.toml:13: [log]: `access`: expected true or false, found string \"yes\"",
+            "x.toml:15: [runtime]: `workers`: expected \"auto\", \"cores\" or a whole number, found a list",
+        ],
+    );
+}
+
+#[test]
+fn single_and_double_brackets_are_told_apart() {
+    check(
+        "[service]\nname = \"a\"\n[[mesh]]\ntrust_domain = \"a\"\n[[route]]\nhosts = [\"a\"]\n[route.rule]\nto = \"a\"\n",
+        &[
+            "x.toml:1: `service`: write [[service]]",
+            "x.toml:3: `mesh`: write [mesh]",
+            "x.toml:7: route \"a\": `rule`: write [[route.rule]]",
+        ],
+    );
+    check(
+        "admin = 3\nlistener = 4\n",
+        &["x.toml:1: `admin`: write [admin]", "x.toml:2: `listener`: write [[listener]]"],
+    );
+}
+
+#[test]
+fn units_are_strict() {
+    check(
+        "
+[[service]]
+name = \"a\"
+endpoints = [\"10.0.0.1:80\"]
+connect_timeout = \"1.5s\"
+idle_timeout = \"30\"
+[[listener]]
+name = \"b\"
+bind = \"127.0.0.1:80\"
+service = \"a\"
+max_header_bytes = \"64KB\"
+max_headers = -1
+max_connections = 0
+header_timeout = \"1ms\"
+idle_timeout = \"2 min\"
+request_timeout = \"none\"
+",
+        &[
+            "x.toml:4: service \"a\": `connect_timeout`: expected a duration such as \"250ms\", found \"1.5s\": fractions are not allowed; use a smaller unit",
+            "x.toml:5: service \"a\": `idle_timeout`: expected a duration such as \"250ms\", found \"30\": the unit is missing; one of ns, us, ms, s, m, h",
+            "x.toml:10: listener \"b\": `max_header_bytes`: expected a size such as \"64KiB\", found \"64KB\": unknown unit `KB`; did you mean `KiB`?",
+            "x.toml:11: listener \"b\": `max_headers`: must be 1 to 1000, found -1",
+            "x.toml:12: listener \"b\": `max_connections`: must be 1 to 4294967295, found 0",
+            "x.toml:13: listener \"b\": `header_timeout`: must be 10ms to 168h, found 1ms",
+            "x.toml:14: listener \"b\": `idle_timeout`: expected a duration such as \"250ms\", found \"2 min\": unknown unit ` min`; did you mean `m`?",
+            "x.toml:15: listener \"b\": `request_timeout`: expected a duration such as \"250ms\", or \"off\", found \"none\"",
+        ],
+    );
+}
+
+#[test]
+fn words_are_corrected() {
+    check(
+        "[runtime]\ndriver = \"uring\"\nworkers = \"all\"\npin = \"core\"\n[log]\nlevel = \"verbose\"\n",
+        &[
+            "x.toml:2: [runtime]: `driver`: unknown value \"uring\"; did you mean `io_uring`?",
+            "x.toml:3: [runtime]: `workers`: expected \"auto\", \"cores\" or a whole number, found \"all\"",
+            "x.toml:4: [runtime]: `pin`: unknown value \"core\"; did you mean `cores`?",
+            "x.toml:6: [log]: `level`: unknown value \"verbose\"; expected one of `off`, `error`, `warn`, `info`, `debug`, `trace`",
+        ],
+    );
+    check("[runtime]\nworkers = 0\n", &["x.toml:2: [runtime]: `workers`: must be 1 to 240, found 0"]);
+}
+
+#[test]
+fn addresses_are_complete() {
+    let expected = "expected an endpoint such as \"10.0.0.7:8080\", \"payments.local:8080\" or \"unix:/run/shop.sock\"";
+    let message = |index: usize, found: &str| {
+        format!("x.toml:3: service \"a\": `endpoints[{index}]`: {expected}, found \"{found}\"")
+    };
+    check(
+        "[[service]]\nname = \"a\"\nendpoints = [\"10.0.0.1\", \"10.0.0.1:0\", \"10.0.0:80\", \"a:b\", \"http://a:80\", \"unix:run/x\", \"10.0.0.2:80\", \"10.0.0.2:80\"]\n",
+        &[
+            &message(0, "10.0.0.1"),
+            &message(1, "10.0.0.1:0"),
+            &message(2, "10.0.0:80"),
+            &message(3, "a:b"),
+            &message(4, "http://a:80"),
+            "x.toml:3: service \"a\": `endpoints[5]`: path \"run/x\" must be absolute",
+            "x.toml:3: service \"a\": `endpoints[7]`: 10.0.0.2:80 is listed twice",
+        ],
+    );
+    check(
+        "[[listener]]\nname = \"a\"\nbind = \"localhost:80\"\n",
+        &[
+            "x.toml:3: listener \"a\": `bind`: expected an address such as \"127.0.0.1:8080\", \"[::1]:8080\" or \"unix:/run/shop.sock\", found \"localhost:80\"",
+        ],
+    );
+}
+
+#[test]
+fn an_empty_list_is_never_taken_for_everybody() {
+    check(
+        "
+[[service]]
+name = \"a\"
+endpoints = []
+[[route]]
+hosts = []
+listeners = []
+[[policy]]
+name = \"p\"
+listener = \"b\"
+allow = [{ from = [], methods = [], paths = [] }]
+",
+        &[
+            "x.toml:3: service \"a\": `endpoints`: the list is empty; list at least one address",
+            "x.toml:5: [[route]]: `hosts`: the list is empty; write [\"*\"] for any host",
+            "x.toml:6: [[route]]: `listeners`: the list is empty; leave it out for all listeners",
+            "x.toml:10: policy \"p\": `allow[0].from`: the list is empty; that could mean nobody or everybody; leave the key out for any",
+            "x.toml:10: policy \"p\": `allow[0].methods`: the list is empty; leave it out for any method",
+            "x.toml:10: policy \"p\": `allow[0].paths`: the list is empty; that could mean nobody or everybody; leave the key out for any",
+        ],
+    );
+}
+
+#[test]
+fn a_match_that_cannot_be_is_refused() {
+    let rule = |matches: &str| format!("[[route.rule]]\nto = \"shop\"\nmatch = {{ {matches} }}\n");
+    let check_match = |matches: &str, field: &str, expected: &str| {
+        check_added(&rule(matches), &[&format!("x.toml:11: route \"shop\": `rule[0].match{field}`: {expected}")]);
+    };
+    check_match("path = \"v2\"", ".path", "path \"v2\" never matches: a path begins with `/`");
+    check_match("path = \"/a?b=c\"", ".path", "path \"/a?b=c\" never matches: the query is not part of the path");
+    check_match(
+        "path = \"/a//b\"",
+        ".path",
+        "path \"/a//b\" never matches: double slashes are merged before paths are compared",
+    );
+    check_match("path = \"/a/../b\"", ".path", "path \"/a/../b\" never matches: `.` and `..` are resolved before");
+    check_match(
+        "path = \"/a b\"",
+        ".path",
+        "path \"/a b\" never matches: such characters are percent-encoded in requests",
+    );
+    check_match(
+        "path_prefix = \"/a/*\"",
+        ".path_prefix",
+        "path \"/a/*\" never matches: `*` may only be the end of a policy's path, as `/*`",
+    );
+    check_match("path = \"/a\", path_prefix = \"/b\"", "", "`path` and `path_prefix` exclude each other; keep one");
+    check_match("method = \"GET\", methods = [\"PUT\"]", "", "`method` and `methods` exclude each other; keep one");
+    check_match(
+        "method = \"get\"",
+        ".method",
+        "method \"get\" is not \"GET\": methods are case-sensitive; write it in capitals",
+    );
+    check_match("headers = { \"a b\" = \"c\" }", ".headers.a b", "expected a field name, found \"a b\"");
+    check_match("headers = { Host = \"c\" }", ".headers.Host", "the host is matched by `hosts` of the [[route]]");
+    check_match("headers = { A = \"1\", a = \"2\" }", ".headers.a", "field `a` (case does not matter) is listed twice");
+    check_match(
+        "headers = { a = \" 1\" }",
+        ".headers.a",
+        "expected a field value: visible characters, with no space at its ends, found \" 1\"",
+    );
+    check_match("headers = { a = 1 }", ".headers.a", "expected a string, found integer 1");
+}
+
+#[test]
+fn hosts_are_names_without_port() {
+    let expected = "expected a host without a port, such as \"payments\", \"*.shop.example\" or \"*\"";
+    let message =
+        |index: usize, found: &str| format!("x.toml:2: route \"a:80\": `hosts[{index}]`: {expected}, found {found}");
+    check(
+        "[[route]]\nhosts = [\"a:80\", \"a.*\", \"*a\", \"\", 3, \"a\", \"A\", \"10.0.0.1\", \"[::1]\"]\n",
+        &[
+            &message(0, "\"a:80\""),
+            &message(1, "\"a.*\""),
+            &message(2, "\"*a\""),
+            &message(3, "\"\""),
+            &message(4, "integer 3"),
+            "x.toml:2: route \"a:80\": `hosts[6]`: a is listed twice",
+        ],
+    );
+}
+
+#[test]
+fn names_can_stand_in_a_label() {
+    check(
+        "[[service]]\nname = \"a b\"\nendpoints = [\"a:1\"]\n[workload]\nname = \"a/b\"\n[mesh]\ntrust_domain = \"Shop\"\n",
+        &[
+            "x.toml:2: service \"a b\": `name`: expected a name of at most 253 letters, digits, `.`, `-`, `_`, `/` and `*`, found \"a b\"",
+            "x.toml:5: [workload]: `name`: expected letters, digits, `.`, `-` and `_`, found \"a/b\"",
+            "x.toml:7: [mesh]: `trust_domain`: trust domain `Shop` may hold lower-case letters, digits, `.`, `-` and `_` only, and at most 255 of them",
+        ],
+    );
+}
+
+#[test]
+fn a_reference_that_leads_nowhere_gets_the_nearest_name() {
+    check_added(
+        "
+listeners = [\"frnot\"]
+to = [{ service = \"shop\", weight = 1 }, { service = \"shpo\" }]
+[[route.rule]]
+match = { path = \"/a\" }
+to = \"elsewhere\"
+[[listener]]
+name = \"in\"
+bind = \"127.0.0.1:1\"
+service = \"shops\"
+[[policy]]
+name = \"p\"
+listener = \"inn\"
+allow = []
+",
+        &[
+            "x.toml:2: listener \"front\": no route applies to it and it has no `service`; add one of them",
+            "x.toml:9: route \"shop\": `listeners[0]`: there is no listener \"frnot\"; did you mean `front`?",
+            "x.toml:10: route \"shop\": `to[1]`: there is no service \"shpo\"; did you mean `shop`?",
+            "x.toml:13: route \"shop\": `rule[0].to`: there is no service \"elsewhere\"",
+            "x.toml:17: listener \"in\": `service`: there is no service \"shops\"; did you mean `shop`?",
+            "x.toml:20: policy \"p\": `listener`: there is no listener \"inn\"; did you mean `in`?",
+        ],
+    );
+}
+
+#[test]
+fn names_are_unique() {
+    check_added(
+        "
+[[service]]
+name = \"shop\"
+endpoints = [\"a:1\"]
+[[listener]]
+name = \"front\"
+bind = \"127.0.0.1:1\"
+[[route]]
+hosts = [\"other\"]
+name = \"shop\"
+[[route.rule]]
+name = \"1\"
+match = { path = \"/a\" }
+to = \"shop\"
+[[route.rule]]
+to = \"shop\"
+",
+        &[
+            "x.toml:10: service \"shop\": the name \"shop\" is taken since line 5; give each its own",
+            "x.toml:13: listener \"front\": the name \"front\" is taken since line 2; give each its own",
+            "x.toml:17: route \"shop\": the name \"shop\" is taken since line 8; give each its own",
+            "x.toml:22: route \"shop\": `rule[1].name`: the name \"1\" is taken since line 19; give each its own",
+        ],
+    );
+}
+
+#[test]
+fn one_address_has_one_listener() {
+    let listener = |name: &str, bind: &str| format!("[[listener]]\nname = \"{name}\"\nbind = \"{bind}\"\n");
+    check_added(
+        &[
+            listener("b", "127.0.0.1:8000"),
+            listener("c", "0.0.0.0:8000"),
+            listener("d", "127.0.0.2:8000"),
+            listener("e", "127.0.0.1:15021"),
+            listener("f", "unix:/run/a"),
+            listener("g", "unix:/run/a"),
+            listener("h", "127.0.0.1:0"),
+            listener("i", "127.0.0.1:0"),
+            listener("j", "[::]:8000"),
+        ]
+        .concat(),
+        &[
+            "x.toml:11: listener \"b\": `bind`: 127.0.0.1:8000 is already the address of listener \"front\" (line 3)",
+            "x.toml:14: listener \"c\": `bind`: 0.0.0.0:8000 is already the address of listener \"front\" (line 3)",
+            "x.toml:17: listener \"d\": `bind`: 127.0.0.2:8000 is already the address of listener \"c\" (line 14)",
+            "x.toml:20: listener \"e\": `bind`: 127.0.0.1:15021 is already the address of the admin pages ([admin] `bind`)",
+            "x.toml:26: listener \"g\": `bind`: unix:/run/a is already the address of listener \"f\" (line 23)",
+        ],
+    );
+}
+
+#[test]
+fn routes_apply_where_they_can() {
+    check_added(
+        "
+[[listener]]
+name = \"db\"
+bind = \"127.0.0.1:1\"
+protocol = \"tcp\"
+[[listener]]
+name = \"in\"
+bind = \"127.0.0.1:2\"
+service = \"shop\"
+[[route]]
+name = \"r\"
+hosts = [\"r\"]
+listeners = [\"db\", \"in\", \"front\"]
+to = \"shop\"
+",
+        &[
+            "x.toml:10: listener \"db\": a tcp listener needs `service`: there is no host to route by",
+            "x.toml:20: route \"r\": `listeners[0]`: listener \"db\" is a tcp one, which has no hosts to route by; set its `service` instead",
+            "x.toml:20: route \"r\": `listeners[1]`: listener \"in\" sends everything to service \"shop\" (line 16), so no route applies there",
+        ],
+    );
+    check(
+        "[[listener]]\nname = \"in\"\nbind = \"127.0.0.1:2\"\nservice = \"shop\"\n[[service]]\nname = \"shop\"\nendpoints = [\"a:1\"]\n[[route]]\nhosts = [\"shop\"]\n",
+        &["x.toml:9: route \"shop\": no http listener without a `service` of its own is left for this route"],
+    );
+}
+
+#[test]
+fn one_host_belongs_to_one_route() {
+    check_added(
+        "
+[[route]]
+name = \"b\"
+hosts = [\"SHOP\", \"x\"]
+listeners = [\"front\"]
+to = \"shop\"
+[[route]]
+name = \"c\"
+hosts = [\"x\"]
+to = \"shop\"
+",
+        &[
+            "x.toml:11: route \"b\": `hosts[0]`: host \"shop\" on listener \"front\" is already routed by route \"shop\" (line 8)",
+            "x.toml:16: route \"c\": `hosts[0]`: host \"x\" on listener \"front\" is already routed by route \"b\" (line 10)",
+        ],
+    );
+}
+
+#[test]
+fn requests_must_have_somewhere_to_go() {
+    check_added(
+        "
+[[route]]
+hosts = [\"nobody\"]
+[[route]]
+hosts = [\"a\"]
+to = [{ service = \"shop\", weight = 0 }]
+[[route]]
+hosts = [\"b\"]
+to = [\"shop\", \"shop\"]
+[[service]]
+name = \"raw\"
+endpoints = [\"a:1\"]
+protocol = \"tcp\"
+[[route]]
+hosts = [\"raw\"]
+",
+        &[
+            "x.toml:10: route \"nobody\": has neither `to` nor a [[route.rule]], and no service is named like its first host \"nobody\"; say `to = \"SERVICE\"`",
+            "x.toml:13: route \"a\": `to`: the weights sum to 0, so no request could go anywhere; give at least one service a weight above 0",
+            "x.toml:16: route \"b\": `to[1]`: service \"shop\" is listed twice",
+            "x.toml:22: route \"raw\": `hosts`: service \"raw\" speaks tcp, so requests cannot be sent to it",
+        ],
+    );
+}
+
+#[test]
+fn a_rule_that_is_never_reached_is_refused() {
+    check_added(
+        "
+to = \"shop\"
+[[route.rule]]
+match = { path_prefix = \"/a\", methods = [\"GET\", \"PUT\"] }
+to = \"shop\"
+[[route.rule]]
+match = { path_prefix = \"/a/\", methods = [\"PUT\", \"GET\"] }
+to = \"shop\"
+[[route.rule]]
+to = \"shop\"
+[[route.rule]]
+match = { path_prefix = \"/\" }
+to = \"shop\"
+",
+        &[
+            "x.toml:9: route \"shop\": `to`: is never reached: the rule in line 16 matches the same requests and comes first",
+            "x.toml:14: route \"shop\": `rule[1]`: is never reached: the rule in line 11 matches the same requests and comes first",
+            "x.toml:19: route \"shop\": `rule[3]`: is never reached: the rule in line 16 matches the same requests and comes first",
+        ],
+    );
+}
+
+#[test]
+fn a_policy_that_cannot_be_enforced_is_refused() {
+    check_added(
+        "
+[mesh]
+trust_domain = \"shop.example\"
+[[listener]]
+name = \"db\"
+bind = \"127.0.0.1:1\"
+protocol = \"tcp\"
+service = \"shop\"
+[[policy]]
+name = \"p\"
+listener = \"db\"
+allow = [{ methods = [\"GET\"] }, { paths = [\"/a\"] }, {}]
+[[policy]]
+name = \"q\"
+listener = \"front\"
+allow = [{ from = [\"web\"] }, { methods = [\"GET\"], paths = [\"/a\"] }]
+",
+        &[
+            "x.toml:19: policy \"p\": `allow[0].methods`: cannot be enforced: listener \"db\" is a tcp one, which has neither methods nor paths; set its protocol to \"http\"",
+            "x.toml:19: policy \"p\": `allow[1].paths`: cannot be enforced: listener \"db\" is a tcp one, which has neither methods nor paths; set its protocol to \"http\"",
+            "x.toml:23: policy \"q\": `allow[0].from`: cannot be enforced: listener \"front\" takes plain connections, which prove no identity; set `mtls = \"strict\"` there",
+        ],
+    );
+}
+
+#[test]
+fn mutual_tls_needs_an_identity() {
+    let text = "
+[[listener]]
+name = \"in\"
+bind = \"127.0.0.1:1\"
+mtls = \"strict\"
+service = \"a\"
+[[service]]
+name = \"a\"
+endpoints = [\"a:1\"]
+peer = \"a\"
+";
+    check(
+        text,
+        &[
+            "x.toml:4: listener \"in\": `mtls`: \"strict\" needs an identity; add `identity = { files = \"DIR\" }` to [workload]",
+            "x.toml:9: service \"a\": `peer`: mutual TLS needs an identity; add `identity = { files = \"DIR\" }` to [workload]",
+            "x.toml:9: service \"a\": `peer`: \"a\" needs a trust domain; set `trust_domain` in [mesh]",
+        ],
+    );
+    let workload = "[mesh]\ntrust_domain = \"shop\"\n[workload]\nname = \"a\"\nidentity = { files = \"/x\" }\n";
+    check(
+        &format!("{text}{workload}"),
+        &[
+            "x.toml:4: listener \"in\": `mtls`: \"strict\" needs the identity in /x, which is not loaded",
+            "x.toml:9: service \"a\": `peer`: mutual TLS needs the identity in /x, which is not loaded",
+        ],
+    );
+    let text = format!("{text}{workload}");
+    assert_eq!(problems(&text, identity("spiffe://shop/ns/default/sa/a")), [""; 0]);
+    assert_eq!(
+        problems(&text, identity("spiffe://shop/ns/default/sa/b")),
+        [
+            "x.toml:15: [workload]: `identity`: the SVID is that of spiffe://shop/ns/default/sa/b, but this is spiffe://shop/ns/default/sa/a; issue the right one, or set `id` in [workload]"
+        ]
+    );
+}
+
+#[test]
+fn identities_are_of_the_own_trust_domain() {
+    let text = "
+[mesh]
+trust_domain = \"shop\"
+[workload]
+name = \"a\"
+id = \"spiffe://other/a\"
+identity = { files = \"/x\" }
+[[service]]
+name = \"b\"
+endpoints = [\"a:1\"]
+peer = \"spiffe://other/b\"
+[[service]]
+name = \"c\"
+endpoints = [\"a:1\"]
+peer = \"a/b/c\"
+[[service]]
+name = \"d\"
+endpoints = [\"a:1\"]
+peer = \"*\"
+";
+    assert_eq!(
+        problems(text.trim_start(), identity("spiffe://shop/ns/default/sa/a")),
+        [
+            "x.toml:5: [workload]: `id`: spiffe://other/a is not of the trust domain \"shop\", and others are not trusted",
+            "x.toml:10: service \"b\": `peer`: spiffe://other/b is not of the trust domain \"shop\", and others are not trusted",
+            "x.toml:14: service \"c\": `peer`: \"a/b/c\" is no identity; write NAME, NAMESPACE/NAME or spiffe://DOMAIN/PATH (path segment `b/c` may hold letters, digits, `.`, `-` and `_` only, and be neither empty nor `.` nor `..`)",
+            "x.toml:18: service \"d\": `peer`: \"*\" is no identity; write NAME, NAMESPACE/NAME or spiffe://DOMAIN/PATH (path segment `*` may hold letters, digits, `.`, `-` and `_` only, and be neither empty nor `.` nor `..`)",
+        ]
+    );
+    check(
+        "[workload]\nname = \"a\"\nidentity = { files = \"x\" }\n",
+        &["x.toml:3: [workload]: `identity`: \"a\" needs a trust domain; set `trust_domain` in [mesh]"],
+    );
+}
+
+#[test]
+fn a_problem_knows_its_key_and_column() {
+    let problems = config::parse("[[service]]\nname = \"a\"\nendpoints = [\"a:1\", \"bäd\"]\nendpoin = 1\n", "x.toml")
+        .expect_err("it is bad");
+    let found: Vec<_> = problems
+        .iter()
+        .map(|problem| (problem.key.as_str(), problem.place.map(|place| (place.line, place.column))))
+        .collect();
+    assert_eq!(found, [("service[0].endpoints[1]", Some((3, 21))), ("service[0].endpoin", Some((4, 1)))]);
+}
+
+#[test]
+fn a_thousand_problems_are_counted_and_twenty_shown() {
+    let text = "[[service]]\nname = \"a\"\n".repeat(1000);
+    let problems = config::parse(&text, "x.toml").expect_err("endpoints are missing");
+    assert_eq!(problems.count(), 1000);
+    let shown = problems.to_string();
+    assert_eq!(shown.lines().count(), 21);
+    assert!(shown.ends_with("\n… and 980 more"), "{shown}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_says_why() {
+    let folder = std::env::temp_dir().join(format!("ringmesh-model-{}", std::process::id()));
+    fs::create_dir_all(&folder).expect("a folder for the test");
+    let check_file = |name: &str, bytes: Option<&[u8]>, expected: &str| {
+        let path = folder.join(name);
+        if let Some(bytes) = bytes {
+            fs::write(&path, bytes).expect("a file for the test");
+        }
+        let problems = config::read(&path).expect_err(name).to_string();
+        assert_eq!(problems, format!("{}{expected}", path.display()));
+    };
+    check_file("missing.toml", None, ": cannot be read: No such file or directory (os error 2)");
+    check_file("binary.toml", Some(b"[mesh]\ntrust_domain = \"\xff\"\n"), ":2: is not UTF-8 here, and so no TOML");
+    let device = config::read("/dev/zero".as_ref()).expect_err("it has no end").to_string();
+    assert_eq!(device, "/dev/zero: is larger than 64MiB, the most that is read; is it the right file?");
+    fs::remove_dir_all(&folder).expect("the folder is removed");
+}
