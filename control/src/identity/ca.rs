@@ -9,8 +9,9 @@
 //! The trust domain stands in the certificates themselves: an authority carries it as its URI name, without a path
 //! (X.509-SVID section 3.2).
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -138,6 +139,7 @@ pub fn init(directory: &Path, trust_domain: &str) -> Result<(), Error> {
     if fs::read_dir(directory).map_err(unwritable)?.next().is_some() {
         return Err(Error::NotEmpty { directory: directory.to_owned() });
     }
+    fs::set_permissions(directory, Permissions::from_mode(0o700)).map_err(unwritable)?;
 
     let root_key = KeyPair::generate()?;
     let root = authority_params(trust_domain, "Ringmesh root", ROOT_LIFETIME, 1)?;

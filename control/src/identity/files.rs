@@ -7,13 +7,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use ringmesh_model::snapshot::Identity;
 use ringmesh_model::spiffe::SpiffeId;
+use rustix::process::geteuid;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
@@ -274,7 +275,8 @@ pub(super) fn write(directory: &Path, pems: &Pems<'_>) -> Result<(), (PathBuf, i
 }
 
 /// Replaces files (name, content, mode) of `directory`: writes all of them beside the old ones, then renames them in the
-/// order given. Two writers wait for each other.
+/// order given. Two writers wait for each other. When root writes, the files belong to whom the directory belongs, so that
+/// root can issue for a proxy that runs as another user.
 pub(super) fn replace(directory: &Path, files: &[(&str, &str, u32)]) -> Result<(), (PathBuf, io::Error)> {
     let at = |file: &Path| {
         let file = file.to_owned();
@@ -282,12 +284,16 @@ pub(super) fn replace(directory: &Path, files: &[(&str, &str, u32)]) -> Result<(
     };
     let lock = File::open(directory).map_err(at(directory))?;
     lock.lock().map_err(at(directory))?;
+    let owner = lock.metadata().map_err(at(directory))?;
     for (name, content, mode) in files {
         let new = directory.join(new_name(name));
         // Left over from a writer that was killed: the lock says that nobody is writing it now.
         match fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err((new, error)),
             _ => write_new(&new, content, *mode).map_err(at(&new))?,
+        }
+        if geteuid().is_root() {
+            chown(&new, Some(owner.uid()), Some(owner.gid())).map_err(at(&new))?;
         }
     }
     for (name, ..) in files {

@@ -1,7 +1,7 @@
 //! What is issued can be read, here and by OpenSSL; what cannot be used is refused with its cause.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -105,6 +105,28 @@ fn keys_are_for_their_owner_only() {
     let modes = |names: &[&str]| names.iter().map(|name| fixture.mode(name)).collect::<Vec<_>>();
     assert_eq!(modes(&["ca", "ca/offline", "svid"]), [0o700; 3]);
     assert_eq!(modes(&["ca/offline/root.key", "ca/intermediate.key", "svid/svid.key"]), [0o600; 3]);
+}
+
+#[test]
+fn an_authority_in_a_directory_that_was_open_to_others_closes_it() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    ca::init(directory.path(), "shop.example").unwrap();
+    assert_eq!(fs::metadata(directory.path()).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn an_identity_belongs_to_the_owner_of_its_directory() {
+    let fixture = Fixture::new();
+    // Only root can give a directory away; for everybody else both owners are the same anyway.
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(fixture.svid(), Some(65_534), Some(65_534)).unwrap();
+    }
+    ca::issue(&fixture.ca(), &fixture.svid(), &checkout(), HOUR).unwrap();
+    let owner = |path: &Path| fs::metadata(path).map(|metadata| (metadata.uid(), metadata.gid())).unwrap();
+    for name in [CHAIN_FILE, KEY_FILE, BUNDLE_FILE] {
+        assert_eq!(owner(&fixture.svid().join(name)), owner(&fixture.svid()), "{name}");
+    }
 }
 
 #[test]
