@@ -145,7 +145,7 @@ mod tests {
     fn chunks_extensions_and_trailers_are_decoded_whatever_the_reads() {
         check(b"0\r\n\r\n", Ok((b"", 5)));
         check(b"5\r\nhello\r\n0\r\n\r\n", Ok((b"hello", 15)));
-        check(b"5;a=b\r\nhello\r\n6\r\n world\r\n0\r\nX: y\r\nZ: w\r\n\r\n", Ok((b"hello world", 40)));
+        check(b"5;a=b\r\nhello\r\n6\r\n world\r\n0\r\nX: y\r\nZ: w\r\n\r\n", Ok((b"hello world", 42)));
         check(b"A\r\n0123456789\r\n0\r\n\r\nGET /", Ok((b"0123456789", 20)));
     }
 
