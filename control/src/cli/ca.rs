@@ -119,7 +119,7 @@ fn show(path: &Path, out: &mut impl Write) -> anyhow::Result<()> {
         show_file(&path.join(name), out)?;
     }
     if names.iter().any(|name| name == CHAIN_FILE) {
-        let identity = files::read_any(path)?;
+        let identity = files::read(path)?;
         writeln!(out, "key, chain and bundle fit: {} can be used", identity.id)?;
     }
     Ok(())

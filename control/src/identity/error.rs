@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use ringmesh_model::spiffe::{self, SpiffeId};
+use ringmesh_model::spiffe;
 use rustls::pki_types::pem;
 use x509_parser::error::X509Error;
 
@@ -183,26 +183,6 @@ pub enum Error {
         chain: PathBuf,
         /// Which rule.
         cause: webpki::Error,
-    },
-    /// The SVID is of another trust domain.
-    #[error("{} is for trust domain `{}`, but the configuration says `{expected}`", file.display(), found.trust_domain())]
-    WrongTrustDomain {
-        /// The file.
-        file: PathBuf,
-        /// Whom it names.
-        found: SpiffeId,
-        /// The configured trust domain.
-        expected: String,
-    },
-    /// The SVID is another workload's.
-    #[error("{} is for {found}, but the configured workload is {expected}", file.display())]
-    WrongId {
-        /// The file.
-        file: PathBuf,
-        /// Whom it names.
-        found: SpiffeId,
-        /// The configured workload.
-        expected: SpiffeId,
     },
 }
 

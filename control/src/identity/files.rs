@@ -44,30 +44,13 @@ const READ_ATTEMPTS: u32 = 6;
 /// The moment between two attempts. An issuer needs microseconds from rename to rename.
 const READ_PAUSE: Duration = Duration::from_millis(20);
 
-/// Reads and checks the identity in `directory`, which must be that of `workload`. Blocks for some 100 ms if it is being
-/// replaced just now.
+/// Reads and checks the identity in `directory`. Whether it is the configured workload's is for `ringmesh_model::resolve` to
+/// say, which knows the line of the config. Blocks for some 100 ms if it is being replaced just now.
 ///
 /// # Errors
 /// If a file is missing, cannot be read or is not what its name says, if others can read the key, if the parts do not
-/// belong together, if a certificate has expired or is not valid yet, or if it names somebody else or several.
-pub fn read(directory: &Path, workload: &SpiffeId) -> Result<Identity, Error> {
-    let identity = read_any(directory)?;
-    let file = directory.join(CHAIN_FILE);
-    if identity.id.trust_domain() != workload.trust_domain() {
-        let expected = workload.trust_domain().to_owned();
-        return Err(Error::WrongTrustDomain { file, found: identity.id, expected });
-    }
-    if identity.id != *workload {
-        return Err(Error::WrongId { file, found: identity.id, expected: workload.clone() });
-    }
-    Ok(identity)
-}
-
-/// Reads and checks the identity in `directory`, whosever it is.
-///
-/// # Errors
-/// Those of [`read`], but for a wrong name.
-pub fn read_any(directory: &Path) -> Result<Identity, Error> {
+/// belong together, if a certificate has expired or is not valid yet, or if it names nobody or several.
+pub fn read(directory: &Path) -> Result<Identity, Error> {
     for _ in 1..READ_ATTEMPTS {
         match read_at(directory, Date::now()) {
             Err(error) if error.may_be_half_written() => thread::sleep(READ_PAUSE),

@@ -56,7 +56,7 @@ impl Fixture {
 fn check(spoil: impl FnOnce(&Path), expected: &str) {
     let fixture = Fixture::new();
     spoil(&fixture.svid());
-    let error = files::read(&fixture.svid(), &checkout()).expect_err("a spoiled identity is refused");
+    let error = files::read(&fixture.svid()).expect_err("a spoiled identity is refused");
     assert_eq!(fixture.shown(&error), expected);
 }
 
@@ -67,7 +67,7 @@ fn check_leaf(change: impl FnOnce(&mut CertificateParams), expected: &str) {
     let mut params = ca::leaf_params(&checkout(), HOUR).unwrap();
     change(&mut params);
     Authority::open(&fixture.ca()).unwrap().write(&fixture.svid(), &params).unwrap();
-    let error = files::read(&fixture.svid(), &checkout()).expect_err("a wrong leaf is refused");
+    let error = files::read(&fixture.svid()).expect_err("a wrong leaf is refused");
     assert_eq!(fixture.shown(&error), expected);
 }
 
@@ -86,7 +86,7 @@ fn issue_elsewhere(trust_domain: &str, out: &Path) {
 #[test]
 fn what_is_issued_can_be_read() {
     let fixture = Fixture::new();
-    let identity = files::read(&fixture.svid(), &checkout()).unwrap();
+    let identity = files::read(&fixture.svid()).unwrap();
     assert_eq!(identity.id, checkout());
     assert_eq!(identity.chain.len(), 2, "leaf and intermediate");
     assert_eq!(identity.bundle.len(), 1);
@@ -172,9 +172,9 @@ fn svids_of_the_old_and_the_new_intermediate_are_both_good() {
     let before = intermediate();
     ca::renew(&fixture.ca()).unwrap();
     assert_ne!(intermediate(), before);
-    files::read(&fixture.svid(), &checkout()).unwrap();
+    files::read(&fixture.svid()).unwrap();
     ca::issue(&fixture.ca(), &fixture.svid(), &checkout(), HOUR).unwrap();
-    files::read(&fixture.svid(), &checkout()).unwrap();
+    files::read(&fixture.svid()).unwrap();
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn a_reader_sees_the_old_identity_or_the_new_one_while_it_is_replaced() {
             done.store(true, Ordering::Relaxed);
         });
         while !done.load(Ordering::Relaxed) {
-            files::read(&fixture.svid(), &checkout()).unwrap();
+            files::read(&fixture.svid()).unwrap();
         }
     });
 }
@@ -231,7 +231,7 @@ fn what_a_killed_issuer_left_is_cleared() {
     let fixture = Fixture::new();
     fs::write(fixture.svid().join(".svid.key.new"), "half a k").unwrap();
     ca::issue(&fixture.ca(), &fixture.svid(), &checkout(), HOUR).unwrap();
-    files::read(&fixture.svid(), &checkout()).unwrap();
+    files::read(&fixture.svid()).unwrap();
     assert!(!fixture.svid().join(".svid.key.new").exists());
 }
 
@@ -384,23 +384,5 @@ fn a_certificate_outside_its_time_is_refused() {
     assert!(
         expired.starts_with("certificate 2 of DIR/svid/svid.pem expired at "),
         "the intermediate counts too: {expired}"
-    );
-}
-
-#[test]
-fn the_identity_of_another_workload_is_refused() {
-    let fixture = Fixture::new();
-    let check = |expected: SpiffeId, message: &str| {
-        let error = files::read(&fixture.svid(), &expected).unwrap_err();
-        assert_eq!(fixture.shown(&error), message);
-    };
-    check(
-        SpiffeId::workload("bank.example", "default", "checkout").unwrap(),
-        "DIR/svid/svid.pem is for trust domain `shop.example`, but the configuration says `bank.example`",
-    );
-    check(
-        SpiffeId::workload("shop.example", "default", "web").unwrap(),
-        "DIR/svid/svid.pem is for spiffe://shop.example/ns/default/sa/checkout, but the configured workload is \
-         spiffe://shop.example/ns/default/sa/web",
     );
 }
