@@ -1,0 +1,164 @@
+use super::*;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+
+use ringmesh_model::snapshot::{Balance, Protocol};
+
+fn service(max: Option<u32>, workers: u16) -> Service {
+    Service {
+        place: Place { index: 0, generation: 1 },
+        config: ringmesh_model::snapshot::Service {
+            name: "s".into(),
+            protocol: Protocol::Http,
+            peer: None,
+            endpoints: Vec::new(),
+            balance: Balance::LeastRequest,
+            connect_timeout: Duration::from_secs(1),
+            connect_retries: 0,
+            idle_timeout: Duration::from_secs(1),
+            max_in_flight: max,
+            max_idle_per_endpoint: 1,
+        },
+        series: crate::telemetry::recorder::Series { index: 0, generation: 1 },
+        tls: None,
+        limit: max.map(|max| Limit::new(max, workers, None)),
+        pool_key: 0,
+        endpoints: Vec::new(),
+    }
+}
+
+/// Workers and a coordinator whose messages arrive when the test says so.
+struct World {
+    service: Service,
+    workers: Vec<Leases>,
+    coordinator: Coordinator,
+    to_coordinator: RefCell<VecDeque<(u16, ToCoordinator)>>,
+    now: Instant,
+}
+
+impl World {
+    fn new(max: u32, workers: u16) -> Self {
+        let service = service(Some(max), workers);
+        let leases: Vec<Leases> = (0..workers).map(|_| Leases::default()).collect();
+        for lease in &leases {
+            lease.prepare(&service);
+        }
+        let mut coordinator = Coordinator::new(workers);
+        coordinator.reset([&service].into_iter());
+        Self { service, workers: leases, coordinator, to_coordinator: RefCell::default(), now: Instant::now() }
+    }
+
+    /// Delivers all messages.
+    fn settle(&mut self) {
+        while let Some((from, message)) = { self.to_coordinator.borrow_mut().pop_front() } {
+            let mut answers = Vec::new();
+            self.coordinator.receive(from, message, |to, answer| answers.push((to, answer)));
+            for (to, answer) in answers {
+                if let Some(reply) = self.workers[usize::from(to)].receive(answer, self.now) {
+                    self.to_coordinator.borrow_mut().push_back((to, reply));
+                }
+            }
+        }
+    }
+
+    /// Asks for one permit on a worker, delivering messages while it waits.
+    fn acquire(&mut self, worker: u16) -> Result<Permit, Exhausted> {
+        self.now = self.now + Duration::from_millis(20);
+        let queue = std::mem::take(&mut self.to_coordinator);
+        let (workers, service, now) = (std::mem::take(&mut self.workers), self.service.clone_for_test(), self.now);
+        let result = {
+            let send = |message| {
+                queue.borrow_mut().push_back((worker, message));
+                true
+            };
+            let mut future = std::pin::pin!(workers[usize::from(worker)].acquire(&service, now, send));
+            let mut context = Context::from_waker(Waker::noop());
+            loop {
+                if let Poll::Ready(result) = future.as_mut().poll(&mut context) {
+                    break result;
+                }
+                let (from, message) = queue.borrow_mut().pop_front().expect("a request that waits is answered");
+                let mut answers = Vec::new();
+                self.coordinator.receive(from, message, |to, answer| answers.push((to, answer)));
+                for (to, answer) in answers {
+                    if let Some(reply) = workers[usize::from(to)].receive(answer, now) {
+                        queue.borrow_mut().push_back((to, reply));
+                    }
+                }
+            }
+        };
+        self.workers = workers;
+        self.to_coordinator = queue;
+        self.settle();
+        result
+    }
+}
+
+impl Service {
+    fn clone_for_test(&self) -> Self {
+        Self { limit: self.limit.clone(), ..service(None, 1) }
+    }
+}
+
+fn admitted(world: &mut World, worker: u16, held: &mut Vec<Permit>) -> u32 {
+    let before = held.len();
+    while let Ok(permit) = world.acquire(worker) {
+        held.push(permit);
+    }
+    (held.len() - before) as u32
+}
+
+#[test]
+fn a_limit_is_never_exceeded_and_one_worker_alone_reaches_nine_tenths() {
+    for (max, workers) in [(100, 4), (16, 4), (1000, 4), (7, 4), (64, 16), (5, 1)] {
+        let mut world = World::new(max, workers);
+        let mut held = Vec::new();
+        let alone = admitted(&mut world, 0, &mut held);
+        assert!(alone <= max && alone * 10 >= max * 9, "{alone} of {max} on one of {workers} workers");
+        for worker in 0..workers {
+            admitted(&mut world, worker, &mut held);
+        }
+        assert_eq!(held.len() as u32, max, "all workers together reach the limit, and no more");
+        held.clear();
+        let again = admitted(&mut world, workers - 1, &mut held);
+        assert!(again <= max && again * 10 >= max * 9, "{again} of {max} after demand has moved");
+    }
+}
+
+#[test]
+fn demand_that_moves_about_stays_within_the_limit() {
+    let mut world = World::new(40, 4);
+    let mut held: Vec<Permit> = Vec::new();
+    let mut state = 1u64;
+    for _ in 0..20_000 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let worker = (state >> 40) as u16 % 4;
+        if (state >> 50) % 3 == 0 && !held.is_empty() {
+            held.swap_remove((state >> 20) as usize % held.len());
+        } else if let Ok(permit) = world.acquire(worker) {
+            held.push(permit);
+        }
+        assert!(held.len() <= 40);
+    }
+}
+
+#[test]
+fn without_a_limit_everything_is_admitted() {
+    let leases = Leases::default();
+    let service = service(None, 4);
+    let mut future = std::pin::pin!(leases.acquire(&service, Instant::now(), |_| false));
+    let result = future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(matches!(result, Poll::Ready(Ok(Permit::Unlimited))));
+}
+
+#[test]
+fn a_small_limit_goes_on_counting_over_a_change() {
+    let before = Limit::new(3, 4, None);
+    let held = acquire_shared(before.shared.as_ref().expect("small"), before.max);
+    assert!(held.is_ok());
+    let after = Limit::new(1, 4, Some(&before));
+    let shared: &Arc<AtomicU32> = after.shared.as_ref().expect("small");
+    assert!(acquire_shared(shared, after.max).is_err(), "the request in flight still counts");
+}

@@ -1,0 +1,141 @@
+//! Which rule a request falls under, and which service of the rule it goes to.
+//!
+//! Finding the host is one hash lookup (one more for each label of the name if suffixes are configured), whatever the
+//! number of hosts. Within a host rules stand in order of precedence, so the first that matches is the one.
+#![deny(clippy::disallowed_types, clippy::disallowed_methods)]
+
+use std::collections::HashMap;
+
+use ringmesh_codec::head::Head;
+use ringmesh_model::snapshot::{self, HostPattern, PathMatch};
+
+use crate::telemetry::recorder::Series;
+
+/// Longest host that is looked up, in bytes (RFC 1035 section 2.3.4); a longer one has no route.
+const MAX_HOST_BYTES: usize = 255;
+
+/// The routes of one listener.
+#[derive(Debug, Default)]
+pub struct Table {
+    exact: HashMap<Box<[u8]>, Vec<Rule>>,
+    suffix: HashMap<Box<[u8]>, Vec<Rule>>,
+    any: Vec<Rule>,
+}
+
+/// One rule, ready for matching.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Name of the route.
+    pub route: Box<str>,
+    /// Name of the rule.
+    pub name: Box<str>,
+    /// What a request must be like.
+    pub matches: snapshot::RouteMatch,
+    /// Where it goes. Never empty, the weights sum to more than nothing.
+    pub to: Vec<Target>,
+    /// Sum of the weights.
+    pub total_weight: u32,
+    /// From the head's end to the response's end; replaces the listener's.
+    pub timeout: Option<std::time::Duration>,
+}
+
+/// A service of a rule.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Index of the service in the tables.
+    pub service: u32,
+    /// Its share.
+    pub weight: u32,
+    /// What counts its requests.
+    pub series: Series,
+}
+
+impl Table {
+    /// Adds a rule for a host; rules are added in order of precedence.
+    pub fn add(&mut self, host: &HostPattern, rule: Rule) {
+        let rules = match host {
+            HostPattern::Exact(name) => self.exact.entry(name.as_bytes().into()).or_default(),
+            HostPattern::Suffix(name) => self.suffix.entry(name.as_bytes().into()).or_default(),
+            HostPattern::Any => &mut self.any,
+        };
+        rules.push(rule);
+    }
+
+    /// The rule that a request falls under: those of its exact host first, then of the longest suffix, then of any host.
+    pub fn find(&self, head: &impl Head) -> Option<&Rule> {
+        let mut lower = [0; MAX_HOST_BYTES];
+        let host = host_of(head.authority().unwrap_or_default(), &mut lower);
+        let matching = |rules: &'_ [Rule]| rules.iter().position(|rule| matches(&rule.matches, head));
+        if let Some(rules) = self.exact.get(host)
+            && let Some(found) = matching(rules)
+        {
+            return rules.get(found);
+        }
+        if !self.suffix.is_empty() {
+            let mut rest = host;
+            while let Some(dot) = rest.iter().position(|byte| *byte == b'.') {
+                rest = &rest[dot + 1..];
+                if let Some(rules) = self.suffix.get(rest)
+                    && let Some(found) = matching(rules)
+                {
+                    return rules.get(found);
+                }
+            }
+        }
+        matching(&self.any).and_then(|found| self.any.get(found))
+    }
+}
+
+impl Rule {
+    /// The service that a request goes to: each with its weight's share of `random`, which is uniform over all 64-bit
+    /// numbers.
+    pub fn pick(&self, random: u64) -> &Target {
+        if let [only] = &self.to[..] {
+            return only;
+        }
+        // The upper half of a 64-bit product: uniform, and without a division.
+        let mut point = ((u128::from(random) * u128::from(self.total_weight)) >> 64) as u32;
+        for target in &self.to {
+            if point < target.weight {
+                return target;
+            }
+            point -= target.weight;
+        }
+        self.to.last().expect("a rule has a service")
+    }
+}
+
+/// The host of an authority: without port and trailing dot, in lower case; empty if it is too long.
+fn host_of<'a>(authority: &[u8], lower: &'a mut [u8; MAX_HOST_BYTES]) -> &'a [u8] {
+    let host = match authority.first() {
+        Some(b'[') => authority.iter().position(|byte| *byte == b']').map_or(authority, |end| &authority[..=end]),
+        _ => authority.iter().position(|byte| *byte == b':').map_or(authority, |colon| &authority[..colon]),
+    };
+    let host = host.strip_suffix(b".").unwrap_or(host);
+    let Some(lower) = lower.get_mut(..host.len()) else { return &[] };
+    for (to, from) in lower.iter_mut().zip(host) {
+        *to = from.to_ascii_lowercase();
+    }
+    lower
+}
+
+fn matches(wanted: &snapshot::RouteMatch, head: &impl Head) -> bool {
+    path_matches(&wanted.path, head.path())
+        && (wanted.methods.is_empty() || wanted.methods.iter().any(|method| method.as_bytes() == head.method()))
+        && wanted.headers.iter().all(|header| head.field(&header.name) == Some(header.value.as_bytes()))
+}
+
+/// Whether `path` (without query) is matched.
+pub fn path_matches(wanted: &PathMatch, path: &[u8]) -> bool {
+    match wanted {
+        PathMatch::Any => true,
+        PathMatch::Exact(exact) => path == exact.as_bytes(),
+        PathMatch::Prefix(prefix) if prefix == "/" => true,
+        PathMatch::Prefix(prefix) => {
+            path.strip_prefix(prefix.as_bytes()).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
