@@ -98,7 +98,7 @@ pub fn client(identity: &Identity, peer: &SpiffeId) -> Result<Arc<ClientConfig>,
 
 pub(super) fn server_as(own: Own, trust_domain: &str) -> Result<Arc<ServerConfig>, Error> {
     let verifier = Clients { bundle: own.bundle, trust_domain: trust_domain.to_owned() };
-    let mut config = ServerConfig::builder_with_provider(PROVIDER.clone())
+    let mut config = ServerConfig::builder_with_provider(own.provider)
         .with_protocol_versions(&[&TLS13])
         .map_err(Error::Library)?
         .with_client_cert_verifier(Arc::new(verifier))
@@ -111,7 +111,7 @@ pub(super) fn server_as(own: Own, trust_domain: &str) -> Result<Arc<ServerConfig
 
 pub(super) fn client_as(own: Own, trust_domain: &str, peer: &SpiffeId) -> Result<Arc<ClientConfig>, Error> {
     let verifier = Servers { bundle: own.bundle, trust_domain: trust_domain.to_owned(), peer: peer.clone() };
-    let mut config = ClientConfig::builder_with_provider(PROVIDER.clone())
+    let mut config = ClientConfig::builder_with_provider(own.provider)
         .with_protocol_versions(&[&TLS13])
         .map_err(Error::Library)?
         .dangerous() // rustls' word for a verifier of one's own; ours checks more than a host name, see verify.rs
@@ -126,6 +126,7 @@ pub(super) fn client_as(own: Own, trust_domain: &str, peer: &SpiffeId) -> Result
 pub(super) struct Own {
     key: CertifiedKey,
     bundle: Arc<Bundle>,
+    pub(super) provider: Arc<CryptoProvider>,
 }
 
 impl Own {
@@ -166,7 +167,7 @@ impl Own {
             .map_err(|cause| Error::Key { id: identity.id.clone(), cause })?;
         let chain = identity.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
         let bundle = Arc::new(Bundle { roots, algorithms: PROVIDER.signature_verification_algorithms });
-        Ok(Self { key: CertifiedKey::new(chain, key), bundle })
+        Ok(Self { key: CertifiedKey::new(chain, key), bundle, provider: PROVIDER.clone() })
     }
 }
 

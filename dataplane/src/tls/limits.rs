@@ -1,5 +1,7 @@
 //! What a peer may make the TLS stage hold or do.
 
+use std::time::Duration;
+
 use ringmesh_ring::LARGE_BUFFER_BYTES;
 
 /// Largest handshake message with its record headers, in bytes: the peer chooses the length of its certificate chain,
@@ -24,3 +26,6 @@ pub const MAX_HANDSHAKE_STEPS_PER_TURN: u32 = 4;
 /// Most bytes that are read and dropped after a refusal, so that closing does not make the kernel answer with a reset
 /// that could overtake our alert. What else is under way gets the reset.
 pub const MAX_REFUSED_BYTES: usize = 4 * MAX_RECORD_BYTES;
+
+/// Longest that a close_notify may wait for room in the socket, after its connection was let go.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);

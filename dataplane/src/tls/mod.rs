@@ -1,7 +1,27 @@
-//! tls
+//! Mutual TLS with SPIFFE identities: the only stage that grants an identity.
+//!
+//! [`server`] and [`client`] make configs of an identity, once for each change of it. [`accept`] and [`connect`] take a
+//! connected stream to a [`TlsStream`] and the [`Peer`] at its other end, or to the cause why not ([`Refused`]).
+//! TLS 1.3 only, both sides show an SVID, no tickets: rustls would accept one without looking at bundle, expiry or
+//! identity again.
+
+mod budget;
+mod config;
+mod handshake;
 pub mod limits;
-pub mod config;
-pub mod verify;
-pub mod refused;
+mod reading;
+mod refused;
+mod session;
+mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
+mod verify;
+mod writing;
+
+pub use config::{Error, client, server};
+pub use handshake::{Peer, accept, connect};
+pub use refused::{Fault, Refused};
+pub use stream::TlsStream;
+
+#[cfg(test)]
+mod tests;

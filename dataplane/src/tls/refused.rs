@@ -220,6 +220,46 @@ impl Refused {
         }
     }
 
+    /// All labels; the position of one is the number its counter has.
+    pub const LABELS: [&'static str; 25] = [
+        "not_tls",
+        "no_certificate",
+        "expired",
+        "not_yet_valid",
+        "unknown_issuer",
+        "bad_chain",
+        "bad_signature",
+        "wrong_usage",
+        "not_a_leaf",
+        "malformed_certificate",
+        "no_uri",
+        "several_uris",
+        "bad_spiffe_id",
+        "wrong_trust_domain",
+        "wrong_identity",
+        "peer_alert",
+        "incompatible",
+        "protocol",
+        "too_large",
+        "closed",
+        "deadline",
+        "drain",
+        "abort",
+        "io",
+        "other",
+    ];
+
+    /// The position of its label in [`Refused::LABELS`].
+    pub fn number(&self) -> usize {
+        let label = self.label();
+        Self::LABELS.iter().position(|other| *other == label).unwrap_or(Self::LABELS.len() - 1)
+    }
+
+    /// Whether the peer's certificate does not grant the identity that we expect.
+    pub fn is_identity(&self) -> bool {
+        matches!(self, Self::Certificate(_))
+    }
+
     /// The refusal inside an error of an established [`super::TlsStream`], if it has one. A server that refuses its
     /// client's certificate does so after the client's handshake is over (RFC 8446 section 4.4.4), so a client learns
     /// it here, from its first read.

@@ -1,10 +1,19 @@
 //! SVIDs for tests: a root and an intermediate as `ringmesh ca` makes them, and leaves with any fault.
 
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose, SanType,
 };
 use ringmesh_model::snapshot::Identity;
+use ringmesh_ring::{Buffer, Error, Idle, Output, Pipe, Stop, Stream};
 
 /// A root with an intermediate below it.
 pub(crate) struct Authority {
@@ -58,4 +67,83 @@ fn ca(name: &str) -> CertificateParams {
 pub(crate) fn expire(certificate: &mut CertificateParams) {
     certificate.not_before = rcgen::date_time_ymd(2020, 1, 1);
     certificate.not_after = rcgen::date_time_ymd(2021, 1, 1);
+}
+
+/// Two futures, both to their end.
+pub(crate) async fn join<A: Future, B: Future>(first: A, second: B) -> (A::Output, B::Output) {
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    let (mut one, mut other) = (None, None);
+    poll_fn(move |context| {
+        if one.is_none()
+            && let Poll::Ready(output) = first.as_mut().poll(context)
+        {
+            one = Some(output);
+        }
+        if other.is_none()
+            && let Poll::Ready(output) = second.as_mut().poll(context)
+        {
+            other = Some(output);
+        }
+        match (one.take(), other.take()) {
+            (Some(one), Some(other)) => Poll::Ready((one, other)),
+            (first, second) => {
+                (one, other) = (first, second);
+                Poll::Pending
+            }
+        }
+    })
+    .await
+}
+
+/// A stream that remembers every send, as the network would see it.
+pub(crate) struct Tap<S> {
+    inner: S,
+    pub(crate) sends: Rc<RefCell<Vec<Vec<u8>>>>,
+}
+
+impl<S> Tap<S> {
+    pub(crate) fn on(inner: S) -> Self {
+        Self { inner, sends: Rc::default() }
+    }
+}
+
+impl<S: Stream> Stream for Tap<S> {
+    async fn readable(&self) -> io::Result<()> {
+        self.inner.readable().await
+    }
+
+    fn try_fill(&self, buffer: &mut Buffer) -> io::Result<Option<usize>> {
+        self.inner.try_fill(buffer)
+    }
+
+    fn check_idle(&self) -> io::Result<Idle> {
+        self.inner.check_idle()
+    }
+
+    async fn fill(&self, buffer: &mut Buffer, stop: &Stop) -> Result<usize, Error> {
+        self.inner.fill(buffer, stop).await
+    }
+
+    async fn flush(&self, output: &mut Output, stop: &Stop) -> Result<(), Error> {
+        if !output.is_empty() {
+            self.sends.borrow_mut().push(output.slices().flatten().copied().collect());
+        }
+        self.inner.flush(output, stop).await
+    }
+
+    fn shutdown_write(&self) -> io::Result<()> {
+        self.inner.shutdown_write()
+    }
+
+    fn reset_on_close(&self) {
+        self.inner.reset_on_close();
+    }
+
+    async fn splice_to(&self, to: &Self, pipe: &mut Pipe, max: usize, stop: &Stop) -> Result<usize, Error> {
+        self.inner.splice_to(&to.inner, pipe, max, stop).await
+    }
+
+    fn peer_address(&self) -> Option<SocketAddr> {
+        self.inner.peer_address()
+    }
 }

@@ -1,0 +1,172 @@
+//! From a connected stream to a TLS connection with a known peer, or to the cause why there is none.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ringmesh_model::spiffe::SpiffeId;
+use ringmesh_ring::{Buffer, Output, Size, Stop, Stream};
+use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::ServerName;
+use rustls::server::UnbufferedServerConnection;
+use rustls::{ClientConfig, CommonState, ServerConfig};
+
+use super::budget;
+use super::limits::MAX_REFUSED_BYTES;
+use super::refused::Refused;
+use super::session::{Progress, Session, has_record};
+use super::stream::{Shared, State, TlsStream};
+use super::verify::spiffe_id;
+
+/// Who is at the other end of a TLS connection, and how it is protected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its SPIFFE ID, checked.
+    pub id: Rc<SpiffeId>,
+    /// The protocol version.
+    pub version: &'static str,
+    /// The cipher suite as IANA names it.
+    pub cipher_suite: &'static str,
+    /// The key exchange group as IANA names it.
+    pub group: &'static str,
+}
+
+/// Takes the server's side of a handshake.
+///
+/// The deadline is the stop's. On a refusal the peer has been sent the alert that fits, and the stream is closed.
+///
+/// # Errors
+/// By cause, see [`Refused`].
+pub async fn accept<S: Stream>(
+    stream: S,
+    config: Arc<ServerConfig>,
+    stop: &Stop,
+) -> Result<(TlsStream<S>, Peer), Refused> {
+    let session = UnbufferedServerConnection::new(config).map_err(Refused::Protocol)?;
+    run(Shared::new(stream, Session::Server(session)), stop).await
+}
+
+/// Takes the client's side of a handshake. It is over before the server has seen our certificate (RFC 8446 section 2):
+/// if that is refused, the first read says so, see [`Refused::inside`].
+///
+/// # Errors
+/// By cause, see [`Refused`].
+pub async fn connect<S: Stream>(
+    stream: S,
+    config: Arc<ClientConfig>,
+    stop: &Stop,
+) -> Result<(TlsStream<S>, Peer), Refused> {
+    budget::step().await;
+    // Our verifier does not ask for the name, and an address is never sent.
+    let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
+    let session = UnbufferedClientConnection::new(config, name).map_err(Refused::Protocol)?;
+    run(Shared::new(stream, Session::Client(session)), stop).await
+}
+
+async fn run<S: Stream>(shared: Rc<Shared<S>>, stop: &Stop) -> Result<(TlsStream<S>, Peer), Refused> {
+    let mut output = Output::new();
+    let mut first = true;
+    loop {
+        let stage = shared.state.borrow_mut().advance(&mut output);
+        let sent = shared.inner.flush(&mut output, stop).await;
+        match stage {
+            Ok(Stage::Over) => {
+                sent?;
+                let peer = peer(shared.state.borrow().session.common())?;
+                return Ok((TlsStream { shared }, peer));
+            }
+            Ok(Stage::Waiting) => sent?,
+            Err(refused) => {
+                part(&shared.inner);
+                return Err(refused);
+            }
+        }
+        receive(&shared, stop).await?;
+        if std::mem::take(&mut first) && !speaks_tls(&shared.state.borrow()) {
+            return Err(Refused::NotTls);
+        }
+        if shared.state.borrow().has_flight() {
+            budget::step().await;
+        }
+    }
+}
+
+/// Where a handshake stands after a step.
+enum Stage {
+    /// The peer's next flight is needed.
+    Waiting,
+    /// It is complete.
+    Over,
+}
+
+impl State {
+    /// Takes steps until the peer's next bytes are needed. What is to be sent goes to `output`, also after a refusal.
+    fn advance(&mut self, output: &mut Output) -> Result<Stage, Refused> {
+        let stage = loop {
+            let progress = match self.reading.shake(&mut self.session, &mut self.pending) {
+                Ok(progress) => progress,
+                Err(refused) => break Err(refused),
+            };
+            let common = self.session.common();
+            match progress {
+                Progress::PeerClosed => break Err(Refused::Closed),
+                _ if !common.is_handshaking() && !common.wants_write() => break Ok(Stage::Over),
+                Progress::NeedsInput => break Ok(Stage::Waiting),
+                Progress::Again => {}
+            }
+        };
+        output.push_bytes(&self.pending);
+        self.pending = Vec::new();
+        stage
+    }
+
+    /// Whether a step is worth its place in the budget: bytes of a record that is not whole yet cost next to nothing.
+    fn has_flight(&self) -> bool {
+        has_record(self.reading.input.filled())
+    }
+}
+
+/// Receives the next bytes of the handshake.
+async fn receive<S: Stream>(shared: &Shared<S>, stop: &Stop) -> Result<(), Refused> {
+    let mut input = shared.state.borrow_mut().reading.lend()?;
+    let received = shared.inner.fill(&mut input, stop).await;
+    let reading = &mut shared.state.borrow_mut().reading;
+    reading.give_back(input, received.as_ref().ok().copied());
+    match received? {
+        0 => Err(Refused::Closed),
+        _ if reading.end.is_some() => Err(Refused::TooLarge),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the first byte is that of a handshake record, or of an alert, which a server may answer with.
+fn speaks_tls(state: &State) -> bool {
+    let alert = matches!(state.session, Session::Client(_)).then_some(0x15);
+    state.reading.input.filled().first().is_some_and(|byte| *byte == 0x16 || Some(*byte) == alert)
+}
+
+/// Ends a refused connection so that the alert arrives: what the peer has sent already is taken, since closing with
+/// bytes unread makes the kernel send a reset.
+fn part<S: Stream>(stream: &S) {
+    let mut dropped = Buffer::take(Size::Small);
+    let mut left = MAX_REFUSED_BYTES;
+    while let Ok(Some(1..)) = stream.try_fill(&mut dropped) {
+        left = left.saturating_sub(dropped.len());
+        dropped.clear();
+        if left == 0 {
+            break;
+        }
+    }
+    // The peer may be gone already; there is nobody left to tell.
+    let _ = stream.shutdown_write();
+}
+
+fn peer(connection: &CommonState) -> Result<Peer, Refused> {
+    let leaf = connection.peer_certificates().and_then(|chain| chain.first()).ok_or(Refused::NoCertificate)?;
+    let name = |name: Option<&'static str>| name.unwrap_or("unknown");
+    Ok(Peer {
+        id: Rc::new(spiffe_id(leaf)?),
+        version: "TLSv1.3",
+        cipher_suite: name(connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str())),
+        group: name(connection.negotiated_key_exchange_group().and_then(|group| group.name().as_str())),
+    })
+}

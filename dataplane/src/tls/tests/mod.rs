@@ -1,0 +1,142 @@
+//! Both sides of TLS against each other: in memory, and over sockets on every driver that works here.
+
+mod data;
+mod refusals;
+mod sockets;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringmesh_model::snapshot::Identity;
+use ringmesh_model::spiffe::SpiffeId;
+use ringmesh_ring::memory::{self, Network, block_on};
+use ringmesh_ring::{Buffer, Net, Output, Size, Stop, Stream};
+use rustls::{ClientConfig, ServerConfig};
+
+use super::config::{Own, client_as, server_as};
+use super::testing::{Authority, Tap, join};
+use super::{Peer, Refused, TlsStream, accept, connect};
+
+const DOMAIN: &str = "shop.example";
+const WEB: &str = "spiffe://shop.example/ns/default/sa/web";
+const PAY: &str = "spiffe://shop.example/ns/default/sa/pay";
+
+fn id(text: &str) -> SpiffeId {
+    text.parse().unwrap()
+}
+
+/// Configs of a client and a server of one authority, who expect each other.
+fn sound() -> (Arc<ClientConfig>, Arc<ServerConfig>) {
+    let ca = Authority::new();
+    (super::client(&ca.svid(WEB), &id(PAY)).unwrap(), super::server(&ca.svid(PAY), DOMAIN).unwrap())
+}
+
+/// A client's config without our own checks of it.
+fn client_unchecked(identity: &Identity, peer: &str) -> Arc<ClientConfig> {
+    client_as(Own::read(identity).unwrap(), DOMAIN, &id(peer)).unwrap()
+}
+
+fn server_unchecked(identity: &Identity) -> Arc<ServerConfig> {
+    server_as(Own::read(identity).unwrap(), DOMAIN).unwrap()
+}
+
+fn stop_in(net: &Network, seconds: u64) -> Stop {
+    let stop = net.stop();
+    stop.set_deadline(Some(net.now() + Duration::from_secs(seconds)));
+    stop
+}
+
+type Side<S> = Result<(TlsStream<S>, Peer), Refused>;
+
+async fn shake<S: Stream>(
+    (near, far): (S, S),
+    (client, server): (Arc<ClientConfig>, Arc<ServerConfig>),
+    stop: &Stop,
+) -> (Side<S>, Side<S>) {
+    join(connect(near, client, stop), accept(far, server, stop)).await
+}
+
+type Pair<S> = (TlsStream<S>, TlsStream<S>);
+
+/// An established connection over taps.
+async fn established(net: &Network, configs: (Arc<ClientConfig>, Arc<ServerConfig>)) -> Pair<Tap<memory::Stream>> {
+    let (near, far) = net.pair();
+    let (client, server) = shake((Tap::on(near), Tap::on(far)), configs, &stop_in(net, 5)).await;
+    (client.unwrap().0, server.unwrap().0)
+}
+
+async fn send(stream: &impl Stream, bytes: &[u8], stop: &Stop) -> Result<(), ringmesh_ring::Error> {
+    let mut output = Output::new();
+    output.push_bytes(bytes);
+    stream.flush(&mut output, stop).await
+}
+
+/// Everything up to the end.
+async fn receive_all(stream: &impl Stream, stop: &Stop) -> Result<Vec<u8>, ringmesh_ring::Error> {
+    let (mut all, mut buffer) = (Vec::new(), Buffer::take(Size::Small));
+    while stream.fill(&mut buffer, stop).await? > 0 {
+        all.extend_from_slice(buffer.filled());
+        buffer.clear();
+    }
+    Ok(all)
+}
+
+/// The next bytes, however many.
+async fn receive(stream: &impl Stream, stop: &Stop) -> Result<Vec<u8>, ringmesh_ring::Error> {
+    let mut buffer = Buffer::take(Size::Small);
+    stream.fill(&mut buffer, stop).await?;
+    Ok(buffer.filled().to_vec())
+}
+
+#[test]
+fn both_sides_learn_who_the_other_is() {
+    let net = Network::new(1);
+    block_on(&net, async {
+        let (client, server) = shake(net.pair(), sound(), &stop_in(&net, 5)).await;
+        let (_, seen_by_client) = client.unwrap();
+        let (_, seen_by_server) = server.unwrap();
+        assert_eq!((seen_by_client.id.as_str(), seen_by_server.id.as_str()), (PAY, WEB));
+        assert_eq!((seen_by_client.version, seen_by_client.group), ("TLSv1.3", "X25519MLKEM768"));
+        assert_eq!(seen_by_client.cipher_suite, seen_by_server.cipher_suite);
+    });
+}
+
+#[test]
+fn every_connection_is_a_full_handshake() {
+    let net = Network::new(1);
+    let configs = sound();
+    for _ in 0..2 {
+        let (client, server) = block_on(&net, established(&net, configs.clone()));
+        for stream in [client, server] {
+            let kind = stream.shared.state.borrow().session.common().handshake_kind();
+            assert_eq!(kind, Some(rustls::HandshakeKind::Full));
+        }
+    }
+}
+
+#[test]
+fn handshake_survives_bytes_that_come_one_by_one() {
+    let net = Network::new(1);
+    net.set_chunk_bytes(1);
+    block_on(&net, established(&net, sound()));
+}
+
+#[test]
+fn an_idle_connection_holds_no_buffer_and_little_else() {
+    let net = Network::new(1);
+    block_on(&net, async {
+        let (client, server) = established(&net, sound()).await;
+        let stop = stop_in(&net, 5);
+        send(&client, b"ping", &stop).await.unwrap();
+        assert_eq!(receive(&server, &stop).await.unwrap(), b"ping");
+        for stream in [&client, &server] {
+            let state = stream.shared.state.borrow();
+            assert_eq!(state.reading.buffer_bytes(), 0);
+            assert_eq!(state.pending.capacity(), 0);
+        }
+    });
+    assert_eq!(size_of::<TlsStream<memory::Stream>>(), size_of::<usize>());
+    // rustls' own struct is 1,080 bytes of it.
+    let bytes = size_of::<super::stream::State>();
+    assert!((1_080..=1_216).contains(&bytes), "{bytes} bytes");
+}
