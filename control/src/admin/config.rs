@@ -1,0 +1,197 @@
+//! `/config`: the configuration in effect as JSON, with defaults filled in and names resolved, in the words of the config
+//! file. What is shown is picked field by field, so that a secret that is added to the model does not show up here.
+
+use std::time::Duration;
+
+use ringmesh_model::snapshot::{
+    AccessLog, AllowRule, Balance, HostPattern, Identity, Listener, ListenerTarget, Mtls, Object, PathMatch, Policy,
+    Protocol, Route, RouteRule, Service, Settings, Snapshot,
+};
+use ringmesh_model::unit;
+use serde_json::{Value, json};
+
+use crate::telemetry::time::rfc3339;
+
+/// The configuration, without its secrets.
+pub fn show(snapshot: &Snapshot) -> Value {
+    let mut shown = json!({
+        "version": snapshot.version,
+        "settings": null,
+        "identity": null,
+        "listener": [],
+        "service": [],
+        "route": [],
+        "policy": [],
+    });
+    for object in snapshot.objects.values() {
+        let (section, value) = match object {
+            Object::Settings(settings) => ("settings", settings_value(settings)),
+            Object::Identity(identity) => ("identity", identity_value(identity)),
+            Object::Listener(listener) => ("listener", listener_value(listener)),
+            Object::Service(service) => ("service", service_value(service)),
+            Object::Route(route) => ("route", route_value(route)),
+            Object::Policy(policy) => ("policy", policy_value(policy)),
+        };
+        match &mut shown[section] {
+            Value::Array(values) => values.push(value),
+            single => *single = value,
+        }
+    }
+    shown
+}
+
+fn settings_value(settings: &Settings) -> Value {
+    json!({
+        "trust_domain": settings.trust_domain,
+        "workload": settings.workload,
+        "access": matches!(settings.access_log, AccessLog::On),
+        "drain_timeout": unit::show(settings.drain_timeout),
+    })
+}
+
+/// Certificates are public, but long; the key is neither shown nor described.
+fn identity_value(identity: &Identity) -> Value {
+    json!({
+        "id": identity.id.as_str(),
+        "expires": rfc3339(identity.expires.saturating_mul(1_000_000)),
+        "chain_certificates": identity.chain.len(),
+        "bundle_certificates": identity.bundle.len(),
+    })
+}
+
+fn listener_value(listener: &Listener) -> Value {
+    let service = match &listener.target {
+        ListenerTarget::Service(name) => Some(name),
+        ListenerTarget::Routes => None,
+    };
+    json!({
+        "name": listener.name,
+        "bind": listener.bind.to_string(),
+        "protocol": protocol_word(listener.protocol),
+        "mtls": match listener.mtls { Mtls::Off => "off", Mtls::Strict => "strict" },
+        "service": service,
+        "max_header_bytes": listener.limits.max_header_bytes,
+        "max_headers": listener.limits.max_headers,
+        "max_connections": listener.limits.max_connections,
+        "header_timeout": unit::show(listener.limits.header_timeout),
+        "idle_timeout": unit::show(listener.limits.idle_timeout),
+        "handshake_timeout": unit::show(listener.limits.handshake_timeout),
+        "request_timeout": optional_duration(listener.limits.request_timeout),
+    })
+}
+
+fn service_value(service: &Service) -> Value {
+    let endpoints = service.endpoints.iter();
+    let endpoints: Vec<Value> =
+        endpoints.map(|endpoint| json!({ "address": endpoint.address.to_string(), "zone": endpoint.zone })).collect();
+    json!({
+        "name": service.name,
+        "protocol": protocol_word(service.protocol),
+        "peer": service.peer.as_ref().map(|peer| peer.as_str()),
+        "endpoints": endpoints,
+        "balance": match service.balance { Balance::LeastRequest => "least_request", Balance::RoundRobin => "round_robin" },
+        "connect_timeout": unit::show(service.connect_timeout),
+        "connect_retries": service.connect_retries,
+        "idle_timeout": unit::show(service.idle_timeout),
+        "max_in_flight": service.max_in_flight,
+        "max_idle_per_endpoint": service.max_idle_per_endpoint,
+    })
+}
+
+fn route_value(route: &Route) -> Value {
+    json!({
+        "name": route.name,
+        "listeners": route.listeners,
+        "hosts": route.hosts.iter().map(host_text).collect::<Vec<_>>(),
+        "rule": route.rules.iter().map(rule_value).collect::<Vec<_>>(),
+    })
+}
+
+fn rule_value(rule: &RouteRule) -> Value {
+    let mut matches = path_value(&rule.matches.path);
+    let headers = rule.matches.headers.iter();
+    matches["methods"] = json!(rule.matches.methods);
+    matches["headers"] = headers.map(|header| json!({ "name": header.name, "value": header.value })).collect();
+    let to = rule.to.iter().map(|target| json!({ "service": target.service, "weight": target.weight }));
+    json!({
+        "name": rule.name,
+        "match": matches,
+        "to": to.collect::<Vec<_>>(),
+        "timeout": optional_duration(rule.timeout),
+    })
+}
+
+fn policy_value(policy: &Policy) -> Value {
+    json!({
+        "name": policy.name,
+        "listener": policy.listener,
+        "allow": policy.allow.iter().map(allow_value).collect::<Vec<_>>(),
+    })
+}
+
+fn allow_value(rule: &AllowRule) -> Value {
+    json!({
+        "name": rule.name,
+        "from": rule.from.iter().map(|id| id.as_str()).collect::<Vec<_>>(),
+        "methods": rule.methods,
+        "paths": rule.paths.iter().map(path_value).collect::<Vec<_>>(),
+    })
+}
+
+fn path_value(path: &PathMatch) -> Value {
+    match path {
+        PathMatch::Any => json!({}),
+        PathMatch::Exact(path) => json!({ "path": path }),
+        PathMatch::Prefix(prefix) => json!({ "path_prefix": prefix }),
+    }
+}
+
+fn host_text(host: &HostPattern) -> String {
+    match host {
+        HostPattern::Exact(name) => name.clone(),
+        HostPattern::Suffix(name) => format!("*.{name}"),
+        HostPattern::Any => "*".to_owned(),
+    }
+}
+
+fn protocol_word(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Http => "http",
+        Protocol::Tcp => "tcp",
+    }
+}
+
+fn optional_duration(duration: Option<Duration>) -> Option<String> {
+    duration.map(unit::show)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{SECRET, snapshot};
+    use super::*;
+
+    #[test]
+    fn the_config_is_shown_in_the_words_of_the_file() {
+        let shown = show(&snapshot());
+        assert_eq!(shown["version"], 7);
+        assert_eq!(shown["settings"]["drain_timeout"], "25s");
+        assert_eq!(shown["listener"][0]["bind"], "127.0.0.1:15006");
+        assert_eq!(shown["listener"][0]["mtls"], "strict");
+        assert_eq!(shown["listener"][0]["request_timeout"], Value::Null);
+        assert_eq!(shown["service"][0]["endpoints"][0]["address"], "unix:/run/app.sock");
+        assert_eq!(shown["route"][0]["hosts"], json!(["payments", "*.shop", "*"]));
+        assert_eq!(shown["route"][0]["rule"][0]["match"]["path_prefix"], "/v2");
+        assert_eq!(shown["policy"][0]["allow"][0]["from"][0], "spiffe://shop.example/ns/default/sa/checkout");
+    }
+
+    #[test]
+    fn the_private_key_is_not_shown_in_any_form() {
+        let snapshot = snapshot();
+        let shown = show(&snapshot).to_string();
+        let text = std::str::from_utf8(SECRET).unwrap();
+        let numbers = SECRET.iter().map(u8::to_string).collect::<Vec<_>>().join(",");
+        assert!(shown.contains("spiffe://shop.example/ns/default/sa/payments"), "the identity itself is: {shown}");
+        assert!(!shown.contains(text) && !shown.contains(&numbers), "{shown}");
+        assert!(!shown.contains("\"key\""), "{shown}");
+    }
+}

@@ -1,0 +1,29 @@
+//! Bounds on what somebody who reaches the admin port may take. It should be nobody but probes and scrapers, a few at a
+//! time; and it must not be able to hold up the control process that it lives in.
+
+use std::time::Duration;
+
+/// Connections served at a time; more wait in the port's queue.
+pub const MAX_CONNECTIONS: usize = 64;
+
+/// From the first byte we wait for to the end of the request head. It also ends idle connections.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a connection is kept at all: whoever does not read answers is rid of after that, and [`GRACE`].
+pub const MAX_AGE: Duration = Duration::from_secs(60);
+
+/// How long an answer under way at the end of a connection's time may go on.
+pub const GRACE: Duration = Duration::from_secs(10);
+
+/// Largest request head, in bytes. Probes and scrapers send a few hundred.
+pub const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// Most fields in a head.
+pub const MAX_FIELDS: usize = 64;
+
+/// How long a page waits for a fresh report of the data plane; after that it shows the last one. A worker that is busy
+/// must not turn `/status` into an error.
+pub const REPORT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long accepting pauses when there are no descriptors left.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(200);

@@ -1,0 +1,117 @@
+//! A configuration and a state that a ready proxy has.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ringmesh_model::snapshot::{
+    AccessLog, Address, AllowRule, Balance, Endpoint, HostPattern, Identity, Key, Listener, ListenerLimits,
+    ListenerTarget, Mtls, Object, PathMatch, Policy, Protocol, Route, RouteMatch, RouteRule, Service, Settings,
+    Snapshot, Target,
+};
+
+use crate::state::{self, Phase, State};
+
+/// The private key.
+pub(super) const SECRET: &[u8] = b"the key that nobody may see";
+
+pub(super) fn ready_state() -> State {
+    let mut state = State { mesh: "shop.example".to_owned(), workload: "payments".to_owned(), ..State::default() };
+    state.dataplane.phase = Phase::Running;
+    (state.config.version, state.config.live_version) = (7, 7);
+    state.listeners = vec![state::Listener { name: "inbound".to_owned(), ..state::Listener::default() }];
+    state
+}
+
+pub(super) fn snapshot() -> Snapshot {
+    let name = str::to_owned;
+    let objects = [
+        (
+            Key::Settings,
+            Object::Settings(Settings {
+                trust_domain: name("shop.example"),
+                workload: name("payments"),
+                access_log: AccessLog::On,
+                drain_timeout: Duration::from_secs(25),
+            }),
+        ),
+        (
+            Key::Identity,
+            Object::Identity(Identity {
+                id: "spiffe://shop.example/ns/default/sa/payments".parse().unwrap(),
+                chain: vec![vec![1], vec![2]],
+                key: SECRET.to_vec(),
+                bundle: vec![vec![3]],
+                expires: 1_700_000_000,
+            }),
+        ),
+        (Key::Listener(name("inbound")), Object::Listener(listener())),
+        (Key::Service(name("local")), Object::Service(service())),
+        (Key::Route(name("payments")), Object::Route(route())),
+        (
+            Key::Policy(name("only-checkout")),
+            Object::Policy(Policy {
+                name: name("only-checkout"),
+                listener: name("inbound"),
+                allow: vec![AllowRule {
+                    name: name("0"),
+                    from: vec!["spiffe://shop.example/ns/default/sa/checkout".parse().unwrap()],
+                    methods: vec![name("POST")],
+                    paths: vec![PathMatch::Exact(name("/charge"))],
+                }],
+            }),
+        ),
+    ];
+    Snapshot { version: 7, objects: objects.into() }
+}
+
+fn listener() -> Listener {
+    Listener {
+        name: "inbound".to_owned(),
+        bind: Address::Ip("127.0.0.1:15006".parse().unwrap()),
+        protocol: Protocol::Http,
+        mtls: Mtls::Strict,
+        target: ListenerTarget::Service("local".to_owned()),
+        limits: ListenerLimits {
+            max_header_bytes: 65_536,
+            max_headers: 100,
+            max_connections: 1000,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            handshake_timeout: Duration::from_secs(10),
+            request_timeout: None,
+        },
+    }
+}
+
+fn service() -> Service {
+    Service {
+        name: "local".to_owned(),
+        protocol: Protocol::Http,
+        peer: None,
+        endpoints: vec![Endpoint { address: Address::Unix(PathBuf::from("/run/app.sock")), zone: None }],
+        balance: Balance::LeastRequest,
+        connect_timeout: Duration::from_millis(250),
+        connect_retries: 2,
+        idle_timeout: Duration::from_secs(60),
+        max_in_flight: None,
+        max_idle_per_endpoint: 16,
+    }
+}
+
+fn route() -> Route {
+    Route {
+        name: "payments".to_owned(),
+        listeners: Vec::new(),
+        hosts: vec![
+            HostPattern::Exact("payments".to_owned()),
+            HostPattern::Suffix("shop".to_owned()),
+            HostPattern::Any,
+        ],
+        rules: vec![RouteRule {
+            name: "0".to_owned(),
+            matches: RouteMatch { path: PathMatch::Prefix("/v2".to_owned()), ..RouteMatch::default() },
+            to: vec![Target { service: "local".to_owned(), weight: 1 }],
+            timeout: Some(Duration::from_secs(2)),
+        }],
+    }
+}

@@ -1,0 +1,374 @@
+//! What all workers have counted, together: read when somebody asks, out of the memory that the workers write.
+//!
+//! A data plane that is started again goes on counting in the same memory. One that replaces another (an upgrade) brings
+//! memory of its own; then what the earlier one has counted is kept and added, so that no total ever goes down.
+
+use std::collections::BTreeMap;
+
+use ringmesh_dataplane::outcome::MAX_REASONS;
+use ringmesh_dataplane::telemetry::Reader;
+use ringmesh_dataplane::telemetry::layout::{self, Kind, gauge, header, listener, request, service};
+use ringmesh_dataplane::telemetry::reader::Counts;
+
+use super::histogram::Histogram;
+
+/// Response classes: no response, informational, then 2xx to 5xx.
+pub const CLASSES: usize = 6;
+
+/// Causes of a refused handshake that a block has words for.
+pub const MAX_CAUSES: usize = layout::HISTOGRAM - listener::REFUSED;
+const _: () = assert!(listener::REFUSED == service::REFUSED, "one bound serves both");
+
+/// Reads all telemetry memory of one workload's data planes.
+#[derive(Default)]
+pub struct Merge {
+    live: Option<Reader>,
+    draining: Vec<Reader>,
+    retired: Totals,
+}
+
+/// Everything counted, summed over workers and data planes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Totals {
+    /// Requests, by listener, route, rule and service.
+    pub requests: BTreeMap<[String; 4], Requests>,
+    /// Connections of listeners, by name.
+    pub listeners: BTreeMap<String, Listener>,
+    /// Connections to services, by name.
+    pub services: BTreeMap<String, Service>,
+    /// The workers of the live data plane, in order.
+    pub workers: Vec<Worker>,
+    /// How often a data plane has started.
+    pub starts: u64,
+    /// The version that the live data plane's loader has published to its workers (0: none).
+    pub version: u64,
+    /// Series in the live data plane's directory.
+    pub series: u64,
+}
+
+/// Requests of one series.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Requests {
+    /// By response class; see [`layout::request::CLASS`].
+    pub classes: [u64; CLASSES],
+    /// By number of the [`ringmesh_dataplane::outcome::Reason`].
+    pub reasons: [u64; MAX_REASONS],
+    /// Bytes of request bodies.
+    pub request_bytes: u64,
+    /// Bytes of response bodies.
+    pub response_bytes: u64,
+    /// Attempts beyond the first.
+    pub retries: u64,
+    /// Durations.
+    pub durations: Histogram,
+}
+
+/// Connections of one listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Accepted.
+    pub accepted: u64,
+    /// Closed.
+    pub closed: u64,
+    /// Handshakes that ended well.
+    pub handshakes: u64,
+    /// Handshakes refused, by number of the cause.
+    pub refused: [u64; MAX_CAUSES],
+    /// Bytes received on opaque connections.
+    pub received_bytes: u64,
+    /// Bytes sent on opaque connections.
+    pub sent_bytes: u64,
+    /// Ends by number of the [`ringmesh_dataplane::outcome::Reason`].
+    pub reasons: [u64; MAX_REASONS],
+}
+
+/// Connections to one service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Opened.
+    pub opened: u64,
+    /// Connects that failed.
+    pub connect_failed: u64,
+    /// Requests that an unused connection was found for.
+    pub reused: u64,
+    /// Handshakes that ended well.
+    pub handshakes: u64,
+    /// Handshakes refused, by number of the cause.
+    pub refused: [u64; MAX_CAUSES],
+}
+
+/// One worker. The first four are as they stand; the rest are counted over all starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Worker {
+    /// Open downstream connections.
+    pub connections: u64,
+    /// Requests in flight.
+    pub in_flight: u64,
+    /// Version of the tables in use.
+    pub version: u64,
+    /// 1 on epoll, 0 on io_uring.
+    pub epoll: u64,
+    /// Tasks that panicked.
+    pub panics: u64,
+    /// Events dropped because nobody drained them.
+    pub events_dropped: u64,
+    /// Connections taken over from other workers.
+    pub handed_over: u64,
+    /// Accepts that failed for want of descriptors or memory.
+    pub accept_failed: u64,
+    /// Upstream connections opened.
+    pub upstream_opened: u64,
+}
+
+impl Merge {
+    /// From now on `reader` is the live data plane's memory. That of the one before goes on counting while it drains.
+    pub fn attach(&mut self, reader: Reader) {
+        self.draining.extend(self.live.replace(reader));
+    }
+
+    /// The data planes that were draining are gone: keeps what they have counted, and lets go of their memory.
+    pub fn retire(&mut self) {
+        for reader in std::mem::take(&mut self.draining) {
+            self.retired.add(&reader);
+        }
+        for worker in &mut self.retired.workers {
+            (worker.connections, worker.in_flight) = (0, 0);
+        }
+    }
+
+    /// Whether a data plane's memory is attached.
+    pub fn is_attached(&self) -> bool {
+        self.live.is_some()
+    }
+
+    /// Reads everything.
+    pub fn totals(&self) -> Totals {
+        let mut totals = self.retired.clone();
+        for reader in &self.draining {
+            totals.add(reader);
+        }
+        if let Some(live) = &self.live {
+            totals.add(live);
+            totals.workers.truncate(usize::from(live.workers()));
+            totals.version = live.header(header::VERSION);
+            totals.series = live.header(header::USED);
+            for (number, worker) in (0..live.workers()).zip(&mut totals.workers) {
+                worker.version = live.gauge(number, gauge::VERSION);
+                worker.epoll = live.gauge(number, gauge::EPOLL);
+            }
+        }
+        totals
+    }
+}
+
+impl Totals {
+    /// Adds one memory's series, and the gauges that are counts.
+    fn add(&mut self, reader: &Reader) {
+        for counts in reader.series() {
+            self.add_series(counts);
+        }
+        self.starts = self.starts.wrapping_add(reader.header(header::STARTS));
+        let workers = usize::from(reader.workers());
+        if self.workers.len() < workers {
+            self.workers.resize_with(workers, Worker::default);
+        }
+        for (number, worker) in (0..reader.workers()).zip(&mut self.workers) {
+            let gauge = |gauge| reader.gauge(number, gauge);
+            sum(&mut worker.connections, level(gauge(gauge::CONNECTIONS)));
+            sum(&mut worker.in_flight, level(gauge(gauge::IN_FLIGHT)));
+            sum(&mut worker.panics, gauge(gauge::PANICS));
+            sum(&mut worker.events_dropped, gauge(gauge::EVENTS_DROPPED));
+            sum(&mut worker.handed_over, gauge(gauge::HANDED_OVER));
+            sum(&mut worker.accept_failed, gauge(gauge::ACCEPT_FAILED));
+            sum(&mut worker.upstream_opened, gauge(gauge::UPSTREAM_OPENED));
+        }
+    }
+
+    /// Adds one series. Two with the same labels (long ones are cut) become one, or the page could not be parsed.
+    fn add_series(&mut self, counts: Counts) {
+        let Counts { kind, mut labels, counters, histogram } = counts;
+        labels.resize(kind.labels().len(), String::new());
+        let at = |word: usize| counters.get(word).copied().unwrap_or(0);
+        match kind {
+            Kind::Request => {
+                let labels = labels.try_into().expect("resized to the four labels of a request");
+                let requests = Requests {
+                    classes: std::array::from_fn(|class| at(request::CLASS + class)),
+                    reasons: std::array::from_fn(|reason| at(request::REASON + reason)),
+                    request_bytes: at(request::REQUEST_BYTES),
+                    response_bytes: at(request::RESPONSE_BYTES),
+                    retries: at(request::RETRIES),
+                    durations: Histogram::new(&histogram, at(request::DURATION_SUM)),
+                };
+                self.requests.entry(labels).and_modify(|sum| sum.add(&requests)).or_insert(requests);
+            }
+            Kind::Listener => {
+                let listener = Listener {
+                    accepted: at(listener::ACCEPTED),
+                    closed: at(listener::CLOSED),
+                    handshakes: at(listener::HANDSHAKES),
+                    refused: std::array::from_fn(|cause| at(listener::REFUSED + cause)),
+                    received_bytes: at(listener::RECEIVED_BYTES),
+                    sent_bytes: at(listener::SENT_BYTES),
+                    reasons: std::array::from_fn(|reason| at(listener::REASON + reason)),
+                };
+                let name = labels.swap_remove(0);
+                self.listeners.entry(name).and_modify(|sum| sum.add(&listener)).or_insert(listener);
+            }
+            Kind::Service => {
+                let service = Service {
+                    opened: at(service::OPENED),
+                    connect_failed: at(service::CONNECT_FAILED),
+                    reused: at(service::REUSED),
+                    handshakes: at(service::HANDSHAKES),
+                    refused: std::array::from_fn(|cause| at(service::REFUSED + cause)),
+                };
+                let name = labels.swap_remove(0);
+                self.services.entry(name).and_modify(|sum| sum.add(&service)).or_insert(service);
+            }
+        }
+    }
+
+    /// Open connections of the heaviest worker over those of the mean one; 1 if there are none.
+    pub fn skew(&self) -> f64 {
+        let connections = || self.workers.iter().map(|worker| worker.connections as f64);
+        let (heaviest, total) = (connections().fold(0.0, f64::max), connections().sum::<f64>());
+        if total == 0.0 { 1.0 } else { heaviest * self.workers.len() as f64 / total }
+    }
+}
+
+impl Requests {
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.classes.iter().fold(0, |sum, count| sum.wrapping_add(*count))
+    }
+
+    fn add(&mut self, other: &Self) {
+        sum_all(&mut self.classes, &other.classes);
+        sum_all(&mut self.reasons, &other.reasons);
+        sum(&mut self.request_bytes, other.request_bytes);
+        sum(&mut self.response_bytes, other.response_bytes);
+        sum(&mut self.retries, other.retries);
+        self.durations.add(&other.durations);
+    }
+}
+
+impl Listener {
+    fn add(&mut self, other: &Self) {
+        sum(&mut self.accepted, other.accepted);
+        sum(&mut self.closed, other.closed);
+        sum(&mut self.handshakes, other.handshakes);
+        sum_all(&mut self.refused, &other.refused);
+        sum(&mut self.received_bytes, other.received_bytes);
+        sum(&mut self.sent_bytes, other.sent_bytes);
+        sum_all(&mut self.reasons, &other.reasons);
+    }
+}
+
+impl Service {
+    fn add(&mut self, other: &Self) {
+        sum(&mut self.opened, other.opened);
+        sum(&mut self.connect_failed, other.connect_failed);
+        sum(&mut self.reused, other.reused);
+        sum(&mut self.handshakes, other.handshakes);
+        sum_all(&mut self.refused, &other.refused);
+    }
+}
+
+/// Wraps: the memory is another process' to write, and no content of it may panic here.
+fn sum(total: &mut u64, amount: u64) {
+    *total = total.wrapping_add(amount);
+}
+
+fn sum_all(totals: &mut [u64], amounts: &[u64]) {
+    totals.iter_mut().zip(amounts).for_each(|(total, amount)| sum(total, *amount));
+}
+
+/// A gauge that goes up and down; one that fell below nothing is nothing.
+fn level(gauge: u64) -> u64 {
+    if gauge > u64::MAX / 2 { 0 } else { gauge }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Dataplane;
+    use super::*;
+
+    const WEB: [&str; 4] = ["inbound", "web", "0", "local"];
+
+    fn served(merge: &Merge) -> u64 {
+        merge.totals().requests.values().map(Requests::count).sum()
+    }
+
+    #[test]
+    fn counts_of_all_workers_are_summed_and_histograms_with_them() {
+        let mut dataplane = Dataplane::start();
+        (0..100).for_each(|n| dataplane.serve(n % 2, WEB, n as u64 * 1000));
+        let mut merge = Merge::default();
+        merge.attach(dataplane.reader());
+        let totals = merge.totals();
+        let requests = &totals.requests[&WEB.map(str::to_owned)];
+        assert_eq!((requests.count(), requests.classes[2], requests.reasons[0]), (100, 100, 100));
+        assert_eq!(requests.durations.count(), 100);
+        assert_eq!(requests.durations.sum_seconds(), 4.95);
+        assert_eq!(totals.requests.len(), 1, "what nobody has counted is not there");
+    }
+
+    #[test]
+    fn totals_go_on_when_a_data_plane_starts_again_on_the_same_memory() {
+        let mut dataplane = Dataplane::start();
+        let mut merge = Merge::default();
+        merge.attach(dataplane.reader());
+        dataplane.serve(0, WEB, 10);
+        assert_eq!((served(&merge), merge.totals().starts), (1, 1));
+        let mut dataplane = dataplane.restart();
+        assert_eq!(served(&merge), 1);
+        dataplane.serve(0, WEB, 10);
+        dataplane.serve(1, ["inbound", "new", "0", "local"], 10);
+        assert_eq!((served(&merge), merge.totals().starts), (3, 2));
+    }
+
+    #[test]
+    fn totals_never_go_down_when_another_data_plane_takes_over_with_memory_of_its_own() {
+        let mut before = Dataplane::start();
+        let mut merge = Merge::default();
+        merge.attach(before.reader());
+        before.serve(0, WEB, 10);
+        before.workers[0].gauge_set(gauge::CONNECTIONS, 5);
+        before.workers[0].gauge_set(gauge::PANICS, 2);
+        let mut after = Dataplane::start();
+        merge.attach(after.reader());
+        after.serve(0, WEB, 10);
+        after.workers[0].gauge_set(gauge::CONNECTIONS, 1);
+        before.serve(1, WEB, 10);
+        assert_eq!(served(&merge), 3, "what drains still counts");
+        assert_eq!(merge.totals().workers[0].connections, 6, "and its connections are open");
+        merge.retire();
+        assert_eq!(served(&merge), 3);
+        let totals = merge.totals();
+        assert_eq!((totals.workers[0].connections, totals.workers[0].panics), (1, 2));
+        after.serve(0, WEB, 10);
+        assert_eq!(served(&merge), 4);
+    }
+
+    #[test]
+    fn series_whose_long_labels_were_cut_are_one() {
+        let mut dataplane = Dataplane::start();
+        let long = "r".repeat(300);
+        dataplane.serve(0, ["inbound", &long, "0", "a"], 10);
+        dataplane.serve(1, ["inbound", &long, "1", "b"], 10);
+        let mut merge = Merge::default();
+        merge.attach(dataplane.reader());
+        assert_eq!((merge.totals().requests.len(), served(&merge)), (1, 2));
+    }
+
+    #[test]
+    fn a_gauge_below_nothing_is_nothing() {
+        let mut merge = Merge::default();
+        let dataplane = Dataplane::start();
+        dataplane.workers[0].gauge_sub(gauge::IN_FLIGHT, 1);
+        merge.attach(dataplane.reader());
+        assert_eq!(merge.totals().workers[0].in_flight, 0);
+        assert_eq!(merge.totals().skew(), 1.0);
+    }
+}
