@@ -363,12 +363,13 @@ impl fmt::Display for Report {
             let share = *count as f64 / total.answered().max(1) as f64 * 100.0;
             writeln!(f, "  {:<10}{count:>10}   {share:.1} %", if value.is_empty() { "(none)" } else { value })?;
         }
-        writeln!(f)?;
-        writeln!(f, "  latency     p50 {:>9}", show_duration(total.quantile(0.5)))?;
-        for (name, share) in [("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)] {
-            writeln!(f, "        {name:>9} {:>9}", show_duration(total.quantile(share)))?;
+        if total.answered() > 0 {
+            writeln!(f, "\n  latency     p50 {:>9}", show_duration(total.quantile(0.5)))?;
+            for (name, share) in [("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)] {
+                writeln!(f, "        {name:>9} {:>9}", show_duration(total.quantile(share)))?;
+            }
+            writeln!(f, "              max {:>9}", show_duration(total.slowest()))?;
         }
-        writeln!(f, "              max {:>9}", show_duration(total.slowest()))?;
         writeln!(f)?;
         write!(f, "  generator busy {:.0} %", self.busy_share() * 100.0)?;
         if !self.delay.is_empty() {

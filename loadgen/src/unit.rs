@@ -53,7 +53,7 @@ pub fn size(text: &str) -> Result<u64, Error> {
     };
     let bytes = number * factor;
     // Beyond 2^53 a float no longer counts single bytes.
-    if bytes < 0.0 || bytes > 9e15 { Err(wrong()) } else { Ok(bytes as u64) }
+    if (0.0..=9e15).contains(&bytes) { Ok(bytes as u64) } else { Err(wrong()) }
 }
 
 /// Reads `0.1` or `10%`.

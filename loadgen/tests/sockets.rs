@@ -1,5 +1,7 @@
 //! Load against services over real sockets, on every driver that this machine grants.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;

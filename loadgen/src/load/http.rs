@@ -81,7 +81,7 @@ impl Task {
         let entry = plan.mix.borrow_mut().pick();
         let request = &plan.prepared[entry];
         let begin = Instant::now();
-        self.shared.report.borrow_mut().delayed(begin.saturating_since(due.at.max(due.free)));
+        self.shared.delayed(due, begin);
         self.begin_deadline();
         let mut body = Seen { request, bytes: 0, differs: false };
         let result = self.attempt(request, &mut body).await;

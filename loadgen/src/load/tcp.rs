@@ -92,7 +92,7 @@ impl Task {
 
     async fn exchange(&mut self, due: &Due) -> Result<(), Failure> {
         let begin = Instant::now();
-        self.shared.report.borrow_mut().delayed(begin.saturating_since(due.at.max(due.free)));
+        self.shared.delayed(due, begin);
         self.begin_deadline();
         if self.connection.is_none() {
             self.connect().await?;

@@ -177,6 +177,13 @@ impl Shared {
         }
     }
 
+    /// A request is being sent; in an open loop that tells how late the generator itself was.
+    pub(super) fn delayed(&self, due: &Due, begin: Instant) {
+        if self.schedule.borrow().is_some() {
+            self.report.borrow_mut().delayed(begin.saturating_since(due.at.max(due.free)));
+        }
+    }
+
     /// Requests that were due before the end, and found no free connection.
     fn count_unsent(&self, now: Instant) {
         let until = self.end.get().map_or(now, |end| end.min(now));

@@ -1,0 +1,190 @@
+//! The processes of the shop: started with a log file each, ended by id, none left behind.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child as Process, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+/// How often the end of a process is looked for.
+const TICK: Duration = Duration::from_millis(20);
+
+/// How much of a log is shown when its process failed, in bytes.
+const TAIL_BYTES: usize = 2_000;
+
+/// A process could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start {name}: {source}")]
+pub(super) struct Error {
+    name: String,
+    source: io::Error,
+}
+
+/// A process that the demo has started. Dropping it kills it.
+pub(super) struct Child {
+    /// What it is, for people.
+    pub(super) name: String,
+    process: Process,
+    log: PathBuf,
+    /// The data planes that a control process has started; they outlive it if it is killed.
+    descendants: Vec<Pid>,
+    ended: Option<ExitStatus>,
+}
+
+impl Child {
+    /// Starts this very program with other arguments; what it says goes to the log.
+    pub(super) fn start<A: AsRef<OsStr>>(name: &str, arguments: &[A], logs: &Path) -> Result<Self, Error> {
+        let failed = |source| Error { name: name.to_owned(), source };
+        let log = logs.join(format!("{name}.log"));
+        let file = File::create(&log).map_err(failed)?;
+        let process = Command::new(own_program().map_err(failed)?)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().map_err(failed)?)
+            .stderr(file)
+            // Ctrl-C in the terminal is for the demo alone, which ends the others in their order.
+            .process_group(0)
+            .spawn()
+            .map_err(failed)?;
+        Ok(Self { name: name.to_owned(), process, log, descendants: Vec::new(), ended: None })
+    }
+
+    /// Its process id.
+    pub(super) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Its child processes, seen so far.
+    pub(super) fn descendants(&self) -> impl Iterator<Item = u32> {
+        self.descendants.iter().map(|pid| pid.as_raw_pid().unsigned_abs())
+    }
+
+    /// Looks for child processes that are new.
+    pub(super) fn find_descendants(&mut self) {
+        for pid in children_of(self.id()) {
+            if !self.descendants.contains(&pid) {
+                self.descendants.push(pid);
+            }
+        }
+    }
+
+    /// How it ended, if it has.
+    pub(super) fn ended(&mut self) -> Option<ExitStatus> {
+        if self.ended.is_none() {
+            self.ended = self.process.try_wait().ok().flatten();
+        }
+        self.ended
+    }
+
+    /// Asks it to end (SIGTERM).
+    pub(super) fn ask_to_end(&mut self) {
+        self.find_descendants();
+        if self.ended().is_none() {
+            // It may have ended just now.
+            let _gone = kill_process(pid(self.id()), Signal::TERM);
+        }
+    }
+
+    /// Waits for its end and that of its children until a deadline; kills what is left then. Says whether all ended by
+    /// themselves and well.
+    pub(super) fn wait(&mut self, deadline: Instant) -> Result<(), String> {
+        while self.ended().is_none() && Instant::now() < deadline {
+            thread::sleep(TICK);
+        }
+        let mut wrong = Vec::new();
+        match self.ended() {
+            Some(status) if status.success() => {}
+            Some(status) => wrong.push(format!("{} ended with {status}", self.name)),
+            None => {
+                wrong.push(format!("{} did not end when asked to and was killed", self.name));
+                self.kill();
+            }
+        }
+        for orphan in std::mem::take(&mut self.descendants) {
+            if !ends_by(orphan, deadline) {
+                wrong.push(format!("process {} of {} was left behind and was killed", orphan.as_raw_pid(), self.name));
+                let _gone = kill_process(orphan, Signal::KILL);
+            }
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
+    }
+
+    /// The end of its log.
+    pub(super) fn log_tail(&self) -> String {
+        let text = fs::read(&self.log).unwrap_or_default();
+        let tail = String::from_utf8_lossy(&text[text.len().saturating_sub(TAIL_BYTES)..]).into_owned();
+        match tail.trim() {
+            "" => "(its log is empty)".to_owned(),
+            tail => tail.to_owned(),
+        }
+    }
+
+    fn kill(&mut self) {
+        let _gone = self.process.kill();
+        self.ended = self.process.wait().ok();
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.ended().is_none() {
+            self.find_descendants();
+            self.kill();
+        }
+        for orphan in &self.descendants {
+            if is_alive(*orphan) {
+                let _gone = kill_process(*orphan, Signal::KILL);
+            }
+        }
+    }
+}
+
+/// This program, also when its file was replaced or removed while it runs.
+fn own_program() -> io::Result<OsString> {
+    let path = std::env::current_exe()?;
+    Ok(if path.exists() { path.into_os_string() } else { "/proc/self/exe".into() })
+}
+
+fn pid(id: u32) -> Pid {
+    i32::try_from(id).ok().and_then(Pid::from_raw).expect("the kernel's process ids are positive")
+}
+
+fn ends_by(process: Pid, deadline: Instant) -> bool {
+    while is_alive(process) {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        thread::sleep(TICK);
+    }
+    true
+}
+
+/// Whether a process runs; one that has ended and waits to be reaped by another does not.
+fn is_alive(process: Pid) -> bool {
+    test_kill_process(process).is_ok()
+        && stat(process.as_raw_pid()).is_some_and(|(state, _)| state != "Z" && state != "X")
+}
+
+/// The processes whose parent this is.
+fn children_of(parent: u32) -> Vec<Pid> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|process| stat(*process).is_some_and(|(_, its_parent)| its_parent == parent))
+        .filter_map(Pid::from_raw)
+        .collect()
+}
+
+/// State and parent of a process (proc_pid_stat(5)).
+fn stat(process: i32) -> Option<(String, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name in parentheses may itself hold blanks and parentheses.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
+}
