@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use ringmesh_ring::net::Address;
 use ringmesh_ring::setup::{self, Grant, Wish};
+use ringmesh_ring::socket::raise_descriptor_limit;
 
 use crate::arrival::Arrivals;
 use crate::limits::{MAX_CONNECTIONS, MAX_ENTRIES};
@@ -176,6 +177,7 @@ pub fn start(settings: Settings) -> Result<Running, Error> {
 /// If the settings make no sense, or threads are not to be had.
 pub fn start_on(grant: &Grant, settings: Settings) -> Result<Running, Error> {
     settings.check()?;
+    raise_descriptor_limit();
     let empty = Report::new(settings.entry_names(), grant.driver.to_string());
     let progress = Arc::new(Progress { reports: (0..settings.threads).map(|_| Mutex::new(empty.clone())).collect() });
     let workers = (0..settings.threads)

@@ -16,6 +16,7 @@ use ringmesh_ring::mailbox::Receiver;
 use ringmesh_ring::net::{Net, Sockets};
 use ringmesh_ring::runtime;
 use ringmesh_ring::setup::{self, Grant, Wish};
+use ringmesh_ring::socket::raise_descriptor_limit;
 use ringmesh_ring::stop::Stop;
 use ringmesh_ring::{Idle, Socket, Stream};
 
@@ -93,6 +94,7 @@ pub fn start_on(grant: &Grant, settings: Settings) -> Result<Running, Error> {
     if settings.threads == 0 {
         return Err(Error::Settings("a server has at least one thread"));
     }
+    raise_descriptor_limit();
     let bind = |source| Error::Bind { address: settings.bind.to_string(), source };
     let listener = TcpListener::bind(settings.bind).map_err(bind)?;
     listener.set_nonblocking(true).map_err(bind)?;
