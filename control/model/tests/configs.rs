@@ -168,6 +168,62 @@ fn the_reference_tells_the_real_defaults() {
     assert!(defaults > 15, "only {defaults} defaults were checked");
 }
 
+/// The reference with one line's value replaced.
+fn replaced(text: &str, entry: &Entry, value: &str) -> String {
+    let key = entry.path.rsplit('.').next().expect("a path has a last part");
+    let line = format!("{key} = {value}");
+    let lines = text.lines().enumerate().map(|(number, old)| if number == entry.line { line.as_str() } else { old });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_wrong_type_of_any_key_is_told_with_its_line() {
+    let text = reference();
+    for entry in entries(&text) {
+        if entry.value.is_none() {
+            continue;
+        }
+        // No key takes a date.
+        let problems = config::parse(&replaced(&text, &entry, "1979-05-27"), "reference.toml");
+        let problems = problems.err().unwrap_or_else(|| panic!("{}: a date is refused", entry.path));
+        let told = problems.iter().any(|problem| {
+            let dateless = problem.to_string().contains("found a date");
+            dateless && problem.place.is_some_and(|place| place.line as usize == entry.line + 1)
+        });
+        assert!(told, "{}: {problems}", entry.path);
+    }
+}
+
+#[test]
+fn strange_values_never_panic_and_problems_have_lines() {
+    let text = reference();
+    for entry in entries(&text) {
+        for value in
+            ["3", "-1", "1.5", "true", "\"\"", "\"\\u0000é\"", "[]", "[[]]", "[{}]", "{}", "\"a b\"", "\"*\"", "\"/\""]
+        {
+            if entry.value.is_none() {
+                continue;
+            }
+            let found = config::parse(&replaced(&text, &entry, value), "reference.toml")
+                .and_then(|config| resolve(&config, &Answers::new(), identity(&config), 1));
+            if let Err(problems) = found {
+                let placed = problems.iter().all(|problem| problem.place.is_some());
+                assert!(placed, "{}: {problems}", entry.path);
+            }
+        }
+    }
+}
+
+#[test]
+fn half_a_file_never_panics() {
+    let text = reference();
+    for end in (0..text.len()).step_by(7).filter(|end| text.is_char_boundary(*end)) {
+        if let Ok(config) = config::parse(&text[..end], "reference.toml") {
+            let _either = resolve(&config, &Answers::new(), None, 1);
+        }
+    }
+}
+
 #[test]
 fn the_idle_timeout_of_tcp_is_an_hour() {
     let text = "[[listener]]\nname = \"a\"\nbind = \"127.0.0.1:1\"\nprotocol = \"tcp\"\nservice = \"b\"\n";

@@ -1,0 +1,158 @@
+//! Routes: hosts, rules in the order in which they apply, splits.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use super::{FALLBACK_RULE, Kind, Resolver, Subject};
+use crate::error::{Cause, Located};
+use crate::route::{Route, Share};
+use crate::snapshot::{self, PathMatch, Protocol, RouteMatch};
+
+impl<'a> Resolver<'a> {
+    pub(super) fn route(&mut self, index: usize, route: &'a Route) -> snapshot::Route {
+        let subject = Subject { kind: "route", index, name: &route.name };
+        self.route_listeners(subject, route);
+        self.claim_hosts(subject, route);
+        snapshot::Route {
+            name: route.name.value.clone(),
+            listeners: route.listeners.iter().map(|name| name.value.clone()).collect(),
+            hosts: route.hosts.iter().map(|host| host.value.clone()).collect(),
+            rules: self.rules(subject, route),
+        }
+    }
+
+    fn route_listeners(&mut self, subject: Subject<'_>, route: &'a Route) {
+        for (position, name) in route.listeners.iter().enumerate() {
+            let cause = match self.listeners.get(name.as_str()) {
+                None => {
+                    let hint = self.similar(name, Kind::Listener);
+                    Cause::NoSuch { kind: "listener", name: name.value.clone(), hint }
+                }
+                Some(listener) => match (&listener.service, listener.protocol) {
+                    (_, Protocol::Tcp) => Cause::RouteOnTcp(name.value.clone()),
+                    (Some(service), Protocol::Http) => Cause::ListenerHasService {
+                        listener: name.value.clone(),
+                        service: service.value.clone(),
+                        line: service.place.line,
+                    },
+                    (None, Protocol::Http) => continue,
+                },
+            };
+            self.note(subject, &format!("listeners[{position}]"), name.place, cause);
+        }
+        if route.listeners.is_empty() && !self.has_free_listener {
+            self.note(subject, "", route.name.place, Cause::RouteWithoutListener);
+        }
+    }
+
+    /// One host on one listener belongs to one route.
+    fn claim_hosts(&mut self, subject: Subject<'_>, route: &'a Route) {
+        let everywhere = route.listeners.is_empty().then_some(None);
+        let places: Vec<_> =
+            everywhere.into_iter().chain(route.listeners.iter().map(|name| Some(name.as_str()))).collect();
+        for (position, host) in route.hosts.iter().enumerate() {
+            let claims = self.claims.entry(&host.value).or_default();
+            let overlap = |(claimed, _): &&(Option<&str>, &Route)| {
+                claimed.is_none() || places.contains(&None) || places.contains(claimed)
+            };
+            let cause = claims.iter().find(overlap).map(|(claimed, other)| {
+                let shared = claimed.or(places.first().copied().flatten());
+                Cause::HostTaken {
+                    host: host.to_string(),
+                    listener: shared.map(str::to_owned),
+                    other: other.name.value.clone(),
+                    line: other.name.place.line,
+                }
+            });
+            claims.extend(places.iter().map(|place| (*place, route)));
+            if let Some(cause) = cause {
+                self.note(subject, &format!("hosts[{position}]"), host.place, cause);
+            }
+        }
+    }
+
+    fn rules(&mut self, subject: Subject<'_>, route: &'a Route) -> Vec<snapshot::RouteRule> {
+        let mut rules = Vec::with_capacity(route.rules.len() + 1);
+        let mut names = HashMap::new();
+        let mut matches = HashMap::new();
+        for (position, rule) in route.rules.iter().enumerate() {
+            let field = format!("rule[{position}]");
+            let name = rule.name.as_ref().map_or_else(|| position.to_string(), |name| name.value.clone());
+            let line = rule.matches.place.line;
+            let place = rule.name.as_ref().map_or(rule.matches.place, |name| name.place);
+            if let Some(first) = names.insert(name.clone(), place.line) {
+                self.note(subject, &format!("{field}.name"), place, Cause::DuplicateName { name: name.clone(), first });
+            }
+            match matches.get(&admitted(&rule.matches)) {
+                Some(first) => self.note(subject, &field, rule.matches.place, Cause::Unreachable(*first)),
+                None => drop(matches.insert(admitted(&rule.matches), line)),
+            }
+            let to = self.split(subject, &format!("{field}.to"), &rule.to);
+            rules.push(snapshot::RouteRule {
+                name,
+                matches: rule.matches.value.clone(),
+                to,
+                timeout: rule.timeout.or(route.timeout),
+            });
+        }
+        rules.sort_by_key(|rule| precedence(&rule.matches));
+        if let Some(to) = &route.to {
+            if let Some(first) = matches.get(&admitted(&RouteMatch::default())) {
+                let first = *first;
+                self.note(subject, "to", to.place, Cause::Unreachable(first));
+            }
+            rules.push(fallback(route, self.split(subject, "to", to)));
+        } else if let Some(service) = self.implied_service(route) {
+            self.call(subject, "hosts", service, route.name.place, Protocol::Http);
+            rules.push(fallback(route, vec![snapshot::Target { service: service.to_owned(), weight: 1 }]));
+        } else if rules.is_empty() {
+            let host = route.hosts.first().map(|host| host.to_string()).unwrap_or_default();
+            self.note(subject, "", route.name.place, Cause::RouteWithoutTarget(host));
+        }
+        rules
+    }
+
+    fn split(
+        &mut self,
+        subject: Subject<'_>,
+        field: &str,
+        to: &'a Located<Vec<Located<Share>>>,
+    ) -> Vec<snapshot::Target> {
+        let mut seen = HashSet::new();
+        for (position, share) in to.iter().enumerate() {
+            let field = if to.len() == 1 { field.to_owned() } else { format!("{field}[{position}]") };
+            self.call(subject, &field, &share.service, share.place, Protocol::Http);
+            if !seen.insert(&share.service) {
+                self.note(subject, &field, share.place, Cause::Twice(format!("service \"{}\"", share.service)));
+            }
+        }
+        if to.iter().all(|share| share.weight == 0) {
+            self.note(subject, field, to.place, Cause::NoWeight);
+        }
+        let target = |share: &Located<Share>| snapshot::Target { service: share.service.clone(), weight: share.weight };
+        to.iter().map(target).collect()
+    }
+}
+
+fn fallback(route: &Route, to: Vec<snapshot::Target>) -> snapshot::RouteRule {
+    snapshot::RouteRule { name: FALLBACK_RULE.to_owned(), matches: RouteMatch::default(), to, timeout: route.timeout }
+}
+
+/// What tells which requests a match admits: two that give the same here admit the same.
+fn admitted(matches: &RouteMatch) -> (PathMatch, BTreeSet<&str>, &[snapshot::HeaderMatch]) {
+    let path = match &matches.path {
+        PathMatch::Any => PathMatch::Prefix("/".to_owned()),
+        path => path.clone(),
+    };
+    (path, matches.methods.iter().map(String::as_str).collect(), &matches.headers)
+}
+
+/// What a rule is sorted by; the least comes first. See the top of this file.
+fn precedence(matches: &RouteMatch) -> impl Ord + use<> {
+    let (exact, length) = match &matches.path {
+        PathMatch::Exact(_) => (true, 0),
+        PathMatch::Prefix(prefix) => (false, prefix.len()),
+        PathMatch::Any => (false, 1),
+    };
+    Reverse((exact, length, !matches.methods.is_empty(), matches.headers.len()))
+}
