@@ -47,8 +47,10 @@ impl Buffer {
 
     /// The bytes not yet consumed, to be changed in place. Copies them first when a [`Slice`] still shows any of them.
     pub fn filled_mut(&mut self) -> &mut [u8] {
-        if self.storage.as_ref().is_some_and(|storage| !storage.is_unique()) {
-            self.compact();
+        if let Some(storage) = &self.storage
+            && !storage.is_unique()
+        {
+            self.move_to(storage.size());
         }
         let len = self.len();
         let Some(storage) = &self.storage else { return &mut [] };
@@ -142,9 +144,8 @@ impl Buffer {
     /// Makes room by moving the filled bytes to the front: in place when no [`Slice`] is alive, else into a fresh block
     /// of the same size, so that what others still read stays untouched.
     pub fn compact(&mut self) {
-        let size = self.storage.as_ref().map_or(Size::Small, Storage::size);
         match &self.storage {
-            Some(_) if self.start == 0 && self.is_only_reader() => {}
+            Some(_) if self.start == 0 => {}
             Some(storage) if storage.is_unique() => {
                 let (from, len) = (self.start as usize, self.len());
                 // SAFETY: the source range lies inside the block (start <= end <= capacity).
@@ -154,7 +155,8 @@ impl Buffer {
                 unsafe { std::ptr::copy(source, storage.pointer(), len) };
                 (self.start, self.end) = (0, len as u32);
             }
-            _ => self.move_to(size),
+            Some(storage) => self.move_to(storage.size()),
+            None => self.move_to(Size::Small),
         }
     }
 
@@ -163,10 +165,6 @@ impl Buffer {
         if self.capacity() < LARGE_BUFFER_BYTES {
             self.move_to(Size::Large);
         }
-    }
-
-    fn is_only_reader(&self) -> bool {
-        self.storage.as_ref().is_some_and(Storage::is_unique)
     }
 
     fn move_to(&mut self, size: Size) {

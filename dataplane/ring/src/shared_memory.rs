@@ -97,10 +97,26 @@ impl SharedMemory {
         Ok(ReadMemory(self.map(ProtFlags::READ)?))
     }
 
+    /// Maps a part of it for reading and writing: `bytes` bytes from `offset`, which is a multiple of the page size.
+    ///
+    /// # Errors
+    /// When the part does not lie inside, or what the kernel says.
+    pub fn map_writer_part(&self, offset: usize, bytes: usize) -> Result<Memory, Error> {
+        let size = check_size(bytes as u64)?;
+        if offset.checked_add(bytes).is_none_or(|end| end > self.bytes.get()) {
+            return Err(Error::Size { bytes: bytes as u64 });
+        }
+        Ok(Memory(self.map_part(ProtFlags::READ | ProtFlags::WRITE, offset as u64, size.get())?))
+    }
+
     fn map(&self, protection: ProtFlags) -> Result<Mapping, Error> {
-        let bytes = self.bytes.get();
+        self.map_part(protection, 0, self.bytes.get())
+    }
+
+    fn map_part(&self, protection: ProtFlags, offset: u64, bytes: usize) -> Result<Mapping, Error> {
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
-        let start = unsafe { mmap(std::ptr::null_mut(), bytes, protection, MapFlags::SHARED, &self.descriptor, 0) };
+        let start =
+            unsafe { mmap(std::ptr::null_mut(), bytes, protection, MapFlags::SHARED, &self.descriptor, offset) };
         let start =
             NonNull::new(start.map_err(io::Error::from)?).ok_or_else(|| io::Error::from(io::ErrorKind::Other))?;
         Ok(Mapping { start, bytes })

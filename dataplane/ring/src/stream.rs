@@ -103,4 +103,9 @@ pub trait Stream: 'static {
 
     /// The other end's address, if it has one.
     fn peer_address(&self) -> Option<SocketAddr>;
+
+    /// Our own end's address, if it has one.
+    fn local_address(&self) -> Option<SocketAddr> {
+        None
+    }
 }

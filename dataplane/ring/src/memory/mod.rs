@@ -44,6 +44,8 @@ struct Shape {
     capacity_bytes: Cell<usize>,
     /// Where flushed slices lay, if that is to be remembered.
     flushed: RefCell<Option<Vec<Range<usize>>>>,
+    /// Where received bytes were put, likewise.
+    filled: RefCell<Option<Vec<Range<usize>>>>,
 }
 
 enum Place {
@@ -71,6 +73,7 @@ impl Network {
                 chunk_bytes: Cell::new(usize::MAX),
                 capacity_bytes: Cell::new(DEFAULT_CAPACITY_BYTES),
                 flushed: RefCell::new(None),
+                filled: RefCell::new(None),
             }),
         }))
     }
@@ -93,9 +96,15 @@ impl Network {
         self.0.shape.capacity_bytes.set(bytes.max(1));
     }
 
-    /// From now on remembers where flushed slices lay in memory.
-    pub fn record_flushed(&self) {
+    /// From now on remembers where flushed slices lay in memory, and where received bytes were put.
+    pub fn record(&self) {
         *self.0.shape.flushed.borrow_mut() = Some(Vec::new());
+        *self.0.shape.filled.borrow_mut() = Some(Vec::new());
+    }
+
+    /// The address ranges that received bytes were put to since the last call, in order.
+    pub fn take_filled(&self) -> Vec<Range<usize>> {
+        self.0.shape.filled.borrow_mut().as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// The address ranges of all slices flushed since the last call, in order. A test can tell from them that bytes

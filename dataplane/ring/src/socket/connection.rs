@@ -301,6 +301,10 @@ impl Stream for Socket {
     fn peer_address(&self) -> Option<SocketAddr> {
         rustix::net::getpeername(self.descriptor()).ok().flatten()?.try_into().ok()
     }
+
+    fn local_address(&self) -> Option<SocketAddr> {
+        rustix::net::getsockname(self.descriptor()).ok()?.try_into().ok()
+    }
 }
 
 impl std::fmt::Debug for Socket {

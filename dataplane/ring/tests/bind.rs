@@ -1,0 +1,80 @@
+//! Binding ports and paths: nothing is shared by accident, and the owner is named.
+#![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use ringmesh_ring::socket::{BindError, bind_group, bind_unix, raise_descriptor_limit};
+
+fn address_of(listener: &OwnedFd) -> SocketAddr {
+    socket2::SockRef::from(listener).local_addr().unwrap().as_socket().unwrap()
+}
+
+#[test]
+fn group_shares_one_port_and_the_kernel_spreads_clients() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let group = bind_group(address.parse().unwrap(), 4).unwrap();
+        let port = address_of(&group[0]);
+        assert!(group.iter().all(|member| address_of(member) == port));
+        let clients: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(port).unwrap()).collect();
+        let mut served = 0;
+        for member in group {
+            let member = TcpListener::from(member);
+            let mine = std::iter::from_fn(|| member.accept().ok()).count();
+            assert!(mine > 10, "a member had {mine} of {} clients", clients.len());
+            served += mine;
+        }
+        assert_eq!(served, clients.len());
+    }
+}
+
+#[test]
+fn busy_port_is_refused_and_its_owner_named() {
+    let check = |taken: SocketAddr| match bind_group(taken, 2) {
+        Err(BindError::InUse { address, owner }) => {
+            assert_eq!((address, owner.map(|owner| owner.pid)), (taken, Some(std::process::id())));
+        }
+        other => panic!("{other:?}"),
+    };
+    let plain = TcpListener::bind("127.0.0.1:0").unwrap();
+    check(plain.local_addr().unwrap());
+    let group = bind_group("127.0.0.1:0".parse().unwrap(), 2).unwrap();
+    check(address_of(&group[0]));
+    let message = bind_group(address_of(&group[0]), 1).unwrap_err().to_string();
+    assert!(message.contains("in use by `") && message.contains(&std::process::id().to_string()), "{message}");
+}
+
+#[test]
+fn address_that_is_not_ours_is_an_error_with_its_name() {
+    let message = bind_group("192.0.2.1:1".parse().unwrap(), 1).unwrap_err().to_string();
+    assert!(message.starts_with("cannot listen on 192.0.2.1:1: "), "{message}");
+}
+
+#[test]
+fn unix_path_is_bound_unless_somebody_uses_it() {
+    let directory = std::env::temp_dir().join(format!("ringmesh-bind-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let path = directory.join("socket");
+
+    let listener = bind_unix(&path).unwrap();
+    UnixStream::connect(&path).unwrap();
+    assert!(matches!(bind_unix(&path), Err(BindError::PathInUse { .. })));
+    // Nobody listens any more, but the file is still there.
+    drop(listener);
+    let listener = bind_unix(&path).unwrap();
+    UnixStream::connect(&path).unwrap();
+    drop(listener);
+
+    let file = directory.join("file");
+    std::fs::write(&file, "precious").unwrap();
+    assert!(matches!(bind_unix(&file), Err(BindError::NotASocket { .. })));
+    assert_eq!(std::fs::read(&file).unwrap(), b"precious");
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn descriptor_limit_is_raised_to_the_hard_one() {
+    let limit = raise_descriptor_limit();
+    assert_eq!(limit.soft, limit.hard);
+}
