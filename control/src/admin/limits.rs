@@ -21,9 +21,5 @@ pub const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// Most fields in a head.
 pub const MAX_FIELDS: usize = 64;
 
-/// How long a page waits for a fresh report of the data plane; after that it shows the last one. A worker that is busy
-/// must not turn `/status` into an error.
-pub const REPORT_TIMEOUT: Duration = Duration::from_millis(500);
-
 /// How long accepting pauses when there are no descriptors left.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(200);

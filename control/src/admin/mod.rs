@@ -11,10 +11,11 @@ pub mod ready;
 #[cfg(test)]
 mod testing;
 
+use std::future::Future;
 use std::io;
 use std::net::TcpListener as StdTcpListener;
 use std::os::unix::net::UnixListener as StdUnixListener;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use hyper::server::conn::http1;
@@ -24,34 +25,27 @@ use ringmesh_model::snapshot::{Address, Snapshot};
 use ringmesh_ring::socket::{BindError, bind_group, bind_unix};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use crate::state;
 use crate::telemetry::Telemetry;
+
+/// Brings the data plane's report in the state up to date.
+pub type Refresh = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 /// What the pages show. Clones share it.
 #[derive(Clone)]
 pub struct Inputs {
     /// What control knows of itself, its config and its data plane.
     pub state: state::Handle,
-    /// The configuration that is wanted; None before the first.
-    pub snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
+    /// The configuration that is live; None before the first.
+    pub live: watch::Receiver<Option<Arc<Snapshot>>>,
     /// What the data plane has counted and told.
     pub telemetry: Telemetry,
-    /// Asks for a fresh report of the data plane in `state`; answered once it is there.
-    pub refresh: mpsc::Sender<oneshot::Sender<()>>,
-}
-
-impl Inputs {
-    /// Waits for a fresh report, but not long: the one before will do.
-    async fn refresh(&self) {
-        let (done, fresh) = oneshot::channel();
-        if self.refresh.try_send(done).is_ok() {
-            let _ = timeout(limits::REPORT_TIMEOUT, fresh).await;
-        }
-    }
+    /// Asks for a fresh report.
+    pub refresh: Refresh,
 }
 
 /// Why there are no admin pages.
@@ -65,9 +59,55 @@ pub enum Error {
     Io(#[from] io::Error),
 }
 
-/// The admin port.
-pub struct Server {
-    listener: Listener,
+/// The admin port of a control process, which may move or close when the config changes.
+pub struct Port {
+    inputs: Inputs,
+    open: Option<Open>,
+}
+
+/// A port that is served until this is dropped.
+struct Open {
+    /// As the config has it.
+    wanted: Address,
+    /// As it is: the kernel chooses port 0.
+    bound: Address,
+    task: AbortHandle,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Port {
+    /// A port that is closed yet.
+    pub fn new(inputs: Inputs) -> Self {
+        Self { inputs, open: None }
+    }
+
+    /// Serves at this address from now on, and nowhere else; what is open at the old one ends. Inside a tokio runtime.
+    ///
+    /// # Errors
+    /// If the address cannot be had; then the pages stay where they were.
+    pub fn serve_at(&mut self, wanted: Option<&Address>) -> Result<(), Error> {
+        let Some(wanted) = wanted else {
+            self.open = None;
+            return Ok(());
+        };
+        if self.open.as_ref().is_none_or(|open| open.wanted != *wanted) {
+            let listener = Listener::bind(wanted)?;
+            let bound = listener.address()?;
+            let task = tokio::spawn(accept_all(listener, self.inputs.clone())).abort_handle();
+            self.open = Some(Open { wanted: wanted.clone(), bound, task });
+        }
+        Ok(())
+    }
+
+    /// Where the pages are.
+    pub fn address(&self) -> Option<&Address> {
+        self.open.as_ref().map(|open| &open.bound)
+    }
 }
 
 enum Listener {
@@ -75,79 +115,63 @@ enum Listener {
     Unix(UnixListener),
 }
 
-impl Server {
-    /// Binds the port. Inside a tokio runtime.
-    ///
-    /// # Errors
-    /// If the address cannot be had.
-    pub fn bind(address: &Address) -> Result<Self, Error> {
-        let listener = match address {
+/// A connection of either kind.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+impl Listener {
+    fn bind(address: &Address) -> Result<Self, Error> {
+        Ok(match address {
             Address::Ip(address) => {
                 let descriptor = bind_group(*address, 1)?.pop().expect("a group of one has one");
                 let listener = StdTcpListener::from(descriptor);
                 listener.set_nonblocking(true)?;
-                Listener::Tcp(TcpListener::from_std(listener)?)
+                Self::Tcp(TcpListener::from_std(listener)?)
             }
             Address::Unix(path) => {
                 let listener = StdUnixListener::from(bind_unix(path)?);
                 listener.set_nonblocking(true)?;
-                Listener::Unix(UnixListener::from_std(listener)?)
+                Self::Unix(UnixListener::from_std(listener)?)
             }
-        };
-        Ok(Self { listener })
+        })
     }
 
-    /// Where it is, with the port that the kernel chose if none was given.
-    ///
-    /// # Errors
-    /// If the kernel does not say.
-    pub fn address(&self) -> io::Result<Address> {
-        Ok(match &self.listener {
-            Listener::Tcp(listener) => Address::Ip(listener.local_addr()?),
-            Listener::Unix(listener) => {
+    fn address(&self) -> io::Result<Address> {
+        Ok(match self {
+            Self::Tcp(listener) => Address::Ip(listener.local_addr()?),
+            Self::Unix(listener) => {
                 let address = listener.local_addr()?;
                 Address::Unix(address.as_pathname().ok_or(io::ErrorKind::AddrNotAvailable)?.to_owned())
             }
         })
     }
 
-    /// Serves until it is dropped; open connections end with it.
-    pub async fn run(self, inputs: Inputs) {
-        LocalSet::new().run_until(self.accept_all(inputs)).await;
-    }
-
-    async fn accept_all(self, inputs: Inputs) {
-        let places = Arc::new(Semaphore::new(limits::MAX_CONNECTIONS));
-        loop {
-            let place = Arc::clone(&places).acquire_owned().await.expect("nobody closes it");
-            match self.listener.accept().await {
-                Ok(stream) => {
-                    let served = serve(stream, inputs.clone());
-                    spawn_local(async move {
-                        served.await;
-                        drop(place);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(target: "admin", "cannot accept: {error}");
-                    sleep(limits::ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-}
-
-/// A connection of either kind.
-trait Stream: AsyncRead + AsyncWrite + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
-
-impl Listener {
+    /// Droppable: nobody is lost.
     async fn accept(&self) -> io::Result<Box<dyn Stream>> {
         Ok(match self {
             Self::Tcp(listener) => Box::new(listener.accept().await?.0),
             Self::Unix(listener) => Box::new(listener.accept().await?.0),
         })
+    }
+}
+
+/// Serves until it is dropped; open connections end with it.
+async fn accept_all(listener: Listener, inputs: Inputs) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if connections.len() < limits::MAX_CONNECTIONS => match accepted {
+                Ok(stream) => {
+                    connections.spawn(serve(stream, inputs.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(target: "admin", "cannot accept: {error}");
+                    sleep(limits::ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
     }
 }
 

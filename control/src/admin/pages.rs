@@ -85,8 +85,7 @@ fn metrics(inputs: &Inputs, headers: &HeaderMap) -> Answer {
 }
 
 fn is_ready(inputs: &Inputs) -> Answer {
-    let wanted = inputs.snapshot.borrow().clone();
-    let missing = inputs.state.read(|state| ready::missing(state, wanted.as_deref()));
+    let missing = inputs.state.read(ready::missing);
     if missing.is_empty() {
         return text(StatusCode::OK, "ready\n".to_owned());
     }
@@ -94,15 +93,15 @@ fn is_ready(inputs: &Inputs) -> Answer {
 }
 
 async fn status(inputs: &Inputs) -> Answer {
-    inputs.refresh().await;
+    (inputs.refresh)().await;
     json(&inputs.state.get())
 }
 
 fn in_effect(inputs: &Inputs) -> Answer {
-    let snapshot = inputs.snapshot.borrow().clone();
-    match snapshot {
+    let live = inputs.live.borrow().clone();
+    match live {
         Some(snapshot) => json(&config::show(&snapshot)),
-        None => text(StatusCode::SERVICE_UNAVAILABLE, "no config has been published yet\n".to_owned()),
+        None => text(StatusCode::SERVICE_UNAVAILABLE, "no config is live yet\n".to_owned()),
     }
 }
 

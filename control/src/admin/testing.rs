@@ -18,7 +18,12 @@ pub(super) fn ready_state() -> State {
     let mut state = State { mesh: "shop.example".to_owned(), workload: "payments".to_owned(), ..State::default() };
     state.dataplane.phase = Phase::Running;
     (state.config.version, state.config.live_version) = (7, 7);
-    state.listeners = vec![state::Listener { name: "inbound".to_owned(), ..state::Listener::default() }];
+    state.listeners = vec![state::Listener {
+        name: "inbound".to_owned(),
+        bind: "127.0.0.1:15006".to_owned(),
+        sockets: 2,
+        ..state::Listener::default()
+    }];
     state
 }
 

@@ -4,7 +4,6 @@ use ringmesh_dataplane::telemetry::event::Event;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::task::JoinHandle;
 
 use super::testing::{SECRET, ready_state, snapshot};
 use super::*;
@@ -34,34 +33,29 @@ impl Answer {
 
 /// A proxy's admin port with what it shows.
 struct Proxy {
-    address: Address,
+    port: Port,
     state: state::Handle,
     telemetry: Telemetry,
-    task: JoinHandle<()>,
 }
 
 impl Proxy {
     fn start(at: &Address) -> Self {
-        let server = Server::bind(at).unwrap();
-        let address = server.address().unwrap();
         let state = state::Handle::default();
         state.write(|state| *state = ready_state());
         let telemetry = Telemetry::default();
-        let (_, snapshot) = watch::channel(Some(Arc::new(snapshot())));
-        let (refresh, mut asked) = mpsc::channel::<oneshot::Sender<()>>(1);
-        let inputs = Inputs { state: state.clone(), snapshot, telemetry: telemetry.clone(), refresh };
-        let fresh = state.clone();
-        spawn_local(async move {
-            while let Some(done) = asked.recv().await {
-                fresh.write(|state| state.dataplane.report_at = Some(state.dataplane.report_at.unwrap_or(0) + 1));
-                let _ = done.send(());
-            }
+        let (_, live) = watch::channel(Some(Arc::new(snapshot())));
+        let reported = state.clone();
+        let refresh: Refresh = Arc::new(move || {
+            reported.write(|state| state.dataplane.report_at = Some(state.dataplane.report_at.unwrap_or(0) + 1));
+            Box::pin(std::future::ready(()))
         });
-        Self { address, state, telemetry, task: spawn_local(server.run(inputs)) }
+        let mut port = Port::new(Inputs { state: state.clone(), live, telemetry: telemetry.clone(), refresh });
+        port.serve_at(Some(at)).unwrap();
+        Self { port, state, telemetry }
     }
 
     async fn connect(&self) -> Box<dyn Stream> {
-        match &self.address {
+        match self.port.address().expect("it is open") {
             Address::Ip(address) => Box::new(TcpStream::connect(address).await.unwrap()),
             Address::Unix(path) => Box::new(UnixStream::connect(path).await.unwrap()),
         }
@@ -86,16 +80,10 @@ impl Proxy {
     }
 }
 
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 /// Runs a test beside the server, on one thread as in control.
 fn with_proxy<F: Future<Output = ()>>(test: impl FnOnce(Proxy) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    LocalSet::new().block_on(&runtime, async { test(Proxy::start(&loopback())).await });
+    runtime.block_on(async { test(Proxy::start(&loopback())).await });
 }
 
 fn loopback() -> Address {
@@ -248,16 +236,41 @@ fn the_pages_are_served_over_a_unix_socket_too() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("admin.sock");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    LocalSet::new().block_on(&runtime, async {
+    runtime.block_on(async {
         let proxy = Proxy::start(&Address::Unix(path));
         assert_eq!(proxy.get("/live").await.status, 200);
     });
 }
 
 #[test]
-fn a_port_in_use_is_an_error_that_names_its_key() {
-    with_proxy(async |proxy| {
-        let error = Server::bind(&proxy.address).err().expect("it is in use").to_string();
+fn a_port_in_use_is_an_error_that_names_its_key_and_changes_nothing() {
+    with_proxy(async |mut proxy| {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::Ip(taken.local_addr().unwrap());
+        let error = proxy.port.serve_at(Some(&address)).expect_err("it is in use").to_string();
         assert!(error.starts_with("[admin] bind: ") && error.contains("in use"), "{error}");
+        assert_eq!(proxy.get("/live").await.status, 200, "the pages stay where they were");
+    });
+}
+
+#[test]
+fn the_pages_move_with_the_config_and_close_with_it() {
+    with_proxy(async |mut proxy| {
+        let folder = tempfile::tempdir().unwrap();
+        let old = proxy.port.address().unwrap().clone();
+        let Address::Ip(old_port) = old else { panic!("bound to a port") };
+        let mut open = proxy.connect().await;
+        open.write_all(b"GET /live HTTP/1.1\r\nhost: admin\r\n\r\n").await.unwrap();
+        let mut answer = [0; 1024];
+        let length = timeout(DEADLINE, open.read(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(Answer::read(&answer[..length]).status, 200);
+        proxy.port.serve_at(Some(&loopback())).unwrap();
+        assert_eq!(proxy.port.address(), Some(&old), "the same wish moves nothing");
+        proxy.port.serve_at(Some(&Address::Unix(folder.path().join("admin.sock")))).unwrap();
+        assert_eq!(proxy.get("/live").await.status, 200);
+        assert_eq!(timeout(DEADLINE, open.read(&mut [0])).await.unwrap().unwrap(), 0, "what was open ends");
+        assert!(TcpStream::connect(old_port).await.is_err(), "the old port is closed");
+        proxy.port.serve_at(None).unwrap();
+        assert_eq!(proxy.port.address(), None);
     });
 }

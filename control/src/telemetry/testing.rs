@@ -1,5 +1,6 @@
 //! Telemetry memory that holds what a test says.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -41,6 +42,11 @@ impl Dataplane {
         let directory = Directory::open(Arc::clone(&written), WORKERS).unwrap();
         let workers = [0, 1].map(|number| Recorder::new(Arc::clone(&written), number));
         Self { memory, directory, workers }
+    }
+
+    /// Its memory, as control gets it.
+    pub(super) fn descriptor(&self) -> OwnedFd {
+        self.memory.fd().try_clone_to_owned().unwrap()
     }
 
     pub(super) fn reader(&self) -> Reader {
