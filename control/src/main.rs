@@ -1,1 +1,8 @@
-fn main() {}
+//! The `ringmesh` command.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ringmesh_control::cli::main()
+}

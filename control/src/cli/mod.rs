@@ -1,0 +1,145 @@
+//! The command line: one command a file.
+
+mod run;
+mod check;
+mod status;
+mod stop;
+mod ca;
+mod demo;
+mod demo_service;
+mod completions;
+mod dataplane;
+mod place;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What follows the help of the whole program.
+const AFTER_HELP: &str = "\
+Examples:
+  ringmesh demo                      a shop of three services, meshed; Ctrl-C ends it
+  ringmesh check sidecar.toml        what is wrong with a config, and what this machine grants
+  ringmesh run -c sidecar.toml       runs the proxy; edit the file and the change is live in a second
+  ringmesh status -c sidecar.toml    what it is doing
+  ringmesh stop -c sidecar.toml      finishes open requests and ends it
+  ringmesh ca init ca/               a certificate authority for mutual TLS
+
+Exit codes:
+  0  done
+  1  failed; standard error says why and what to try
+  2  the command line or the config is wrong";
+
+/// A service mesh in one binary: a thread-per-core proxy on io_uring, and a small process that feeds it.
+#[derive(Debug, Parser)]
+#[command(name = "ringmesh", version, max_term_width = 100, after_help = AFTER_HELP, propagate_version = true)]
+struct Ringmesh {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Args),
+    Check(check::Args),
+    Status(status::Args),
+    Stop(stop::Args),
+    Ca(ca::Args),
+    Demo(demo::Args),
+    Completions(completions::Args),
+    #[command(hide = true)]
+    Dataplane(dataplane::Args),
+    #[command(hide = true)]
+    DemoService(demo_service::Args),
+}
+
+/// Why a command did not do what it was asked for.
+#[derive(Debug)]
+pub enum Failure {
+    /// It failed. Exit code 1.
+    Failed(anyhow::Error),
+    /// The command line or the config is wrong, as these lines say. Exit code 2.
+    Wrong(String),
+}
+
+impl Failure {
+    fn code(&self) -> u8 {
+        match self {
+            Self::Failed(_) => 1,
+            Self::Wrong(_) => 2,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(error) => write!(f, "ringmesh: {error:#}"),
+            Self::Wrong(lines) => f.write_str(lines),
+        }
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let done = match Ringmesh::parse().command {
+        Command::Run(arguments) => run::run(arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Stop(arguments) => stop::run(&arguments),
+        Command::Ca(arguments) => ca::run(arguments).map_err(Failure::Failed),
+        Command::Demo(arguments) => demo::run(arguments).map_err(Failure::Failed),
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::DemoService(arguments) => demo_service::run(arguments).map_err(Failure::Failed),
+        Command::Dataplane(arguments) => return dataplane::run(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nobody is left to be told when standard error is closed.
+            let _ = writeln!(io::stderr(), "{failure}");
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+/// Writes to standard output. A reader that has seen enough (`| head`) is no failure.
+///
+/// # Errors
+/// If it cannot be written for another reason.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut output = io::stdout().lock();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Ringmesh::command().debug_assert();
+    }
+
+    #[test]
+    fn every_visible_command_has_an_example() {
+        let program = Ringmesh::command();
+        for command in program.get_subcommands().filter(|command| !command.is_hide_set()) {
+            let help = command.clone().render_long_help().to_string();
+            assert!(help.contains("Example"), "`ringmesh {} --help` shows no example", command.get_name());
+        }
+    }
+}

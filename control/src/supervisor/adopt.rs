@@ -1,0 +1,183 @@
+//! Finding the data plane that an earlier control has left, and taking it over.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use ringmesh_model::snapshot::Name;
+use ringmesh_model::wire::{Runtime, ToControl, ToDataPlane, WIRE_VERSION};
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::getuid;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::process::Process;
+use crate::directory::Directory;
+use crate::link::{self, Event, Link};
+
+/// How long a data plane may take to answer. Its loader may be preparing a large snapshot just then.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Descriptors of a `Welcome` before the listeners': telemetry memory, event memory, event notification.
+const MEMORY_DESCRIPTORS: usize = 3;
+
+/// Why a data plane that is there cannot be taken over.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// It does not answer. It may go on serving with what it has.
+    #[error("a data plane is there, but does not answer; `ringmesh stop` ends it")]
+    Silent,
+    /// Somebody else answers.
+    #[error("the data plane's socket is answered by a process of user {uid}, not ours")]
+    Foreign {
+        /// Whose process.
+        uid: u32,
+    },
+    /// A message that does not belong here.
+    #[error("the data plane does not welcome us: {0}")]
+    Unexpected(String),
+    /// The link broke.
+    #[error(transparent)]
+    Link(#[from] link::Error),
+    /// The kernel refuses.
+    #[error("the data plane cannot be reached: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// The memory that outlives data planes.
+pub(super) struct Memory {
+    pub(super) telemetry: OwnedFd,
+    pub(super) events: OwnedFd,
+    pub(super) notification: OwnedFd,
+}
+
+/// A data plane that was taken over.
+pub(super) struct Adopted {
+    pub(super) link: Link,
+    pub(super) process: Process,
+    pub(super) runtime: Runtime,
+    pub(super) memory: Memory,
+    pub(super) listeners: Vec<(Name, Vec<OwnedFd>)>,
+    pub(super) version: u64,
+}
+
+/// What was found.
+pub(super) enum Found {
+    /// No data plane runs.
+    Nobody,
+    /// One that is ours now.
+    Adopted(Box<Adopted>),
+    /// One that speaks another version of our messages. Its listeners, as far as they could be understood.
+    OtherVersion(Link, Vec<(Name, Vec<OwnedFd>)>),
+}
+
+/// Looks for a data plane and takes it over. May be dropped at any time.
+pub(super) async fn find(directory: &Directory, epoch: u64) -> Result<Found, Error> {
+    match timeout(ANSWER_TIMEOUT, meet(directory, epoch)).await {
+        Ok(found) => found,
+        Err(_) => Err(Error::Silent),
+    }
+}
+
+async fn meet(directory: &Directory, epoch: u64) -> Result<Found, Error> {
+    let Some(mut link) = connect(directory).await? else { return Ok(Found::Nobody) };
+    link.send(&ToDataPlane::Hello { wire: WIRE_VERSION, epoch }, Vec::new());
+    match link.receive().await {
+        Event::Message(ToControl::Welcome { wire, pid, started, listeners, version }, descriptors) => {
+            let (memory, listeners) = sort(&listeners, descriptors)?;
+            if wire != WIRE_VERSION {
+                return Ok(Found::OtherVersion(link, listeners));
+            }
+            let (Some(runtime), Some(memory)) = (started, memory) else {
+                return Err(Error::Unexpected("it was never started".to_owned()));
+            };
+            let process = Process::adopt(pid)?;
+            vouch(&mut link).await?;
+            Ok(Found::Adopted(Box::new(Adopted { link, process, runtime, memory, listeners, version })))
+        }
+        Event::Message(other, _) => Err(Error::Unexpected(format!("{other:?}"))),
+        // It died between our connecting and its answer.
+        Event::Ended(link::Error::Closed) => Ok(Found::Nobody),
+        // What it says cannot be understood: it speaks another version.
+        Event::Ended(link::Error::Malformed(_)) => match connect(directory).await? {
+            Some(link) => {
+                link.send(&ToDataPlane::Hello { wire: WIRE_VERSION, epoch: epoch + 1 }, Vec::new());
+                Ok(Found::OtherVersion(link, Vec::new()))
+            }
+            None => Ok(Found::Nobody),
+        },
+        Event::Ended(error) => Err(error.into()),
+    }
+}
+
+/// Connects to the socket where a data plane waits. None if nobody does.
+pub(super) async fn connect(directory: &Directory) -> Result<Option<Link>, Error> {
+    let stream = match UnixStream::connect(directory.data_socket()).await {
+        Ok(stream) => stream,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let uid = socket_peercred(&stream).map_err(io::Error::from)?.uid;
+    if uid != getuid() {
+        return Err(Error::Foreign { uid: uid.as_raw() });
+    }
+    Ok(Some(Link::new(stream.into_std()?)?))
+}
+
+/// Sees that the process still runs, after its id was turned into a descriptor: who answers now has not died before.
+async fn vouch(link: &mut Link) -> Result<(), Error> {
+    link.send(&ToDataPlane::Report, Vec::new());
+    loop {
+        match link.receive().await {
+            Event::Message(ToControl::Report(_), _) => return Ok(()),
+            Event::Message(..) => {}
+            Event::Ended(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Whose descriptor is whose.
+#[expect(clippy::type_complexity, reason = "named parts of one message, taken apart at once by the one caller")]
+fn sort(
+    counts: &[(Name, u16)],
+    mut descriptors: Vec<OwnedFd>,
+) -> Result<(Option<Memory>, Vec<(Name, Vec<OwnedFd>)>), Error> {
+    let announced = MEMORY_DESCRIPTORS + counts.iter().map(|(_, count)| usize::from(*count)).sum::<usize>();
+    if descriptors.is_empty() && counts.is_empty() {
+        return Ok((None, Vec::new()));
+    }
+    if descriptors.len() != announced {
+        return Err(link::Error::Descriptors { announced, found: descriptors.len() }.into());
+    }
+    let mut rest = descriptors.drain(..);
+    let mut next = || rest.next().expect("counted above");
+    let memory = Memory { telemetry: next(), events: next(), notification: next() };
+    let listeners = counts.iter().map(|(name, count)| (name.clone(), (0..*count).map(|_| next()).collect())).collect();
+    Ok((Some(memory), listeners))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn descriptors(count: usize) -> Vec<OwnedFd> {
+        (0..count).map(|_| std::fs::File::open("/dev/null").expect("it exists").into()).collect()
+    }
+
+    #[test]
+    fn descriptors_are_sorted_as_the_welcome_says() {
+        let counts = [("a".to_owned(), 2), ("b".to_owned(), 1)];
+        let (memory, listeners) = sort(&counts, descriptors(6)).expect("as many as announced");
+        assert!(memory.is_some());
+        let found: Vec<(&str, usize)> = listeners.iter().map(|(name, fds)| (name.as_str(), fds.len())).collect();
+        assert_eq!(found, [("a", 2), ("b", 1)]);
+    }
+
+    #[test]
+    fn a_welcome_with_descriptors_missing_is_refused() {
+        assert!(sort(&[("a".to_owned(), 2)], descriptors(4)).is_err());
+        assert!(sort(&[], Vec::new()).expect("never started").0.is_none());
+    }
+}

@@ -1,0 +1,275 @@
+//! The listening sockets. Control owns them, so that they outlive any data plane: clients of one that died wait in the
+//! backlog for the next.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use ringmesh_model::snapshot::{Address, Listener, Name, Object, Snapshot};
+use ringmesh_ring::socket::{self, BindError, Owner};
+use rustix::net::SocketAddrAny;
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Clients that may wait to be accepted, as `ring` has it.
+const BACKLOG: i32 = 4096;
+
+/// Why a listener of the config cannot be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("listener `{name}`: {source}")]
+pub struct Error {
+    /// The listener.
+    pub name: Name,
+    /// Why.
+    pub source: BindError,
+}
+
+/// One bound address.
+struct Bound {
+    /// The listener that it was bound for; only a port that the kernel chose is looked for by it.
+    name: Name,
+    address: Address,
+    sockets: Vec<Arc<OwnedFd>>,
+}
+
+impl Bound {
+    fn fits(&self, listener: &Listener) -> bool {
+        match (&self.address, &listener.bind) {
+            (Address::Ip(ours), Address::Ip(wanted)) if wanted.port() == 0 => {
+                self.name == listener.name && ours.ip() == wanted.ip()
+            }
+            (ours, wanted) => ours == wanted,
+        }
+    }
+}
+
+/// All of them.
+#[derive(Default)]
+pub(super) struct Listeners(Vec<Bound>);
+
+impl Listeners {
+    /// Binds what `snapshot` names and is not bound yet, with a socket for each worker. If one fails, none is bound that was
+    /// not before.
+    /// Sockets that `ours` (the data plane) has of the same port are not in the way.
+    pub(super) fn bind(&mut self, snapshot: &Snapshot, workers: u16, ours: Option<u32>) -> Result<(), Vec<Error>> {
+        let mut new = Vec::new();
+        let mut errors = Vec::new();
+        for listener in listeners(snapshot).filter(|listener| self.find(listener).is_none()) {
+            match self.bind_one(listener, workers, ours) {
+                Ok(bound) => new.push(bound),
+                Err(source) => errors.push(Error { name: listener.name.clone(), source }),
+            }
+        }
+        if errors.is_empty() {
+            self.0.append(&mut new);
+            return Ok(());
+        }
+        new.iter().for_each(remove_file);
+        Err(errors)
+    }
+
+    fn bind_one(&self, listener: &Listener, workers: u16, ours: Option<u32>) -> Result<Bound, BindError> {
+        let sockets = match &listener.bind {
+            Address::Unix(path) => vec![socket::bind_unix(path)?],
+            Address::Ip(address) => match socket::bind_group(*address, usize::from(workers)) {
+                // From 0.0.0.0 to 127.0.0.1 with the same port, or back: the port is busy with our own sockets, which go on
+                // until the new ones serve.
+                Err(BindError::InUse { owner, .. }) if self.overlap(*address) || is_ours(&owner, ours) => {
+                    join_group(*address, workers)
+                        .map_err(|error| BindError::Io { address: address.to_string(), error })?
+                }
+                bound => bound?,
+            },
+        };
+        let address = sockets.first().and_then(local_address).unwrap_or_else(|| listener.bind.clone());
+        Ok(Bound { name: listener.name.clone(), address, sockets: sockets.into_iter().map(Arc::new).collect() })
+    }
+
+    /// Whether we have the same port on an address that covers this one, or is covered by it.
+    fn overlap(&self, wanted: SocketAddr) -> bool {
+        self.0.iter().any(|bound| match bound.address {
+            Address::Ip(ours) => {
+                ours.port() == wanted.port() && (ours.ip().is_unspecified() || wanted.ip().is_unspecified())
+            }
+            Address::Unix(_) => false,
+        })
+    }
+
+    /// Takes over the sockets of an adopted data plane.
+    pub(super) fn adopt(&mut self, found: Vec<(Name, Vec<OwnedFd>)>) {
+        for (name, sockets) in found {
+            let Some(address) = sockets.first().and_then(local_address) else { continue };
+            self.0.push(Bound { name, address, sockets: sockets.into_iter().map(Arc::new).collect() });
+        }
+    }
+
+    /// The sockets of a listener, and where they are bound.
+    pub(super) fn find(&self, listener: &Listener) -> Option<(&Address, &[Arc<OwnedFd>])> {
+        self.0.iter().find(|bound| bound.fits(listener)).map(|bound| (&bound.address, bound.sockets.as_slice()))
+    }
+
+    /// Closes what none of these snapshots names, but for addresses that the data plane still has.
+    pub(super) fn keep_only(&mut self, snapshots: &[&Snapshot], still_there: impl Fn(&Address) -> bool) {
+        self.0.retain(|bound| {
+            let named = snapshots.iter().any(|snapshot| listeners(snapshot).any(|listener| bound.fits(listener)));
+            let kept = named || still_there(&bound.address);
+            if !kept {
+                tracing::info!(target: "ringmesh::listener", listener = bound.name, address = %bound.address, "closed");
+                remove_file(bound);
+            }
+            kept
+        });
+    }
+
+    /// Closes our copies of all of them; the data plane still has its own.
+    pub(super) fn close(&mut self) {
+        self.0.iter().for_each(remove_file);
+        self.0.clear();
+    }
+}
+
+/// The listeners of a snapshot.
+pub(super) fn listeners(snapshot: &Snapshot) -> impl Iterator<Item = &Listener> {
+    snapshot.objects.values().filter_map(|object| match object {
+        Object::Listener(listener) => Some(listener),
+        _ => None,
+    })
+}
+
+fn is_ours(owner: &Option<Owner>, ours: Option<u32>) -> bool {
+    owner.as_ref().is_some_and(|owner| Some(owner.pid) == ours || owner.pid == std::process::id())
+}
+
+/// The file of a Unix socket does not go by itself.
+fn remove_file(bound: &Bound) {
+    if let Address::Unix(path) = &bound.address {
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// Where a socket is bound.
+pub(super) fn local_address(socket: &OwnedFd) -> Option<Address> {
+    let address = rustix::net::getsockname(socket).ok()?;
+    if let Ok(address) = SocketAddr::try_from(address.clone()) {
+        return Some(Address::Ip(address));
+    }
+    let path = unix_path(&address)?;
+    Some(Address::Unix(path))
+}
+
+fn unix_path(address: &SocketAddrAny) -> Option<std::path::PathBuf> {
+    use std::os::unix::ffi::OsStringExt;
+    let address = rustix::net::SocketAddrUnix::try_from(address.clone()).ok()?;
+    Some(std::ffi::OsString::from_vec(address.path()?.to_bytes().to_vec()).into())
+}
+
+/// Binds a group to an address whose port a group of ours has on another address. The kernel lets only sockets of the same
+/// user do so.
+fn join_group(address: SocketAddr, members: u16) -> std::io::Result<Vec<OwnedFd>> {
+    let member = |_| {
+        let kind = Type::STREAM.cloexec().nonblocking();
+        let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    (0..members).map(member).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ringmesh_model::snapshot::{Key, ListenerLimits, ListenerTarget, Mtls, Protocol};
+
+    use super::*;
+
+    fn snapshot(listeners: &[(&str, &str)]) -> Arc<Snapshot> {
+        let object = |(name, bind): &(&str, &str)| {
+            let second = Duration::from_secs(1);
+            let bind = match bind.strip_prefix("unix:") {
+                Some(path) => Address::Unix(path.into()),
+                None => Address::Ip(bind.parse().expect("an address")),
+            };
+            let listener = Listener {
+                name: (*name).into(),
+                bind,
+                protocol: Protocol::Http,
+                mtls: Mtls::Off,
+                target: ListenerTarget::Routes,
+                limits: ListenerLimits {
+                    max_header_bytes: 1024,
+                    max_headers: 10,
+                    max_connections: 10,
+                    header_timeout: second,
+                    idle_timeout: second,
+                    handshake_timeout: second,
+                    request_timeout: None,
+                },
+            };
+            (Key::Listener(listener.name.clone()), Object::Listener(listener))
+        };
+        Arc::new(Snapshot { version: 1, objects: listeners.iter().map(object).collect() })
+    }
+
+    fn address(bound: &Listeners, snapshot: &Snapshot, name: &str) -> Address {
+        let listener = listeners(snapshot).find(|listener| listener.name == name).expect("it is there");
+        bound.find(listener).expect("it is bound").0.clone()
+    }
+
+    #[test]
+    fn a_listener_that_is_renamed_keeps_its_sockets() {
+        let mut bound = Listeners::default();
+        let first = snapshot(&[("a", "127.0.0.1:0")]);
+        bound.bind(&first, 2, None).expect("a free port");
+        let Address::Ip(at) = address(&bound, &first, "a") else { panic!("a TCP port") };
+        let renamed = snapshot(&[("b", &at.to_string())]);
+        bound.bind(&renamed, 2, None).expect("nothing is to be bound");
+        bound.keep_only(&[&renamed], |_| false);
+        assert_eq!(address(&bound, &renamed, "b"), Address::Ip(at));
+    }
+
+    #[test]
+    fn a_busy_port_refuses_the_edit_and_binds_nothing() {
+        let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let busy = other.local_addr().expect("bound");
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("a.sock");
+        let mut bound = Listeners::default();
+        let wanted = snapshot(&[("a", &format!("unix:{}", path.display())), ("b", &busy.to_string())]);
+        let errors = bound.bind(&wanted, 1, None).expect_err("the port is busy");
+        let pid = format!("pid {}", std::process::id());
+        assert!(errors[0].to_string().contains("listener `b`") && errors[0].to_string().contains(&pid), "{errors:?}");
+        assert!(bound.0.is_empty() && !path.exists());
+    }
+
+    #[test]
+    fn a_listener_moves_from_all_addresses_to_one_with_the_same_port() {
+        let mut bound = Listeners::default();
+        let wide = snapshot(&[("a", "0.0.0.0:0")]);
+        bound.bind(&wide, 2, None).expect("a free port");
+        let Address::Ip(at) = address(&bound, &wide, "a") else { panic!("a TCP port") };
+        let narrow = snapshot(&[("a", &format!("127.0.0.1:{}", at.port()))]);
+        bound.bind(&narrow, 2, None).expect("only our own sockets are in the way");
+        bound.keep_only(&[&narrow], |_| false);
+        assert_eq!(bound.0.len(), 1);
+    }
+
+    #[test]
+    fn the_file_of_a_unix_socket_goes_with_its_listener() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("a.sock");
+        let mut bound = Listeners::default();
+        let wanted = snapshot(&[("a", &format!("unix:{}", path.display()))]);
+        bound.bind(&wanted, 4, None).expect("a free path");
+        assert!(path.exists());
+        assert_eq!(bound.0[0].sockets.len(), 1, "Unix sockets have no groups");
+        bound.keep_only(&[&snapshot(&[])], |_| false);
+        assert!(!path.exists());
+    }
+}
