@@ -137,7 +137,7 @@ fn flushed_slices_are_recorded_where_they_lie() {
         let (mut buffer, mut output) = (Buffer::take(Size::Small), Output::new());
         output.push_bytes(b"hello");
         near.flush(&mut output, &stop).await.unwrap();
-        network.record_flushed();
+        network.record();
         far.fill(&mut buffer, &stop).await.unwrap();
         output.push(buffer.slice(1..4));
         far.flush(&mut output, &stop).await.unwrap();

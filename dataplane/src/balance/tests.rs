@@ -1,0 +1,90 @@
+use super::*;
+use std::time::Duration;
+
+#[derive(Clone, Copy, Default)]
+struct Endpoint {
+    in_flight: u32,
+    avoided_until: Option<Instant>,
+}
+
+impl Candidate for Endpoint {
+    fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    fn avoided_until(&self) -> Option<Instant> {
+        self.avoided_until
+    }
+}
+
+/// A small generator, so that a failure repeats.
+fn numbers(seed: u64) -> impl FnMut() -> u64 {
+    let mut state = seed;
+    move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb)
+    }
+}
+
+fn picks(balance: Balance, endpoints: &[Endpoint], tried: &Tried, now: Instant, rounds: u64) -> Vec<u64> {
+    let mut random = numbers(7);
+    let mut counts = vec![0; endpoints.len()];
+    for turn in 0..rounds {
+        if let Some(index) = pick(balance, endpoints.len(), |index| endpoints[index], tried, now, turn, random()) {
+            counts[index] += 1;
+        }
+    }
+    counts
+}
+
+#[test]
+fn round_robin_gives_each_endpoint_the_same() {
+    let counts = picks(Balance::RoundRobin, &[Endpoint::default(); 4], &Tried::default(), Instant::now(), 400);
+    assert_eq!(counts, [100; 4]);
+}
+
+#[test]
+fn least_request_spreads_evenly_and_spares_the_loaded() {
+    let even = picks(Balance::LeastRequest, &[Endpoint::default(); 4], &Tried::default(), Instant::now(), 40_000);
+    assert!(even.iter().all(|count| count.abs_diff(10_000) < 600), "{even:?}");
+    let mut endpoints = [Endpoint::default(); 4];
+    endpoints[2].in_flight = 9;
+    let spared = picks(Balance::LeastRequest, &endpoints, &Tried::default(), Instant::now(), 40_000);
+    assert_eq!(spared[2], 0, "it loses every comparison: {spared:?}");
+}
+
+#[test]
+fn an_endpoint_that_failed_is_passed_over_until_its_time_is_up() {
+    let now = Instant::now() + Duration::from_secs(10);
+    let mut endpoints = [Endpoint::default(); 2];
+    endpoints[0].avoided_until = Some(now + Duration::from_secs(1));
+    for balance in [Balance::RoundRobin, Balance::LeastRequest] {
+        assert_eq!(picks(balance, &endpoints, &Tried::default(), now, 100), [0, 100]);
+        let later = picks(balance, &endpoints, &Tried::default(), now + Duration::from_secs(1), 100);
+        assert!(later[0] > 20, "{later:?}");
+    }
+}
+
+#[test]
+fn a_retry_goes_elsewhere_and_ends_when_all_were_tried() {
+    let mut tried = Tried::default();
+    tried.note(1);
+    for balance in [Balance::RoundRobin, Balance::LeastRequest] {
+        let counts = picks(balance, &[Endpoint::default(); 3], &tried, Instant::now(), 300);
+        assert_eq!(counts[1], 0);
+        assert_eq!(counts.iter().sum::<u64>(), 300);
+    }
+    tried.note(0);
+    tried.note(2);
+    assert_eq!(picks(Balance::LeastRequest, &[Endpoint::default(); 3], &tried, Instant::now(), 9), [0; 3]);
+    assert_eq!(picks(Balance::LeastRequest, &[], &tried, Instant::now(), 9), [0; 0]);
+}
+
+#[test]
+fn when_all_are_avoided_one_is_tried_all_the_same() {
+    let now = Instant::now();
+    let endpoint = Endpoint { in_flight: 0, avoided_until: Some(now + Duration::from_secs(1)) };
+    let counts = picks(Balance::LeastRequest, &[endpoint; 3], &Tried::default(), now, 300);
+    assert_eq!(counts.iter().sum::<u64>(), 300);
+}

@@ -1,0 +1,99 @@
+//! Ending well: idle connections close at once, busy ones after their response, all of them by a deadline.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use ringmesh_ring::stop::{Reason, Stop};
+
+/// All open connections of a worker.
+#[derive(Default)]
+pub struct Registry {
+    entries: RefCell<Entries>,
+}
+
+#[derive(Default)]
+struct Entries {
+    slots: Vec<Option<Entry>>,
+    free: Vec<u32>,
+}
+
+struct Entry {
+    stop: Stop,
+    idle: bool,
+    listener: u32,
+}
+
+/// A connection's entry; gone when dropped.
+pub struct Registered {
+    registry: Rc<Registry>,
+    index: Cell<u32>,
+}
+
+impl Registry {
+    /// Enters a connection of the listener at a place's index.
+    pub fn add(self: &Rc<Self>, stop: Stop, listener: u32) -> Registered {
+        let mut entries = self.entries.borrow_mut();
+        let entry = Some(Entry { stop, idle: true, listener });
+        let index = match entries.free.pop() {
+            Some(index) => {
+                entries.slots[index as usize] = entry;
+                index
+            }
+            None => {
+                entries.slots.push(entry);
+                entries.slots.len() as u32 - 1
+            }
+        };
+        Registered { registry: self.clone(), index: Cell::new(index) }
+    }
+
+    /// Number of connections.
+    pub fn len(&self) -> usize {
+        let entries = self.entries.borrow();
+        entries.slots.len() - entries.free.len()
+    }
+
+    /// Stops the idle ones.
+    pub fn stop_idle(&self) {
+        self.stop(|entry| entry.idle);
+    }
+
+    /// Stops the idle ones of one listener, by its place's index.
+    pub fn stop_idle_of(&self, listener: u32) {
+        self.stop(|entry| entry.idle && entry.listener == listener);
+    }
+
+    /// Stops all.
+    pub fn stop_all(&self) {
+        self.stop(|_| true);
+    }
+
+    fn stop(&self, wanted: impl Fn(&Entry) -> bool) {
+        // Collected first: stopping wakes tasks, and these may come back here.
+        let stops: Vec<_> = {
+            let entries = self.entries.borrow();
+            entries.slots.iter().flatten().filter(|entry| wanted(entry)).map(|entry| entry.stop.clone()).collect()
+        };
+        for stop in stops {
+            stop.trigger(Reason::Drain);
+        }
+    }
+}
+
+impl Registered {
+    /// Says whether the connection waits for a request.
+    pub fn set_idle(&self, idle: bool) {
+        if let Some(entry) = &mut self.registry.entries.borrow_mut().slots[self.index.get() as usize] {
+            entry.idle = idle;
+        }
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let mut entries = self.registry.entries.borrow_mut();
+        let index = self.index.get();
+        entries.slots[index as usize] = None;
+        entries.free.push(index);
+    }
+}

@@ -1,0 +1,352 @@
+//! The data plane as a process: obeys one control at a time, and goes on without any.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use ringmesh_model::snapshot::Name;
+use ringmesh_model::wire::{MAX_FRAME_DESCRIPTORS, Runtime, ToControl, ToDataPlane, WIRE_VERSION};
+use ringmesh_ring::shared_memory::{self, SharedMemory};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::filter;
+use crate::link::{self, Link};
+use crate::plane::{self, Plane};
+use crate::telemetry::ring::producers;
+
+/// How often the loader looks whether a worker has ended, while nothing else happens.
+const LOOK_AFTER_WORKERS: Duration = Duration::from_secs(5);
+
+/// Runs the data plane of the process until it is told to end. `control` is the connection that it was started with.
+pub fn run(control: UnixStream) -> ExitCode {
+    ringmesh_ring::socket::raise_descriptor_limit();
+    match Served::new(control, Vec::new()).and_then(Served::serve) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(target: "loader", "the data plane ends: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What a data plane inside the calling process is started with.
+#[derive(Default)]
+pub struct Start {
+    /// Test-only filters.
+    pub filters: Vec<filter::Make>,
+}
+
+/// A data plane inside the calling process. It ends when the link is told to drain.
+pub struct Running {
+    /// Speaks as control does: `Hello`, `Start`, `Listeners`, `Snapshot` and so on.
+    pub link: Link,
+    /// The loader's thread.
+    pub thread: std::thread::JoinHandle<Result<(), Error>>,
+}
+
+/// Starts a data plane inside the calling process, for tests and benchmarks.
+///
+/// # Errors
+/// If there are no descriptors or threads left.
+pub fn start(start: Start) -> io::Result<Running> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let thread = std::thread::Builder::new()
+        .name("loader".into())
+        .spawn(move || Served::new(theirs, start.filters).and_then(Served::serve))?;
+    Ok(Running { link: Link::new(ours)?, thread })
+}
+
+/// Why a data plane ends that was not told to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It has no control, and none can find it.
+    #[error("control is gone before it has said how to start")]
+    NeverStarted,
+    /// A worker has ended.
+    #[error("a worker has ended; a new data plane is needed")]
+    WorkerLost,
+    /// It could not start.
+    #[error(transparent)]
+    Plane(#[from] plane::Error),
+    /// Memory that control has passed is not what it should be.
+    #[error(transparent)]
+    Memory(#[from] shared_memory::Error),
+    /// The system refused something.
+    #[error(transparent)]
+    System(#[from] io::Error),
+}
+
+/// A data plane with those it obeys.
+struct Served {
+    /// Whom it obeys.
+    control: Option<Link>,
+    /// Has connected, but said nothing yet.
+    waiting: Option<Link>,
+    epoch: u64,
+    plane: Option<Started>,
+    filters: Vec<filter::Make>,
+}
+
+/// What `Start` has brought.
+struct Started {
+    plane: Plane,
+    /// Kept for the control that adopts us.
+    telemetry: OwnedFd,
+    events: OwnedFd,
+    nudge: OwnedFd,
+    adoption: UnixListener,
+}
+
+/// What is to be done after a message.
+enum Then {
+    Continue,
+    End,
+}
+
+impl Served {
+    fn new(control: UnixStream, filters: Vec<filter::Make>) -> Result<Self, Error> {
+        Ok(Self { control: Some(Link::new(control)?), waiting: None, epoch: 0, plane: None, filters })
+    }
+
+    fn serve(mut self) -> Result<(), Error> {
+        loop {
+            let ready = self.wait()?;
+            if ready.workers
+                && let Some(started) = &mut self.plane
+            {
+                started.plane.listen_to_workers();
+            }
+            if self.plane.as_ref().is_some_and(|started| started.plane.has_lost_a_worker()) {
+                return Err(Error::WorkerLost);
+            }
+            if ready.adoption {
+                self.accept();
+            }
+            if ready.waiting {
+                self.hear_newcomer();
+            }
+            if ready.control
+                && let Then::End = self.hear_control()?
+            {
+                return Ok(());
+            }
+        }
+    }
+
+    fn wait(&self) -> Result<Ready, Error> {
+        let mut descriptors = Vec::with_capacity(4);
+        let mut order = Vec::with_capacity(4);
+        if let Some(control) = &self.control {
+            descriptors.push(PollFd::new(control, PollFlags::IN));
+            order.push(0);
+        }
+        if let Some(waiting) = &self.waiting {
+            descriptors.push(PollFd::new(waiting, PollFlags::IN));
+            order.push(1);
+        }
+        let worker_descriptor = self.plane.as_ref().map(|started| started.plane.descriptor());
+        if let (Some(started), Some(workers)) = (&self.plane, worker_descriptor.as_ref()) {
+            descriptors.push(PollFd::new(workers, PollFlags::IN));
+            order.push(2);
+            descriptors.push(PollFd::new(&started.adoption, PollFlags::IN));
+            order.push(3);
+        }
+        let timeout = Timespec::try_from(LOOK_AFTER_WORKERS).expect("a few seconds fit");
+        match poll(&mut descriptors, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(io::Error::from(error).into()),
+        }
+        let mut ready = Ready::default();
+        for (descriptor, kind) in descriptors.iter().zip(order) {
+            let set = !descriptor.revents().is_empty();
+            match kind {
+                0 => ready.control = set,
+                1 => ready.waiting = set,
+                2 => ready.workers = set,
+                _ => ready.adoption = set,
+            }
+        }
+        Ok(ready)
+    }
+
+    /// Somebody wants to adopt us. Only our own user may.
+    fn accept(&mut self) {
+        let Some(started) = &self.plane else { return };
+        let Ok((stream, _)) = started.adoption.accept() else { return };
+        let allowed = rustix::net::sockopt::socket_peercred(&stream)
+            .is_ok_and(|peer| peer.uid == rustix::process::geteuid() || peer.uid.is_root());
+        if !allowed {
+            tracing::warn!(target: "loader", "another user tried to control this data plane");
+            return;
+        }
+        // One that says nothing is replaced by the next.
+        self.waiting = Link::new(stream).ok();
+    }
+
+    /// The newcomer's first message decides whether it takes over.
+    fn hear_newcomer(&mut self) {
+        let Some(link) = self.waiting.take() else { return };
+        match link.receive::<ToDataPlane>() {
+            Ok((ToDataPlane::Hello { wire, epoch }, _)) => {
+                if epoch <= self.epoch {
+                    tracing::warn!(target: "loader", epoch, ours = self.epoch, "a control of an older epoch is refused");
+                    let _ = link.send(&ToControl::Superseded, &[]);
+                    return;
+                }
+                if let Some(old) = self.control.take() {
+                    let _ = old.send(&ToControl::Superseded, &[]);
+                }
+                self.welcome(link, wire, epoch);
+            }
+            Ok(_) => tracing::warn!(target: "loader", "a newcomer did not say hello"),
+            Err(error) => tracing::debug!(target: "loader", "a newcomer left: {error}"),
+        }
+    }
+
+    fn welcome(&mut self, link: Link, wire: u32, epoch: u64) {
+        self.epoch = epoch;
+        match self.send_welcome(&link) {
+            // A control of another wire version can only tell us to drain, which every version understands.
+            Ok(()) => {
+                tracing::info!(target: "loader", epoch, wire, "obeying a new control");
+                self.control = Some(link);
+            }
+            Err(error) => tracing::warn!(target: "loader", "the new control left: {error}"),
+        }
+    }
+
+    fn send_welcome(&self, link: &Link) -> Result<(), link::Error> {
+        let mut welcome = ToControl::Welcome {
+            wire: WIRE_VERSION,
+            pid: std::process::id(),
+            started: None,
+            listeners: Vec::new(),
+            version: 0,
+        };
+        let Some(kept) = &self.plane else { return link.send(&welcome, &[]) };
+        let mut descriptors = vec![kept.telemetry.as_fd(), kept.events.as_fd(), kept.nudge.as_fd()];
+        if let ToControl::Welcome { started, listeners, version, .. } = &mut welcome {
+            *started = Some(kept.plane.runtime().clone());
+            *version = kept.plane.version();
+            for (name, sockets) in kept.plane.listeners() {
+                // Those that no longer fit are bound again by control.
+                if descriptors.len() + sockets.len() > MAX_FRAME_DESCRIPTORS {
+                    break;
+                }
+                listeners.push((name.clone(), sockets.len() as u16));
+                descriptors.extend(sockets.iter().map(AsFd::as_fd));
+            }
+        }
+        link.send(&welcome, &descriptors)
+    }
+
+    fn hear_control(&mut self) -> Result<Then, Error> {
+        let Some(link) = self.control.take() else { return Ok(Then::Continue) };
+        let (message, descriptors) = match link.receive::<ToDataPlane>() {
+            Ok(received) => received,
+            Err(error) => {
+                if self.plane.is_none() {
+                    return Err(Error::NeverStarted);
+                }
+                tracing::warn!(target: "loader", "control is gone ({error}); going on with the last good tables");
+                return Ok(Then::Continue);
+            }
+        };
+        match self.obey(message, descriptors, &link)? {
+            Obeyed::Answer(answer) => match link.send(&answer, &[]) {
+                Ok(()) => self.control = Some(link),
+                Err(error) => tracing::warn!(target: "loader", "control is gone ({error})"),
+            },
+            Obeyed::Silently => self.control = Some(link),
+            Obeyed::Welcome { wire, epoch } => self.welcome(link, wire, epoch),
+            Obeyed::Drain(timeout) => {
+                let cut = self.plane.take().map_or(0, |started| started.plane.drain(timeout));
+                let _ = link.send(&ToControl::Drained { cut }, &[]);
+                return Ok(Then::End);
+            }
+        }
+        Ok(Then::Continue)
+    }
+
+    fn obey(&mut self, message: ToDataPlane, descriptors: Vec<OwnedFd>, link: &Link) -> Result<Obeyed, Error> {
+        Ok(match (message, &mut self.plane) {
+            (ToDataPlane::Hello { wire, epoch }, _) => Obeyed::Welcome { wire, epoch },
+            (ToDataPlane::Drain { timeout }, _) => Obeyed::Drain(timeout),
+            (ToDataPlane::Start { runtime }, None) => self.start(runtime, descriptors)?,
+            (ToDataPlane::Start { .. }, Some(_)) => refused("a data plane starts once"),
+            (_, None) => refused("nothing can be done before Start"),
+            (ToDataPlane::Listeners { counts }, Some(started)) => {
+                set_listeners(&mut started.plane, counts, descriptors);
+                Obeyed::Silently
+            }
+            (ToDataPlane::Snapshot(snapshot), Some(started)) => {
+                let version = snapshot.version;
+                Obeyed::Answer(live(version, started.plane.load(snapshot)))
+            }
+            (ToDataPlane::Delta(delta), Some(started)) => {
+                Obeyed::Answer(live(delta.version, started.plane.apply(&delta)))
+            }
+            (ToDataPlane::Report, Some(started)) => {
+                let _ = link;
+                Obeyed::Answer(ToControl::Report(started.plane.report()))
+            }
+        })
+    }
+
+    fn start(&mut self, runtime: Runtime, descriptors: Vec<OwnedFd>) -> Result<Obeyed, Error> {
+        let Ok([telemetry, events, nudge, adoption]) = <[OwnedFd; 4]>::try_from(descriptors) else {
+            return Ok(refused("Start needs four descriptors"));
+        };
+        let memory = SharedMemory::from_fd(telemetry.try_clone()?)?.map_writer()?;
+        let rings = SharedMemory::from_fd(events.try_clone()?)?;
+        let producers = producers(&rings, runtime.workers, &nudge)?;
+        let filters = self.filters.clone();
+        let plane = Plane::start(plane::Start { runtime, telemetry: memory, events: producers, filters })?;
+        let adoption = UnixListener::from(adoption);
+        adoption.set_nonblocking(true)?;
+        let grant = plane.grant().clone();
+        tracing::info!(target: "loader", driver = %grant.driver, workers = plane.runtime().workers, "started");
+        if let Some(reason) = &grant.reason {
+            tracing::warn!(target: "loader", driver = %grant.driver, "not the best driver: {reason}");
+        }
+        self.plane = Some(Started { plane, telemetry, events, nudge, adoption });
+        Ok(Obeyed::Answer(ToControl::Started { driver: grant.driver.to_string(), reason: grant.reason }))
+    }
+}
+
+/// What has something to say.
+#[derive(Default)]
+struct Ready {
+    control: bool,
+    waiting: bool,
+    workers: bool,
+    adoption: bool,
+}
+
+/// What became of a message.
+enum Obeyed {
+    Answer(ToControl),
+    Silently,
+    Welcome { wire: u32, epoch: u64 },
+    Drain(Duration),
+}
+
+fn refused(reason: &str) -> Obeyed {
+    Obeyed::Answer(ToControl::Refused { version: 0, reason: reason.to_owned() })
+}
+
+fn live(version: u64, result: Result<u64, String>) -> ToControl {
+    match result {
+        Ok(version) => ToControl::Live { version },
+        Err(reason) => ToControl::Refused { version, reason },
+    }
+}
+
+fn set_listeners(plane: &mut Plane, counts: Vec<(Name, u16)>, descriptors: Vec<OwnedFd>) {
+    let mut descriptors = descriptors.into_iter();
+    for (name, count) in counts {
+        plane.set_listener(name, descriptors.by_ref().take(usize::from(count)).collect());
+    }
+}

@@ -1,0 +1,377 @@
+//! Turns what control sends into tables, off the request path. What did not change is shared with the tables before.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringmesh_codec::limits::Limits;
+use ringmesh_model::delta::Delta;
+use ringmesh_model::snapshot::{self, Identity, Key, ListenerTarget, Mtls, Name, Object, Settings, Snapshot};
+use ringmesh_ring::net::Address;
+
+use crate::permit::Limit;
+use crate::places::Places;
+use crate::tables::{Endpoint, Listener, Service, Tables, Target};
+use crate::telemetry::directory::Directory;
+use crate::telemetry::layout::Kind;
+use crate::{policy, route, tls};
+
+/// Prepares tables. One of them a data plane, on the loader's thread.
+pub struct Loader {
+    /// What the newest tables were made of.
+    snapshot: Snapshot,
+    tables: Arc<Tables>,
+    directory: Directory,
+    workers: u16,
+    listeners: Places<Name>,
+    services: Places<Name>,
+    endpoints: Places<(Name, snapshot::Address)>,
+}
+
+/// Why a version cannot be made ready. The one before goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The identity cannot be used.
+    #[error("the workload's identity cannot be used: {0}")]
+    Identity(#[from] tls::Error),
+    /// Mutual TLS is asked for without an identity.
+    #[error("`{0}` needs mutual TLS, but the workload has no identity")]
+    NoIdentity(Name),
+    /// A route or listener names a service that is not there. Control resolves names before, so this is a bug there.
+    #[error("`{from}` names the service `{service}`, which is not there")]
+    NoService {
+        /// The listener or route.
+        from: Name,
+        /// The service.
+        service: Name,
+    },
+    /// There are no settings. Control always sends them, so this is a bug there.
+    #[error("the snapshot has no settings")]
+    NoSettings,
+}
+
+impl Loader {
+    /// A loader for so many workers that gives series their places in `directory`.
+    pub fn new(directory: Directory, workers: u16) -> Self {
+        Self {
+            workers,
+            snapshot: Snapshot::default(),
+            tables: Arc::default(),
+            directory,
+            listeners: Places::default(),
+            services: Places::default(),
+            endpoints: Places::default(),
+        }
+    }
+
+    /// The newest tables.
+    pub fn tables(&self) -> &Arc<Tables> {
+        &self.tables
+    }
+
+    /// Makes a whole snapshot ready.
+    ///
+    /// # Errors
+    /// If a part of it cannot be used; then nothing changes.
+    pub fn load(&mut self, snapshot: Snapshot) -> Result<Arc<Tables>, Error> {
+        let delta = Delta::between(&self.snapshot, &snapshot);
+        self.change(snapshot, &delta)
+    }
+
+    /// Makes a change ready.
+    ///
+    /// # Errors
+    /// If a part of it cannot be used; then nothing changes.
+    pub fn apply(&mut self, delta: &Delta) -> Result<Arc<Tables>, Error> {
+        let mut snapshot = self.snapshot.clone();
+        delta.apply(&mut snapshot);
+        self.change(snapshot, delta)
+    }
+
+    fn change(&mut self, snapshot: Snapshot, delta: &Delta) -> Result<Arc<Tables>, Error> {
+        let changed = Changed::of(&self.snapshot, delta);
+        let tables = Arc::new(self.prepare(&snapshot, &changed)?);
+        self.listeners.retain(|name| snapshot.objects.contains_key(&Key::Listener(name.clone())));
+        self.services.retain(|name| snapshot.objects.contains_key(&Key::Service(name.clone())));
+        let alive: std::collections::HashSet<_> = tables
+            .services
+            .iter()
+            .flatten()
+            .flat_map(|service| {
+                service.config.endpoints.iter().map(|endpoint| (&service.config.name, &endpoint.address))
+            })
+            .collect();
+        self.endpoints.retain(|(name, address)| alive.contains(&(name, address)));
+        self.snapshot = snapshot;
+        self.tables = tables.clone();
+        Ok(tables)
+    }
+
+    fn prepare(&mut self, snapshot: &Snapshot, changed: &Changed) -> Result<Tables, Error> {
+        let settings = settings(snapshot)?;
+        let identity = identity(snapshot);
+        let mut services: Vec<Option<Arc<Service>>> = Vec::new();
+        let mut clients = Clients::default();
+        for object in snapshot.objects.values() {
+            let Object::Service(config) = object else { continue };
+            let service = match self.unchanged_service(&config.name, changed) {
+                Some(service) => service,
+                None => Arc::new(self.service(config, identity, &mut clients)?),
+            };
+            put(&mut services, service.place.index, service);
+        }
+        let mut listeners: Vec<Option<Arc<Listener>>> = Vec::new();
+        let mut server = None;
+        for object in snapshot.objects.values() {
+            let Object::Listener(config) = object else { continue };
+            let listener = match self.unchanged_listener(&config.name, changed) {
+                Some(listener) => listener,
+                None => Arc::new(self.listener(config, snapshot, settings, identity, &mut server)?),
+            };
+            put(&mut listeners, listener.place.index, listener);
+        }
+        let settings = Some(Arc::new(settings.clone()));
+        Ok(Tables { version: snapshot.version, settings, listeners, services })
+    }
+
+    fn unchanged_service(&mut self, name: &Name, changed: &Changed) -> Option<Arc<Service>> {
+        if changed.identity || changed.services.contains_key(name) {
+            return None;
+        }
+        let place = self.services.of(name);
+        self.tables.services.get(place.index as usize)?.clone().filter(|service| service.place == place)
+    }
+
+    fn unchanged_listener(&mut self, name: &Name, changed: &Changed) -> Option<Arc<Listener>> {
+        if changed.identity || changed.settings || changed.routing || changed.listeners.contains_key(name) {
+            return None;
+        }
+        let place = self.listeners.of(name);
+        self.tables.listeners.get(place.index as usize)?.clone().filter(|listener| listener.place == place)
+    }
+
+    fn service(
+        &mut self,
+        config: &snapshot::Service,
+        identity: Option<&Identity>,
+        clients: &mut Clients,
+    ) -> Result<Service, Error> {
+        let tls = match &config.peer {
+            None => None,
+            Some(peer) => {
+                let identity = identity.ok_or_else(|| Error::NoIdentity(config.name.clone()))?;
+                Some(clients.get(identity, peer)?)
+            }
+        };
+        let place = self.services.of(&config.name);
+        let endpoints = config.endpoints.iter().map(|endpoint| {
+            let place = self.endpoints.of(&(config.name.clone(), endpoint.address.clone()));
+            let text = endpoint.address.to_string().into();
+            Endpoint { place, address: address(&endpoint.address), text }
+        });
+        let endpoints = endpoints.collect();
+        let series = self.directory.place(Kind::Service, &[&config.name]);
+        let before = self.tables.services.get(place.index as usize).and_then(|service| service.as_deref());
+        let before = before.filter(|service| service.place == place).and_then(|service| service.limit.as_ref());
+        let limit = config.max_in_flight.map(|max| Limit::new(max, self.workers, before));
+        let pool_key = pool_key(config, identity);
+        Ok(Service { place, config: config.clone(), series, tls, limit, pool_key, endpoints })
+    }
+
+    fn listener(
+        &mut self,
+        config: &snapshot::Listener,
+        snapshot: &Snapshot,
+        settings: &Settings,
+        identity: Option<&Identity>,
+        server: &mut Option<Arc<rustls::ServerConfig>>,
+    ) -> Result<Listener, Error> {
+        let tls = match config.mtls {
+            Mtls::Off => None,
+            Mtls::Strict => {
+                let identity = identity.ok_or_else(|| Error::NoIdentity(config.name.clone()))?;
+                let config = match server {
+                    Some(config) => config.clone(),
+                    None => server.insert(tls::server(identity, &settings.trust_domain)?).clone(),
+                };
+                Some(config)
+            }
+        };
+        let target = match &config.target {
+            ListenerTarget::Service(service) => {
+                Target::Service(self.target(&config.name, "", "", service, 1, snapshot)?)
+            }
+            ListenerTarget::Routes => Target::Routes(self.routes(&config.name, snapshot)?),
+        };
+        let policies = snapshot.objects.values().filter_map(|object| match object {
+            Object::Policy(policy) if policy.listener == config.name => Some(policy),
+            _ => None,
+        });
+        Ok(Listener {
+            place: self.listeners.of(&config.name),
+            series: self.directory.place(Kind::Listener, &[&config.name]),
+            unrouted: self.directory.place(Kind::Request, &[&config.name, "", "", ""]),
+            config: config.clone(),
+            head_limits: Limits {
+                max_head_bytes: config.limits.max_header_bytes,
+                max_fields: config.limits.max_headers,
+                ..Limits::default()
+            },
+            response_limits: Limits::default(),
+            tls,
+            policy: policy::Table::new(policies),
+            target,
+        })
+    }
+
+    fn routes(&mut self, listener: &str, snapshot: &Snapshot) -> Result<route::Table, Error> {
+        let mut table = route::Table::default();
+        for object in snapshot.objects.values() {
+            let Object::Route(route) = object else { continue };
+            if !route.listeners.is_empty() && !route.listeners.iter().any(|name| name == listener) {
+                continue;
+            }
+            for rule in &route.rules {
+                let rule = self.rule(listener, route, rule, snapshot)?;
+                for host in &route.hosts {
+                    table.add(host, rule.clone());
+                }
+            }
+        }
+        Ok(table)
+    }
+
+    fn rule(
+        &mut self,
+        listener: &str,
+        route: &snapshot::Route,
+        rule: &snapshot::RouteRule,
+        snapshot: &Snapshot,
+    ) -> Result<route::Rule, Error> {
+        let to: Vec<_> = rule
+            .to
+            .iter()
+            .map(|to| self.target(listener, &route.name, &rule.name, &to.service, to.weight, snapshot))
+            .collect::<Result<_, _>>()?;
+        Ok(route::Rule {
+            route: route.name.as_str().into(),
+            name: rule.name.as_str().into(),
+            matches: rule.matches.clone(),
+            total_weight: to.iter().map(|to| to.weight).sum(),
+            to,
+            timeout: rule.timeout,
+        })
+    }
+
+    fn target(
+        &mut self,
+        listener: &str,
+        route: &str,
+        rule: &str,
+        service: &Name,
+        weight: u32,
+        snapshot: &Snapshot,
+    ) -> Result<route::Target, Error> {
+        if !snapshot.objects.contains_key(&Key::Service(service.clone())) {
+            let from = if route.is_empty() { listener } else { route };
+            return Err(Error::NoService { from: from.to_owned(), service: service.clone() });
+        }
+        let series = self.directory.place(Kind::Request, &[listener, route, rule, service]);
+        Ok(route::Target { service: self.services.of(service).index, weight, series })
+    }
+}
+
+/// Which tables a delta touches.
+#[derive(Default)]
+struct Changed {
+    identity: bool,
+    settings: bool,
+    /// A route or policy, or the set of services: routes name services by place.
+    routing: bool,
+    services: HashMap<Name, ()>,
+    listeners: HashMap<Name, ()>,
+}
+
+impl Changed {
+    fn of(old: &Snapshot, delta: &Delta) -> Self {
+        let mut changed = Self::default();
+        for key in delta.put.iter().map(|(key, _)| key).chain(&delta.remove) {
+            match key {
+                Key::Identity => changed.identity = true,
+                Key::Settings => changed.settings = true,
+                Key::Route(_) | Key::Policy(_) => changed.routing = true,
+                Key::Service(name) => {
+                    let there = old.objects.contains_key(key);
+                    changed.routing |= !there || delta.remove.contains(key);
+                    changed.services.insert(name.clone(), ());
+                }
+                Key::Listener(name) => {
+                    changed.listeners.insert(name.clone(), ());
+                }
+            }
+        }
+        changed
+    }
+}
+
+/// Client configurations by expected peer: many services may expect the same one.
+#[derive(Default)]
+struct Clients(HashMap<String, Arc<rustls::ClientConfig>>);
+
+impl Clients {
+    fn get(
+        &mut self,
+        identity: &Identity,
+        peer: &ringmesh_model::spiffe::SpiffeId,
+    ) -> Result<Arc<rustls::ClientConfig>, tls::Error> {
+        if let Some(config) = self.0.get(peer.as_str()) {
+            return Ok(config.clone());
+        }
+        let config = tls::client(identity, peer)?;
+        self.0.insert(peer.as_str().to_owned(), config.clone());
+        Ok(config)
+    }
+}
+
+fn settings(snapshot: &Snapshot) -> Result<&Settings, Error> {
+    match snapshot.objects.get(&Key::Settings) {
+        Some(Object::Settings(settings)) => Ok(settings),
+        _ => Err(Error::NoSettings),
+    }
+}
+
+fn identity(snapshot: &Snapshot) -> Option<&Identity> {
+    match snapshot.objects.get(&Key::Identity) {
+        Some(Object::Identity(identity)) => Some(identity),
+        _ => None,
+    }
+}
+
+fn address(address: &snapshot::Address) -> Address {
+    match address {
+        snapshot::Address::Ip(address) => Address::Ip(*address),
+        snapshot::Address::Unix(path) => Address::Unix(path.clone()),
+    }
+}
+
+/// A number that differs if connections must not be shared: own identity, trust bundle and expected peer.
+fn pool_key(config: &snapshot::Service, identity: Option<&Identity>) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    if let Some(peer) = &config.peer {
+        peer.hash(&mut hasher);
+        identity.map(|identity| (&identity.id, &identity.bundle)).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+fn put<T>(list: &mut Vec<Option<T>>, index: u32, value: T) {
+    let index = index as usize;
+    if list.len() <= index {
+        list.resize_with(index + 1, || None);
+    }
+    list[index] = Some(value);
+}
+
+/// How long the loader waits for workers to take over new tables before it says that one hangs.
+pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);

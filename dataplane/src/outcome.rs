@@ -1,0 +1,214 @@
+//! Every way a request or an opaque connection can end, and what follows from it: status, flag, label, whose fault it is,
+//! and whether another endpoint may be tried. Nothing else in the data plane knows which status a failure gets.
+
+use ringmesh_codec::refusal::Refusal;
+use ringmesh_ring::stream;
+
+use crate::tls::Refused;
+
+/// Whose doing an outcome is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// All went well.
+    None,
+    /// The client or peer that called.
+    Downstream,
+    /// The service that was called.
+    Upstream,
+    /// Our own limits and configuration.
+    Proxy,
+}
+
+/// Whether another endpoint may be tried after an attempt ended this way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// The endpoint has not seen a byte of the request.
+    Elsewhere,
+    /// It may have had an effect.
+    Never,
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $label:literal, $status:literal, $side:ident, $retry:ident;)*) => {
+        /// Why a request ended as it did.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Reason { $($(#[$doc])* $name = $number,)* }
+
+        impl Reason {
+            /// All of them, in the order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The metric label and access log word.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
+            }
+
+            /// The status answered if the response has not begun; 0: none, the connection is closed.
+            pub const fn status(self) -> u16 {
+                match self { $(Self::$name => $status,)* }
+            }
+
+            /// Whose doing it is.
+            pub const fn side(self) -> Side {
+                match self { $(Self::$name => Side::$side,)* }
+            }
+
+            /// Whether another endpoint may be tried.
+            pub const fn retry(self) -> Retry {
+                match self { $(Self::$name => Retry::$retry,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The service's response was passed on whole.
+    Ok = 0, "ok", 0, None, Never;
+    /// The request cannot be read without ambiguity (RFC 9112 section 11.2).
+    BadRequest = 1, "bad_request", 400, Downstream, Never;
+    /// The head is larger than the listener allows (RFC 6585 section 5).
+    HeaderTooLarge = 2, "header_too_large", 431, Downstream, Never;
+    /// The target is longer than allowed (RFC 9110 section 15.5.15).
+    TargetTooLong = 3, "target_too_long", 414, Downstream, Never;
+    /// A method or transfer coding we do not serve (RFC 9110 section 15.6.2).
+    NotImplemented = 4, "not_implemented", 501, Downstream, Never;
+    /// A version of HTTP we do not speak (RFC 9110 section 15.6.6).
+    VersionNotSupported = 5, "version_not_supported", 505, Downstream, Never;
+    /// An expectation other than `100-continue` (RFC 9110 section 15.5.18).
+    ExpectationFailed = 6, "expectation_failed", 417, Downstream, Never;
+    /// The head or the body did not arrive in time (RFC 9110 section 15.5.9).
+    ClientTimeout = 7, "client_timeout", 408, Downstream, Never;
+    /// The body broke its framing or ended early.
+    BadBody = 8, "bad_body", 400, Downstream, Never;
+    /// The client went away.
+    ClientAborted = 9, "client_aborted", 0, Downstream, Never;
+    /// No allow rule admits the request.
+    PolicyDenied = 10, "policy_denied", 403, Downstream, Never;
+    /// No route has its host and path.
+    NoRoute = 11, "no_route", 404, Downstream, Never;
+    /// The service has no endpoint.
+    NoEndpoint = 12, "no_endpoint", 503, Upstream, Never;
+    /// The service has as many requests in flight as it may.
+    InFlightLimit = 13, "in_flight_limit", 503, Proxy, Never;
+    /// No endpoint accepted a connection.
+    ConnectFailed = 14, "connect_failed", 503, Upstream, Elsewhere;
+    /// No endpoint accepted a connection in time.
+    ConnectTimeout = 15, "connect_timeout", 503, Upstream, Elsewhere;
+    /// An endpoint did not prove the identity we expect.
+    UpstreamIdentity = 16, "upstream_identity", 503, Upstream, Elsewhere;
+    /// The handshake with an endpoint failed otherwise.
+    UpstreamTls = 17, "upstream_tls", 503, Upstream, Elsewhere;
+    /// The response did not end in time (RFC 9110 section 15.6.5).
+    RequestTimeout = 18, "request_timeout", 504, Upstream, Never;
+    /// The endpoint closed or reset before a response.
+    UpstreamReset = 19, "upstream_reset", 502, Upstream, Never;
+    /// The endpoint's response cannot be read (RFC 9110 section 15.6.3).
+    UpstreamGarbage = 20, "upstream_garbage", 502, Upstream, Never;
+    /// The response ended early; what had come was passed on and the connection cut.
+    ResponseTruncated = 21, "response_truncated", 502, Upstream, Never;
+    /// The proxy is shutting down and had no time left.
+    Drained = 22, "drained", 503, Proxy, Never;
+    /// A filter refused.
+    FilterRefused = 23, "filter_refused", 403, Proxy, Never;
+    /// A task of ours panicked.
+    Internal = 24, "internal", 500, Proxy, Never;
+    /// The listener has as many connections as it may.
+    ConnectionLimit = 25, "connection_limit", 0, Proxy, Never;
+    /// The connection was silent for too long.
+    IdleTimeout = 26, "idle_timeout", 0, Downstream, Never;
+    /// The peer's handshake was refused; the handshake metrics say why.
+    TlsRefused = 27, "tls_refused", 0, Downstream, Never;
+}
+
+/// Upper bound on the number of reasons, for tables indexed by them.
+pub const MAX_REASONS: usize = 48;
+const _: () = assert!(Reason::ALL.len() <= MAX_REASONS);
+
+impl Reason {
+    /// The reason with this number, if there is one.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+
+    /// What an unreadable request head ends in.
+    pub fn of_refusal(refusal: &Refusal) -> Self {
+        match refusal.status() {
+            414 => Self::TargetTooLong,
+            417 => Self::ExpectationFailed,
+            431 => Self::HeaderTooLarge,
+            501 => Self::NotImplemented,
+            505 => Self::VersionNotSupported,
+            _ => Self::BadRequest,
+        }
+    }
+
+    /// What a failed operation on the client's connection ends in.
+    pub fn of_downstream(error: &stream::Error) -> Self {
+        match error {
+            stream::Error::Stopped(reason) => Self::of_stop(*reason),
+            stream::Error::Io(_) => Self::ClientAborted,
+        }
+    }
+
+    /// What a failed operation on the endpoint's connection ends in, before its response began.
+    pub fn of_upstream(error: &stream::Error) -> Self {
+        match error {
+            stream::Error::Stopped(reason) => Self::of_stop(*reason),
+            // A server refuses a client's certificate after the client's handshake is over (RFC 8446 section 4.4.4).
+            stream::Error::Io(error) if Refused::inside(error).is_some() => Self::UpstreamTls,
+            stream::Error::Io(_) => Self::UpstreamReset,
+        }
+    }
+
+    /// What a stop in the middle of a request ends in.
+    pub fn of_stop(reason: ringmesh_ring::stop::Reason) -> Self {
+        match reason {
+            ringmesh_ring::stop::Reason::Deadline => Self::RequestTimeout,
+            ringmesh_ring::stop::Reason::Drain => Self::Drained,
+            ringmesh_ring::stop::Reason::Abort => Self::ClientAborted,
+        }
+    }
+}
+
+/// The standard phrase of a status that we answer ourselves (RFC 9110 section 15, RFC 6585).
+pub const fn phrase(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        403 => "Forbidden",
+        404 => "Not Found",
+        408 => "Request Timeout",
+        414 => "URI Too Long",
+        417 => "Expectation Failed",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "Error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_found_by_its_number_and_has_a_label_of_its_own() {
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index);
+            assert_eq!(Reason::from_number(*reason as u8), Some(*reason));
+            assert_eq!(Reason::ALL.iter().filter(|other| other.label() == reason.label()).count(), 1);
+        }
+    }
+
+    #[test]
+    fn only_what_no_endpoint_has_seen_is_tried_elsewhere() {
+        for reason in Reason::ALL.iter().filter(|reason| reason.retry() == Retry::Elsewhere) {
+            assert_eq!(reason.status(), 503, "{}", reason.label());
+            assert_eq!(reason.side(), Side::Upstream, "{}", reason.label());
+        }
+    }
+}

@@ -1,0 +1,588 @@
+//! The running data plane: its worker threads, and the loader that feeds them.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ringmesh_model::delta::Delta;
+use ringmesh_model::snapshot::{Name, Snapshot};
+use ringmesh_model::wire::{EndpointReport, Pin, Report, Runtime, WorkerReport};
+use ringmesh_ring::affinity;
+use ringmesh_ring::mailbox::{Receiver, Sender, mailbox};
+use ringmesh_ring::net::{Net, Sockets};
+use ringmesh_ring::setup::{self, Grant, Wish};
+use ringmesh_ring::shared_memory::Memory;
+use ringmesh_ring::slot::Pool;
+use ringmesh_ring::socket::Listener;
+use ringmesh_ring::stop::{Reason as StopReason, Stop};
+
+use crate::filter;
+use crate::listener::{self, Handover, Placement};
+use crate::loader::{self, Loader};
+use crate::permit::{self, Coordinator};
+use crate::places::Place;
+use crate::proxy::connection::{Connection, Exchanges, Next};
+use crate::proxy::http1;
+use crate::tables::Tables;
+use crate::telemetry::directory::{self, Directory};
+use crate::telemetry::layout::{self, gauge};
+use crate::telemetry::recorder::Recorder;
+use crate::telemetry::ring::Producer;
+use crate::worker::{Events, Worker};
+
+/// Messages that wait for one receiver at most. A burst of accepted connections is the largest of them.
+const MAILBOX: usize = 1024;
+
+/// How long a worker may take to make itself heard.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long connections that were stopped at the end of a drain may take to end.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+
+/// To a worker.
+#[derive(Debug)]
+enum ToWorker {
+    /// Use these tables from the next request on.
+    Commit(Arc<Tables>),
+    /// Accept on this socket.
+    Listen(Place, OwnedFd),
+    /// Accept there no more.
+    Unlisten(Place),
+    /// A connection from another worker.
+    Handover(Handover),
+    /// From the coordinator.
+    Permit(permit::ToWorker),
+    /// Tell how things are.
+    Report,
+    /// Accept no more, end what is open by then.
+    Drain(Duration),
+}
+
+/// From a worker.
+#[derive(Debug)]
+enum FromWorker {
+    Committed(u64),
+    Permit(permit::ToCoordinator),
+    Report(WorkerReport, Vec<EndpointReport>),
+    Drained(u64),
+}
+
+/// Why a data plane does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The driver that is demanded is not there.
+    #[error(transparent)]
+    Driver(#[from] setup::Error),
+    /// The telemetry memory cannot be used.
+    #[error(transparent)]
+    Telemetry(#[from] directory::Error),
+    /// The system refused something.
+    #[error("cannot start the workers: {0}")]
+    System(#[from] io::Error),
+    /// More workers than the telemetry memory has room for.
+    #[error("at most {} workers are possible", layout::MAX_WORKERS)]
+    TooManyWorkers,
+}
+
+/// A data plane with its workers.
+pub struct Plane {
+    grant: Grant,
+    runtime: Runtime,
+    started: Instant,
+    loader: Loader,
+    coordinator: Coordinator,
+    workers: Vec<Handle>,
+    receiver: Receiver<(u16, FromWorker)>,
+    /// Listening sockets by listener; the workers have duplicates.
+    listeners: HashMap<Name, Listening>,
+    /// Tables that some request may still use: freed here, not on a worker.
+    retired: Vec<Arc<Tables>>,
+    cut: u64,
+    drained: u16,
+}
+
+/// The sockets of one listener.
+struct Listening {
+    sockets: Vec<OwnedFd>,
+    /// Where the workers accept from them; None until a snapshot names the listener.
+    place: Option<Place>,
+}
+
+/// A worker seen from here.
+struct Handle {
+    sender: Sender<ToWorker>,
+    thread: JoinHandle<io::Result<()>>,
+    version: u64,
+}
+
+/// What a data plane is given at its start.
+pub struct Start {
+    /// How its workers run.
+    pub runtime: Runtime,
+    /// See [`layout`].
+    pub telemetry: Memory,
+    /// Each worker's event ring.
+    pub events: Vec<Producer>,
+    /// Test-only filters.
+    pub filters: Vec<filter::Make>,
+}
+
+impl Plane {
+    /// Starts the workers, without tables and listeners.
+    ///
+    /// # Errors
+    /// If the driver, the memory or the threads cannot be had.
+    pub fn start(start: Start) -> Result<Self, Error> {
+        let Start { runtime, telemetry, events, filters } = start;
+        let count = runtime.workers;
+        if count == 0 || count > layout::MAX_WORKERS {
+            return Err(Error::TooManyWorkers);
+        }
+        let wish = match runtime.driver {
+            ringmesh_model::wire::Driver::Auto => Wish::Auto,
+            ringmesh_model::wire::Driver::IoUring => Wish::IoUring,
+            ringmesh_model::wire::Driver::Epoll => Wish::Epoll,
+        };
+        let grant = setup::probe(wish)?;
+        let telemetry = Arc::new(telemetry);
+        let directory = Directory::open(telemetry.clone(), count)?;
+        let (to_loader, receiver) = mailbox::<(u16, FromWorker)>(usize::from(count), MAILBOX)?;
+        let mut mailboxes = Vec::new();
+        for _ in 0..count {
+            // One sender for the loader, and one for each worker.
+            mailboxes.push(mailbox::<ToWorker>(usize::from(count) + 1, MAILBOX)?);
+        }
+        let mut senders: Vec<Vec<Sender<ToWorker>>> = (0..count).map(|_| Vec::new()).collect();
+        let mut receivers = Vec::new();
+        let mut own = Vec::new();
+        for (mut sending, receiver) in mailboxes {
+            own.push(sending.pop().expect("one sender more than workers"));
+            for (from, sender) in sending.into_iter().enumerate() {
+                senders[from].push(sender);
+            }
+            receivers.push(receiver);
+        }
+        let mut workers = Vec::new();
+        let parts = own.into_iter().zip(senders).zip(receivers).zip(to_loader).zip(events).enumerate();
+        for (number, ((((sender, others), receiver), to_loader), events)) in parts {
+            let seat = Seat {
+                number: number as u16,
+                grant: grant.clone(),
+                pin: runtime.pin,
+                recorder: telemetry.clone(),
+                events,
+                filters: filters.clone(),
+                receiver,
+                others,
+                to_loader,
+            };
+            let thread = std::thread::Builder::new().name(format!("worker {number}")).spawn(move || seat.run())?;
+            workers.push(Handle { sender, thread, version: 0 });
+        }
+        Ok(Self {
+            grant,
+            coordinator: Coordinator::new(count),
+            loader: Loader::new(directory, count),
+            runtime,
+            started: Instant::now(),
+            workers,
+            receiver,
+            listeners: HashMap::new(),
+            retired: Vec::new(),
+            cut: 0,
+            drained: 0,
+        })
+    }
+
+    /// The driver in use, and why it is not a better one.
+    pub fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    /// How the workers run.
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// The version that the newest tables have.
+    pub fn version(&self) -> u64 {
+        self.loader.tables().version
+    }
+
+    /// Readable when a worker has said something; then call [`Plane::listen_to_workers`].
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.receiver.descriptor()
+    }
+
+    /// Takes listening sockets in place of those of the same name. They are accepted from once tables name the listener.
+    pub fn set_listener(&mut self, name: Name, sockets: Vec<OwnedFd>) {
+        if let Some(Listening { place: Some(place), .. }) =
+            self.listeners.insert(name, Listening { sockets, place: None })
+        {
+            self.unlisten(place);
+        }
+    }
+
+    /// All listening sockets, by name.
+    pub fn listeners(&self) -> impl Iterator<Item = (&Name, &[OwnedFd])> {
+        self.listeners.iter().map(|(name, listening)| (name, &listening.sockets[..]))
+    }
+
+    /// Makes a snapshot live on all workers.
+    ///
+    /// # Errors
+    /// If it cannot be used; then nothing changes.
+    pub fn load(&mut self, snapshot: Snapshot) -> Result<u64, String> {
+        let tables = self.loader.load(snapshot).map_err(|error| error.to_string())?;
+        self.commit(tables)
+    }
+
+    /// Makes a change live on all workers.
+    ///
+    /// # Errors
+    /// If it cannot be used; then nothing changes.
+    pub fn apply(&mut self, delta: &Delta) -> Result<u64, String> {
+        let tables = self.loader.apply(delta).map_err(|error| error.to_string())?;
+        self.commit(tables)
+    }
+
+    fn commit(&mut self, tables: Arc<Tables>) -> Result<u64, String> {
+        let version = tables.version;
+        self.coordinator.reset(tables.services.iter().flatten().map(|service| &**service));
+        for number in 0..self.workers.len() {
+            self.send(number, ToWorker::Commit(tables.clone()));
+        }
+        self.retired.retain(|old| Arc::strong_count(old) > 1);
+        self.retired.push(tables.clone());
+        let until = Instant::now() + loader::COMMIT_TIMEOUT;
+        while self.workers.iter().any(|worker| worker.version != version) {
+            if !self.wait(until) {
+                return Err(format!("a worker has not taken version {version} in {:?}", loader::COMMIT_TIMEOUT));
+            }
+        }
+        self.listen(&tables).map_err(|error| format!("cannot pass a listening socket to a worker: {error}"))?;
+        Ok(version)
+    }
+
+    /// Lets the workers accept where the tables say, and nowhere else.
+    fn listen(&mut self, tables: &Tables) -> io::Result<()> {
+        let places: HashMap<&Name, Place> =
+            tables.listeners.iter().flatten().map(|listener| (&listener.config.name, listener.place)).collect();
+        let gone: Vec<Name> = self.listeners.keys().filter(|name| !places.contains_key(name)).cloned().collect();
+        for name in gone {
+            if let Some(Listening { place: Some(place), .. }) = self.listeners.remove(&name) {
+                self.unlisten(place);
+            }
+        }
+        let mut messages = Vec::new();
+        for (name, listening) in &mut self.listeners {
+            if listening.place.is_some() {
+                continue;
+            }
+            let place = places[name];
+            listening.place = Some(place);
+            for number in 0..self.workers.len() {
+                // One for each worker, or one that they share.
+                if let Some(socket) = listening.sockets.get(number % listening.sockets.len().max(1)) {
+                    messages.push((number, ToWorker::Listen(place, socket.try_clone()?)));
+                }
+            }
+        }
+        for (number, message) in messages {
+            self.send(number, message);
+        }
+        Ok(())
+    }
+
+    fn unlisten(&mut self, place: Place) {
+        for number in 0..self.workers.len() {
+            self.send(number, ToWorker::Unlisten(place));
+        }
+    }
+
+    fn send(&mut self, number: usize, message: ToWorker) {
+        let mut message = message;
+        let until = Instant::now() + ANSWER_TIMEOUT;
+        while let Err(full) = self.workers[number].sender.send(message) {
+            message = full.0;
+            if Instant::now() > until || self.workers[number].thread.is_finished() {
+                tracing::error!(target: "loader", worker = number, "a worker takes no messages");
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Waits until a worker has said something; whether that was before `until`.
+    fn wait(&mut self, until: Instant) -> bool {
+        let left = until.saturating_duration_since(Instant::now());
+        let Ok(left) = rustix::time::Timespec::try_from(left) else { return false };
+        let mut descriptors =
+            [rustix::event::PollFd::from_borrowed_fd(self.receiver.descriptor(), rustix::event::PollFlags::IN)];
+        let ready = rustix::event::poll(&mut descriptors, Some(&left));
+        self.listen_to_workers();
+        matches!(ready, Ok(1..) | Err(rustix::io::Errno::INTR))
+    }
+
+    /// Takes what the workers have said. Reports are returned.
+    pub fn listen_to_workers(&mut self) -> Vec<(u16, WorkerReport, Vec<EndpointReport>)> {
+        let mut reports = Vec::new();
+        while let Some((number, message)) = self.receiver.try_recv() {
+            match message {
+                FromWorker::Committed(version) => self.workers[usize::from(number)].version = version,
+                FromWorker::Permit(message) => {
+                    let mut answers = Vec::new();
+                    self.coordinator.receive(number, message, |worker, answer| answers.push((worker, answer)));
+                    for (worker, answer) in answers {
+                        self.send(usize::from(worker), ToWorker::Permit(answer));
+                    }
+                }
+                FromWorker::Report(worker, endpoints) => reports.push((number, worker, endpoints)),
+                FromWorker::Drained(cut) => {
+                    self.cut += cut;
+                    self.drained += 1;
+                }
+            }
+        }
+        reports
+    }
+
+    /// How things are. Workers that do not answer in time are left out.
+    pub fn report(&mut self) -> Report {
+        for number in 0..self.workers.len() {
+            self.send(number, ToWorker::Report);
+        }
+        let mut reports: Vec<(u16, WorkerReport, Vec<EndpointReport>)> = Vec::new();
+        let until = Instant::now() + Duration::from_secs(1);
+        while reports.len() < self.workers.len() {
+            let left = until.saturating_duration_since(Instant::now());
+            let Ok(left) = rustix::time::Timespec::try_from(left) else { break };
+            let mut descriptors =
+                [rustix::event::PollFd::from_borrowed_fd(self.receiver.descriptor(), rustix::event::PollFlags::IN)];
+            let ready = rustix::event::poll(&mut descriptors, Some(&left));
+            reports.extend(self.listen_to_workers());
+            if !matches!(ready, Ok(1..) | Err(rustix::io::Errno::INTR)) {
+                break;
+            }
+        }
+        reports.sort_by_key(|report| report.0);
+        let mut endpoints: Vec<EndpointReport> = Vec::new();
+        let mut workers = Vec::new();
+        for (_, worker, seen) in reports {
+            workers.push(worker);
+            if endpoints.is_empty() {
+                endpoints = seen;
+                continue;
+            }
+            for (sum, one) in endpoints.iter_mut().zip(seen) {
+                sum.in_flight += one.in_flight;
+                sum.idle += one.idle;
+                sum.consecutive_failures = sum.consecutive_failures.max(one.consecutive_failures);
+            }
+        }
+        Report {
+            pid: std::process::id(),
+            driver: self.grant.driver.to_string(),
+            driver_reason: self.grant.reason.clone(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            workers,
+            endpoints,
+        }
+    }
+
+    /// Whether a worker has ended that should not have: then the process must end, so that control starts another.
+    pub fn has_lost_a_worker(&self) -> bool {
+        self.workers.iter().any(|worker| worker.thread.is_finished())
+    }
+
+    /// Accepts no more, finishes what is open within `timeout`, ends the workers. Returns how many connections were cut.
+    pub fn drain(mut self, timeout: Duration) -> u64 {
+        self.listeners.clear();
+        for number in 0..self.workers.len() {
+            self.send(number, ToWorker::Drain(timeout));
+        }
+        let until = Instant::now() + timeout + LAST_MOMENT * 3;
+        while usize::from(self.drained) < self.workers.len() && self.wait(until) {}
+        if usize::from(self.drained) == self.workers.len() {
+            for worker in self.workers {
+                let _ = worker.thread.join();
+            }
+        }
+        self.cut
+    }
+}
+
+/// What a worker's thread takes with it.
+struct Seat {
+    number: u16,
+    grant: Grant,
+    pin: Pin,
+    recorder: Arc<Memory>,
+    events: Producer,
+    filters: Vec<filter::Make>,
+    receiver: Receiver<ToWorker>,
+    others: Vec<Sender<ToWorker>>,
+    to_loader: Sender<(u16, FromWorker)>,
+}
+
+/// Busy connections run in boxes that are used again.
+struct Pooled<F>(Pool<Rc<Connection<Sockets>>, F>);
+
+impl<F> Clone for Pooled<F> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<F: Future<Output = Next> + 'static> Exchanges<Sockets> for Pooled<F> {
+    fn run(&self, connection: Rc<Connection<Sockets>>) -> impl Future<Output = Next> {
+        self.0.run(connection)
+    }
+}
+
+impl Seat {
+    fn run(self) -> io::Result<()> {
+        if self.pin == Pin::Cores {
+            if let Err(error) = affinity::pin_to(&affinity::allowed_cores(), usize::from(self.number)) {
+                tracing::warn!(target: "worker", worker = self.number, "cannot stay on one core: {error}");
+            }
+        }
+        let grant = self.grant.clone();
+        setup::run(&grant, self.work())
+    }
+
+    async fn work(self) {
+        let Self { number, grant, recorder, mut events, filters, mut receiver, others, to_loader, .. } = self;
+        let recorder = Recorder::new(recorder, number);
+        // What an earlier data plane has left here is over.
+        recorder.gauge_set(gauge::CONNECTIONS, 0);
+        recorder.gauge_set(gauge::IN_FLIGHT, 0);
+        recorder.gauge_set(gauge::EPOLL, u64::from(grant.driver == setup::Driver::Epoll));
+        let to_loader = Rc::new(RefCell::new(to_loader));
+        let coordinator = {
+            let to_loader = to_loader.clone();
+            move |message| to_loader.borrow_mut().send((number, FromWorker::Permit(message))).is_ok()
+        };
+        let filters = filters.iter().map(|make| make()).collect();
+        let events = Events::new(move |bytes| events.push(bytes));
+        let worker = Rc::new(Worker::new(number, Sockets, recorder, events, filters, coordinator));
+        let exchanges = Pooled(Pool::new(http1::serve::<Sockets>));
+        let count = others.len() as u16;
+        let others = RefCell::new(others);
+        let placement = {
+            let send = move |to: u16, handover| match others.borrow_mut()[usize::from(to)]
+                .send(ToWorker::Handover(handover))
+            {
+                Ok(()) => Ok(()),
+                Err(full) => match full.0 {
+                    ToWorker::Handover(handover) => Err(handover),
+                    _ => unreachable!("it is the message just sent"),
+                },
+            };
+            Rc::new(Placement::new(worker.clone(), count, send))
+        };
+        let mut accepting: HashMap<Place, Stop> = HashMap::new();
+        loop {
+            if let Err(error) = receiver.ready().await {
+                tracing::error!(target: "worker", worker = number, "cannot wait for the loader: {error}");
+                return;
+            }
+            while let Some(message) = receiver.try_recv() {
+                match message {
+                    ToWorker::Commit(tables) => {
+                        let version = tables.version;
+                        drop(worker.commit(tables));
+                        tell(&to_loader, number, FromWorker::Committed(version));
+                    }
+                    ToWorker::Listen(place, socket) => {
+                        let Ok(listener) = Listener::from_fd(socket) else { continue };
+                        let stop = worker.net.stop();
+                        accepting.insert(place, stop.clone());
+                        ringmesh_ring::spawn(listener::accept(
+                            placement.clone(),
+                            exchanges.clone(),
+                            listener,
+                            place,
+                            stop,
+                        ));
+                    }
+                    ToWorker::Unlisten(place) => {
+                        if let Some(stop) = accepting.remove(&place) {
+                            stop.trigger(StopReason::Drain);
+                        }
+                        worker.connections.stop_idle_of(place.index);
+                    }
+                    ToWorker::Handover(handover) => listener::take_over(&worker, &exchanges, handover),
+                    ToWorker::Permit(message) => {
+                        if let Some(answer) = worker.leases.receive(message, worker.net.now()) {
+                            tell(&to_loader, number, FromWorker::Permit(answer));
+                        }
+                    }
+                    ToWorker::Report => {
+                        let (report, endpoints) = report(&worker);
+                        tell(&to_loader, number, FromWorker::Report(report, endpoints));
+                    }
+                    ToWorker::Drain(timeout) => {
+                        for (_, stop) in accepting.drain() {
+                            stop.trigger(StopReason::Drain);
+                        }
+                        let cut = drain(&worker, timeout).await;
+                        tell(&to_loader, number, FromWorker::Drained(cut));
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn tell(to_loader: &RefCell<Sender<(u16, FromWorker)>>, number: u16, message: FromWorker) {
+    if to_loader.borrow_mut().send((number, message)).is_err() {
+        tracing::error!(target: "worker", worker = number, "the loader takes no messages");
+    }
+}
+
+/// Lets requests end; how many connections were cut.
+async fn drain(worker: &Rc<Worker<Sockets>>, timeout: Duration) -> u64 {
+    const STEP: Duration = Duration::from_millis(10);
+    worker.drain();
+    let until = worker.net.now() + timeout;
+    while worker.connections.len() > 0 && worker.net.now() < until {
+        ringmesh_ring::sleep_until(worker.net.now() + STEP).await;
+    }
+    let cut = worker.connections.len() as u64;
+    worker.connections.stop_all();
+    let until = worker.net.now() + LAST_MOMENT;
+    while worker.connections.len() > 0 && worker.net.now() < until {
+        ringmesh_ring::sleep_until(worker.net.now() + STEP).await;
+    }
+    cut
+}
+
+fn report(worker: &Worker<Sockets>) -> (WorkerReport, Vec<EndpointReport>) {
+    let tables = worker.tables();
+    let endpoints = tables.services.iter().flatten().flat_map(|service| {
+        service.endpoints.iter().map(|endpoint| {
+            let state = worker.pools.state(endpoint.place);
+            EndpointReport {
+                service: service.config.name.clone(),
+                address: endpoint.text.to_string(),
+                in_flight: u64::from(state.in_flight()),
+                idle: state.waiting() as u64,
+                consecutive_failures: u64::from(state.failures()),
+            }
+        })
+    });
+    let report = WorkerReport {
+        version: tables.version,
+        connections: worker.recorder.gauge(gauge::CONNECTIONS),
+        in_flight: worker.recorder.gauge(gauge::IN_FLIGHT),
+        panics: ringmesh_ring::panics(),
+    };
+    (report, endpoints.collect())
+}

@@ -1,0 +1,103 @@
+//! Who may call. Deny wins on doubt: once a policy names a listener, what no rule allows is refused.
+#![deny(clippy::disallowed_types, clippy::disallowed_methods)]
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use ringmesh_codec::normalize;
+use ringmesh_model::snapshot::{self, PathMatch};
+use ringmesh_model::spiffe::SpiffeId;
+
+use crate::route::path_matches;
+
+/// All policies of one listener. Rules are found by identity, so that their number does not matter.
+#[derive(Debug, Default)]
+pub struct Table {
+    /// Whether any policy names the listener.
+    guarded: bool,
+    by_identity: HashMap<SpiffeId, Vec<Rule>>,
+    anybody: Vec<Rule>,
+}
+
+#[derive(Clone, Debug)]
+struct Rule {
+    /// `policy/rule`.
+    name: Box<str>,
+    methods: Vec<String>,
+    paths: Vec<PathMatch>,
+}
+
+/// What was decided, and by which rule: `policy/rule`, or `default`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision<'a> {
+    /// Go on.
+    Allow(&'a str),
+    /// Refuse.
+    Deny(&'a str),
+}
+
+impl Table {
+    /// The table of all policies that name one listener.
+    pub fn new<'a>(policies: impl Iterator<Item = &'a snapshot::Policy>) -> Self {
+        let mut table = Self::default();
+        for policy in policies {
+            table.guarded = true;
+            for rule in &policy.allow {
+                table.add(policy, rule);
+            }
+        }
+        table
+    }
+
+    fn add(&mut self, policy: &snapshot::Policy, allow: &snapshot::AllowRule) {
+        let rule = Rule {
+            name: format!("{}/{}", policy.name, allow.name).into(),
+            methods: allow.methods.clone(),
+            paths: allow.paths.clone(),
+        };
+        if allow.from.is_empty() {
+            self.anybody.push(rule);
+            return;
+        }
+        for id in &allow.from {
+            self.by_identity.entry(id.clone()).or_default().push(rule.clone());
+        }
+    }
+
+    /// Whether a request may go on. `peer` is who the connection's certificate says the caller is.
+    pub fn authorize(&self, peer: Option<&SpiffeId>, method: &[u8], path: &[u8]) -> Decision<'_> {
+        if !self.guarded {
+            return Decision::Allow("default");
+        }
+        // What the service would make of an ambiguous path is not known, so no rule about paths admits it.
+        let path = if normalize::path_is_plain(path) { Ok(Cow::Borrowed(path)) } else { normalize::normalized(path) };
+        let admits = |rule: &&Rule| {
+            (rule.methods.is_empty() || rule.methods.iter().any(|allowed| allowed.as_bytes() == method))
+                && (rule.paths.is_empty()
+                    || path.as_ref().is_ok_and(|path| rule.paths.iter().any(|wanted| path_matches(wanted, path))))
+        };
+        match self.rules_for(peer).find(admits) {
+            Some(rule) => Decision::Allow(&rule.name),
+            None => Decision::Deny("default"),
+        }
+    }
+
+    /// Whether an opaque connection may go on. Rules about methods or paths admit none; the model refuses them there.
+    pub fn authorize_connection(&self, peer: Option<&SpiffeId>) -> Decision<'_> {
+        if !self.guarded {
+            return Decision::Allow("default");
+        }
+        match self.rules_for(peer).find(|rule| rule.methods.is_empty() && rule.paths.is_empty()) {
+            Some(rule) => Decision::Allow(&rule.name),
+            None => Decision::Deny("default"),
+        }
+    }
+
+    fn rules_for(&self, peer: Option<&SpiffeId>) -> impl Iterator<Item = &Rule> {
+        let own = peer.and_then(|peer| self.by_identity.get(peer)).map_or(&[][..], Vec::as_slice);
+        own.iter().chain(&self.anybody)
+    }
+}
+
+#[cfg(test)]
+mod tests;

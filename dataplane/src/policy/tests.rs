@@ -1,0 +1,71 @@
+use super::*;
+use ringmesh_model::snapshot::AllowRule;
+
+fn id(name: &str) -> SpiffeId {
+    SpiffeId::workload("shop", "default", name).expect("a valid name")
+}
+
+fn table() -> Table {
+    let rule = |name: &str, from: &[&str], methods: &[&str], paths: &[PathMatch]| AllowRule {
+        name: name.into(),
+        from: from.iter().map(|name| id(name)).collect(),
+        methods: methods.iter().map(|&method| method.into()).collect(),
+        paths: paths.to_vec(),
+    };
+    let policy = snapshot::Policy {
+        name: "pay".into(),
+        listener: "inbound".into(),
+        allow: vec![
+            rule("charge", &["checkout"], &["POST"], &[PathMatch::Exact("/charge".into())]),
+            rule("read", &["checkout", "audit"], &["GET"], &[PathMatch::Prefix("/receipts".into())]),
+            rule("health", &[], &[], &[PathMatch::Exact("/health".into())]),
+        ],
+    };
+    Table::new([&policy].into_iter())
+}
+
+fn check(peer: Option<&str>, method: &str, path: &str, expected: Decision<'_>) {
+    let peer = peer.map(id);
+    let table = table();
+    let found = table.authorize(peer.as_ref(), method.as_bytes(), path.as_bytes());
+    assert_eq!(found, expected, "{peer:?} {method} {path}");
+}
+
+#[test]
+fn a_rule_admits_what_all_of_its_parts_match() {
+    check(Some("checkout"), "POST", "/charge", Decision::Allow("pay/charge"));
+    check(Some("checkout"), "GET", "/charge", Decision::Deny("default"));
+    check(Some("audit"), "POST", "/charge", Decision::Deny("default"));
+    check(Some("audit"), "GET", "/receipts/7", Decision::Allow("pay/read"));
+    check(Some("web"), "GET", "/receipts/7", Decision::Deny("default"));
+    check(None, "POST", "/charge", Decision::Deny("default"));
+    check(None, "GET", "/health", Decision::Allow("pay/health"));
+}
+
+#[test]
+fn a_path_is_compared_as_the_service_will_read_it_and_refused_on_doubt() {
+    check(Some("audit"), "GET", "/receipts/../charge", Decision::Deny("default"));
+    check(Some("audit"), "GET", "/x/../receipts/1", Decision::Allow("pay/read"));
+    check(Some("audit"), "GET", "/receipts/..%2fcharge", Decision::Deny("default"));
+    check(Some("audit"), "GET", "/receipts/%zz", Decision::Deny("default"));
+}
+
+#[test]
+fn without_a_policy_everybody_is_admitted() {
+    let table = Table::new(std::iter::empty());
+    assert_eq!(table.authorize(None, b"GET", b"/"), Decision::Allow("default"));
+    assert_eq!(table.authorize_connection(None), Decision::Allow("default"));
+}
+
+#[test]
+fn a_policy_without_rules_admits_nobody() {
+    let policy = snapshot::Policy { name: "none".into(), listener: "inbound".into(), allow: Vec::new() };
+    let table = Table::new([&policy].into_iter());
+    assert_eq!(table.authorize(Some(&id("web")), b"GET", b"/"), Decision::Deny("default"));
+    assert_eq!(table.authorize_connection(Some(&id("web"))), Decision::Deny("default"));
+}
+
+#[test]
+fn an_opaque_connection_needs_a_rule_without_methods_and_paths() {
+    assert_eq!(table().authorize_connection(Some(&id("checkout"))), Decision::Deny("default"));
+}

@@ -1,0 +1,230 @@
+//! Connections to endpoints that wait for their next request, one pool a worker.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use ringmesh_ring::clock::Instant;
+use ringmesh_ring::net::Net;
+use ringmesh_ring::stream::{Idle, Stream};
+
+use crate::balance::Candidate;
+use crate::places::Place;
+use crate::proxy::transport::Transport;
+use crate::tables::{Endpoint, Service};
+use crate::worker::Worker;
+
+/// How often connections that nobody used are looked after, while there are any.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long an endpoint is passed over after connecting to it failed for the n-th time in a row: doubled each time, up to
+/// the second value.
+const AVOID: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+/// What one worker knows about one endpoint.
+pub struct State<S: Stream> {
+    generation: u32,
+    in_flight: Cell<u32>,
+    failures: Cell<u32>,
+    avoided_until: Cell<Option<Instant>>,
+    waiting: RefCell<Vec<Waiting<S>>>,
+}
+
+/// An unused connection.
+struct Waiting<S: Stream> {
+    transport: Transport<S>,
+    /// When it is closed unless it is used.
+    until: Instant,
+    key: u64,
+}
+
+/// A connection to an endpoint, on loan to one request. Dropped, it is closed; [`Lease::give_back`] keeps it.
+pub struct Lease<N: Net> {
+    /// The connection.
+    pub transport: Transport<N::Stream>,
+    /// Whether it served a request before: then the endpoint may have closed it at the moment it was taken.
+    pub reused: bool,
+    in_flight: InFlight<N::Stream>,
+    key: u64,
+    idle_timeout: Duration,
+    max_idle: u32,
+}
+
+/// Counts a request in flight as long as it lives.
+struct InFlight<S: Stream>(Rc<State<S>>);
+
+impl<S: Stream> InFlight<S> {
+    fn begin(state: Rc<State<S>>) -> Self {
+        state.in_flight.set(state.in_flight.get() + 1);
+        Self(state)
+    }
+}
+
+impl<S: Stream> Drop for InFlight<S> {
+    fn drop(&mut self) {
+        self.0.in_flight.set(self.0.in_flight.get() - 1);
+    }
+}
+
+impl<S: Stream> State<S> {
+    fn new(generation: u32) -> Self {
+        Self {
+            generation,
+            in_flight: Cell::new(0),
+            failures: Cell::new(0),
+            avoided_until: Cell::new(None),
+            waiting: RefCell::default(),
+        }
+    }
+
+    /// Notes that connecting failed.
+    pub fn failed(&self, now: Instant) {
+        let failures = self.failures.get().saturating_add(1);
+        self.failures.set(failures);
+        let pause = AVOID.0.saturating_mul(1 << (failures - 1).min(10)).min(AVOID.1);
+        self.avoided_until.set(Some(now + pause));
+    }
+
+    /// Notes that connecting went well.
+    pub fn succeeded(&self) {
+        self.failures.set(0);
+        self.avoided_until.set(None);
+    }
+
+    /// Requests in flight.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.get()
+    }
+
+    /// Unused connections.
+    pub fn waiting(&self) -> usize {
+        self.waiting.borrow().len()
+    }
+
+    /// Connects that failed in a row.
+    pub fn failures(&self) -> u32 {
+        self.failures.get()
+    }
+
+    /// The unused connection that was used last, if one is open. Those that have ended are closed on the way.
+    fn take(&self, key: u64, now: Instant) -> Option<Transport<S>> {
+        loop {
+            let waiting = self.waiting.borrow_mut().pop()?;
+            if waiting.key == key && waiting.until > now && matches!(waiting.transport.check_idle(), Ok(Idle::Open)) {
+                return Some(waiting.transport);
+            }
+        }
+    }
+
+    /// Closes those whose time is up and those that the endpoint has closed; how many are left.
+    fn sweep(&self, now: Instant) -> usize {
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.retain(|waiting| waiting.until > now && matches!(waiting.transport.check_idle(), Ok(Idle::Open)));
+        if waiting.is_empty() {
+            waiting.shrink_to_fit();
+        }
+        waiting.len()
+    }
+}
+
+impl<S: Stream> Candidate for Rc<State<S>> {
+    fn in_flight(&self) -> u32 {
+        self.in_flight.get()
+    }
+
+    fn avoided_until(&self) -> Option<Instant> {
+        self.avoided_until.get()
+    }
+}
+
+impl<N: Net> Lease<N> {
+    /// A connection that was just made.
+    pub fn fresh(state: Rc<State<N::Stream>>, service: &Service, transport: Transport<N::Stream>) -> Self {
+        Self::new(InFlight::begin(state), service, transport, false)
+    }
+
+    fn new(in_flight: InFlight<N::Stream>, service: &Service, transport: Transport<N::Stream>, reused: bool) -> Self {
+        Self {
+            transport,
+            reused,
+            in_flight,
+            key: service.pool_key,
+            idle_timeout: service.config.idle_timeout,
+            max_idle: service.config.max_idle_per_endpoint,
+        }
+    }
+
+    /// Keeps the connection for the next request. Only after a whole response, with nothing left to read or write.
+    pub fn give_back(self, worker: &Rc<Worker<N>>) {
+        let Self { transport, in_flight, key, idle_timeout, max_idle, .. } = self;
+        let mut waiting = in_flight.0.waiting.borrow_mut();
+        if waiting.len() < max_idle as usize && !worker.draining() {
+            waiting.push(Waiting { transport, until: worker.net.now() + idle_timeout, key });
+            worker.pools.start_sweeping(worker);
+        }
+    }
+}
+
+/// All endpoints' states, by place.
+pub struct Pools<S: Stream> {
+    states: RefCell<Vec<Option<Rc<State<S>>>>>,
+    sweeping: Cell<bool>,
+}
+
+impl<S: Stream> Default for Pools<S> {
+    fn default() -> Self {
+        Self { states: RefCell::default(), sweeping: Cell::new(false) }
+    }
+}
+
+impl<S: Stream> Pools<S> {
+    /// What is known about the endpoint at a place.
+    pub fn state(&self, place: Place) -> Rc<State<S>> {
+        let mut states = self.states.borrow_mut();
+        let index = place.index as usize;
+        if states.len() <= index {
+            states.resize_with(index + 1, || None);
+        }
+        match &states[index] {
+            Some(state) if state.generation == place.generation => state.clone(),
+            // A request with older tables, whose endpoint is gone, must not throw out the state of the new owner.
+            Some(state) if state.generation > place.generation => Rc::new(State::new(place.generation)),
+            _ => states[index].insert(Rc::new(State::new(place.generation))).clone(),
+        }
+    }
+
+    /// An unused connection to an endpoint, if there is one.
+    pub fn lease<N: Net<Stream = S>>(&self, service: &Service, endpoint: &Endpoint, now: Instant) -> Option<Lease<N>> {
+        let state = self.state(endpoint.place);
+        let transport = state.take(service.pool_key, now)?;
+        Some(Lease::new(InFlight::begin(state), service, transport, true))
+    }
+
+    /// Closes all unused connections.
+    pub fn clear(&self) {
+        for state in self.states.borrow().iter().flatten() {
+            state.waiting.borrow_mut().clear();
+        }
+    }
+
+    /// Looks after unused connections from now on, until there are none.
+    fn start_sweeping<N: Net<Stream = S>>(&self, worker: &Rc<Worker<N>>) {
+        if !self.sweeping.replace(true) {
+            ringmesh_ring::spawn(sweep(Rc::downgrade(worker)));
+        }
+    }
+}
+
+async fn sweep<N: Net>(worker: std::rc::Weak<Worker<N>>) {
+    loop {
+        let Some(at) = worker.upgrade().map(|worker| worker.net.now() + SWEEP_INTERVAL) else { return };
+        ringmesh_ring::sleep_until(at).await;
+        let Some(worker) = worker.upgrade() else { return };
+        let now = worker.net.now();
+        let left: usize = worker.pools.states.borrow().iter().flatten().map(|state| state.sweep(now)).sum();
+        if left == 0 {
+            worker.pools.sweeping.set(false);
+            return;
+        }
+    }
+}

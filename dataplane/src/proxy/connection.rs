@@ -1,0 +1,215 @@
+//! The way of one downstream connection: handshake, then requests one after the other, or opaque bytes.
+#![deny(clippy::disallowed_types, clippy::disallowed_methods)]
+
+use std::cell::OnceCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ringmesh_model::snapshot::Protocol;
+use ringmesh_model::spiffe::SpiffeId;
+use ringmesh_ring::buffer::{Buffer, Size};
+use ringmesh_ring::net::Net;
+use ringmesh_ring::stop::{Reason as StopReason, Stop};
+use ringmesh_ring::stream::Stream;
+
+use crate::drain::Registered;
+use crate::outcome::Reason;
+use crate::places::Place;
+use crate::proxy::opaque;
+use crate::proxy::relay::{Raced, race};
+use crate::proxy::request::OnDrop;
+use crate::proxy::transport::Transport;
+use crate::tables::Listener;
+use crate::telemetry::event::Direction;
+use crate::telemetry::layout::{gauge, listener as counter};
+use crate::tls;
+use crate::worker::Worker;
+
+/// Longest time that a connection which we end is still read, and how many bytes: a client that is still sending would
+/// lose our answer if we closed at once (RFC 9112 section 9.6).
+const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
+
+/// A downstream connection.
+pub struct Connection<N: Net> {
+    /// Whose it is.
+    pub worker: Rc<Worker<N>>,
+    /// Where it came in.
+    pub listener: Place,
+    /// Its bytes.
+    pub transport: Transport<N::Stream>,
+    /// Stops everything that is done for it, on both sides.
+    pub stop: Stop,
+    client: Option<SocketAddr>,
+    client_text: OnceCell<Box<str>>,
+    peer: Option<tls::Peer>,
+    registered: Registered,
+}
+
+/// What comes after a busy time of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// It waits for the next request.
+    Idle,
+    /// It is closed at once.
+    Close,
+    /// It is closed once the client has had a chance to read the answer.
+    Linger,
+}
+
+/// Runs the busy times of connections in storage that is used again, so that an idle connection holds none.
+pub trait Exchanges<N: Net>: Clone + 'static {
+    /// One busy time: from the first byte of a request until nothing more has come.
+    fn run(&self, connection: Rc<Connection<N>>) -> impl Future<Output = Next>;
+}
+
+impl<N: Net> Connection<N> {
+    /// A connection of a listener, ready for requests.
+    pub fn new(
+        worker: &Rc<Worker<N>>,
+        listener: Place,
+        transport: Transport<N::Stream>,
+        client: Option<SocketAddr>,
+        peer: Option<tls::Peer>,
+        stop: Stop,
+    ) -> Self {
+        let registered = worker.connections.add(stop.clone(), listener.index);
+        let worker = worker.clone();
+        Self { worker, listener, transport, stop, client, client_text: OnceCell::new(), peer, registered }
+    }
+
+    /// Who the client's certificate says it is.
+    pub fn peer_id(&self) -> Option<&SpiffeId> {
+        self.peer.as_ref().map(|peer| &*peer.id)
+    }
+
+    /// The client's address as text, or nothing.
+    pub fn client_text(&self) -> &str {
+        self.client_text.get_or_init(|| self.client.map(|client| client.to_string()).unwrap_or_default().into())
+    }
+}
+
+/// Serves a connection from accept to close.
+pub async fn serve<N: Net>(
+    worker: Rc<Worker<N>>,
+    exchanges: impl Exchanges<N>,
+    stream: N::Stream,
+    client: Option<SocketAddr>,
+    listener: Place,
+) {
+    let tables = worker.tables();
+    let Some(found) = tables.listener(listener) else { return };
+    let series = found.series;
+    worker.recorder.add(series, counter::ACCEPTED, 1);
+    worker.recorder.gauge_add(gauge::CONNECTIONS, 1);
+    let _open = OnDrop(|| {
+        worker.recorder.gauge_sub(gauge::CONNECTIONS, 1);
+        worker.recorder.add(series, counter::CLOSED, 1);
+        if std::thread::panicking() {
+            worker.recorder.gauge_add(gauge::PANICS, 1);
+        }
+    });
+    if worker.connections.len() >= found.config.limits.max_connections as usize {
+        worker.recorder.add(series, counter::REASON + Reason::ConnectionLimit as usize, 1);
+        stream.reset_on_close();
+        return;
+    }
+    let stop = worker.net.stop();
+    let registered = worker.connections.add(stop.clone(), listener.index);
+    let (transport, peer) = match found.tls {
+        None => (Transport::Plain(stream), None),
+        Some(_) => match Box::pin(handshake(&worker, found, stream, &stop)).await {
+            Some((transport, peer)) => (transport, Some(peer)),
+            None => return,
+        },
+    };
+    let protocol = found.config.protocol;
+    drop(tables);
+    // Entered anew, so that there is one place where a connection is made; nothing runs in between.
+    drop(registered);
+    let connection = Rc::new(Connection::new(&worker, listener, transport, client, peer, stop));
+    match protocol {
+        Protocol::Tcp => Box::pin(opaque::serve(connection)).await,
+        Protocol::Http => requests(connection, exchanges).await,
+    }
+}
+
+async fn handshake<N: Net>(
+    worker: &Rc<Worker<N>>,
+    listener: &Listener,
+    stream: N::Stream,
+    stop: &Stop,
+) -> Option<(Transport<N::Stream>, tls::Peer)> {
+    let config = listener.tls.clone()?;
+    let name = &listener.config.name;
+    let ends = Worker::<N>::ends(&stream);
+    stop.set_deadline(Some(worker.net.now() + listener.config.limits.handshake_timeout));
+    match tls::accept(stream, config, stop).await {
+        Ok((stream, peer)) => {
+            worker.recorder.add(listener.series, counter::HANDSHAKES, 1);
+            worker.tell_handshake(Direction::Inbound, name, ends, Ok(&peer));
+            Some((Transport::Tls(Box::new(stream)), peer))
+        }
+        Err(refused) => {
+            worker.recorder.add(listener.series, counter::REFUSED + refused.number(), 1);
+            worker.recorder.add(listener.series, counter::REASON + Reason::TlsRefused as usize, 1);
+            worker.tell_handshake(Direction::Inbound, name, ends, Err(&refused));
+            None
+        }
+    }
+}
+
+/// Waits for requests and serves them, until one side has enough.
+async fn requests<N: Net>(connection: Rc<Connection<N>>, exchanges: impl Exchanges<N>) {
+    loop {
+        let Some(idle_timeout) = connection.idle_timeout() else { return };
+        connection.registered.set_idle(true);
+        connection.stop.set_deadline(Some(connection.worker.net.now() + idle_timeout));
+        match race(connection.transport.readable(), connection.stop.stopped()).await {
+            Raced::First(Ok(())) => {}
+            Raced::First(Err(_)) => return,
+            Raced::Second(reason) => return connection.tell_idle_end(reason),
+        }
+        connection.registered.set_idle(false);
+        match exchanges.run(connection.clone()).await {
+            Next::Idle => {}
+            Next::Close => return,
+            Next::Linger => return Box::pin(linger(&connection)).await,
+        }
+    }
+}
+
+impl<N: Net> Connection<N> {
+    /// How long it may wait for a request; None if it may not: the worker drains or the listener is gone.
+    fn idle_timeout(&self) -> Option<Duration> {
+        if self.worker.draining() {
+            return None;
+        }
+        Some(self.worker.tables().listener(self.listener)?.config.limits.idle_timeout)
+    }
+
+    fn tell_idle_end(&self, reason: StopReason) {
+        let tables = self.worker.tables();
+        if let (StopReason::Deadline, Some(listener)) = (reason, tables.listener(self.listener)) {
+            self.worker.recorder.add(listener.series, counter::REASON + Reason::IdleTimeout as usize, 1);
+        }
+    }
+}
+
+/// Ends the sending side and reads on for a while, so that the client gets our answer before it sees the end.
+async fn linger<N: Net>(connection: &Connection<N>) {
+    if connection.transport.shutdown_write().is_err() {
+        return;
+    }
+    connection.stop.clear();
+    connection.stop.set_deadline(Some(connection.worker.net.now() + LINGER.0));
+    let mut buffer = Buffer::take(Size::Small);
+    let mut left = LINGER.1;
+    while left > 0 {
+        match connection.transport.fill(&mut buffer, &connection.stop).await {
+            Ok(0) | Err(_) => return,
+            Ok(count) => left = left.saturating_sub(count),
+        }
+        buffer.clear();
+    }
+}

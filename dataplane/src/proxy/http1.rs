@@ -1,0 +1,742 @@
+//! HTTP/1 on both sides: heads are read, judged and forwarded from the buffer they arrived in, bodies pass through as they
+//! came (RFC 9112).
+#![deny(clippy::disallowed_types, clippy::disallowed_methods)]
+
+use std::future::poll_fn;
+use std::ops::Range;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use ringmesh_codec::body::{BodyScanner, State};
+use ringmesh_codec::framing::BodyLength;
+use ringmesh_codec::head::{Head, Method, Version};
+use ringmesh_codec::http1::{
+    Chunked, Connection as ConnectionOption, Edits, Parsed, RequestHead, ResponseHead, Sink, write_local_response,
+};
+use ringmesh_ring::buffer::{Buffer, Size, Slice};
+use ringmesh_ring::net::Net;
+use ringmesh_ring::output::Output;
+use ringmesh_ring::stop::{Reason as StopReason, Stop};
+use ringmesh_ring::stream::{Error as StreamError, Idle, Stream};
+
+use crate::outcome::{Reason, phrase};
+use crate::pool::Lease;
+use crate::proxy::connection::{Connection, Next};
+use crate::proxy::request::{self, Account, Call, Failed, Patience};
+use crate::proxy::transport::Transport;
+use crate::tables::Listener;
+use crate::worker::Worker;
+
+/// A client that waits longer than this for a response is watched, so that its going away ends the request upstream.
+/// Shorter ones are not worth a system call.
+const WATCH_AFTER: Duration = Duration::from_millis(100);
+
+/// Longest time that our own answer may take to be written.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A body of known length goes through `splice(2)` if so many bytes of it are still to come.
+const SPLICE_FROM: u64 = 512 * 1024;
+
+/// Storage of one busy connection, used again by the next.
+#[derive(Default)]
+pub struct Scratch {
+    request: RequestHead,
+    response: ResponseHead,
+    edits: Edits,
+    to_upstream: Output,
+    to_client: Output,
+    text: Vec<u8>,
+}
+
+/// One busy time of a connection: serves requests until nothing more has come.
+pub async fn serve<N: Net>(connection: Rc<Connection<N>>) -> Next {
+    let worker = connection.worker.clone();
+    let mut scratch = worker.take_scratch();
+    let mut buffer = Buffer::take(Size::Small);
+    let next = loop {
+        match one(&worker, &connection, &mut buffer, &mut scratch).await {
+            Some(next) => break next,
+            None if buffer.is_empty() => break Next::Idle,
+            None => buffer.compact(),
+        }
+    };
+    worker.return_scratch(scratch);
+    next
+}
+
+/// Serves one request. None: the connection may go on.
+async fn one<N: Net>(
+    worker: &Rc<Worker<N>>,
+    connection: &Rc<Connection<N>>,
+    buffer: &mut Buffer,
+    scratch: &mut Scratch,
+) -> Option<Next> {
+    let tables = worker.tables();
+    let Some(listener) = tables.listener(connection.listener) else { return Some(Next::Close) };
+    match read_head(worker, connection, listener, buffer, &mut scratch.request).await {
+        Ok(true) => {}
+        Ok(false) => return Some(Next::Idle),
+        Err(Reason::ClientAborted) => return Some(Next::Close),
+        Err(reason) => {
+            let mut account = Account::default();
+            let mut answer = Answer { reason, close: true, head_only: false, account: &mut account };
+            let sent = answer.send(connection, scratch).await;
+            request::count(worker, listener.unrouted, &account, reason, 0);
+            return Some(if sent { Next::Linger } else { Next::Close });
+        }
+    }
+    let head = buffer.slice(0..scratch.request.len());
+    let body = BodyScanner::new(scratch.request.framing(), &listener.head_limits);
+    let mut exchange = Exchange { worker, connection, listener, buffer, scratch, head, body, stage: Stage::Waiting };
+    request::serve(worker, connection, &tables, listener, &mut exchange).await;
+    exchange.finish()
+}
+
+/// Reads until a whole head is there. False: there was nothing at all.
+async fn read_head<N: Net>(
+    worker: &Worker<N>,
+    connection: &Connection<N>,
+    listener: &Listener,
+    buffer: &mut Buffer,
+    head: &mut RequestHead,
+) -> Result<bool, Reason> {
+    head.clear();
+    if buffer.is_empty() {
+        match connection.transport.try_fill(buffer) {
+            Ok(Some(0)) | Err(_) => return Err(Reason::ClientAborted),
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(false),
+        }
+    }
+    let mut waited = false;
+    loop {
+        match head.parse(buffer.filled(), &listener.head_limits) {
+            Ok(Parsed::Complete) => return Ok(true),
+            Ok(Parsed::Partial) => {}
+            Err(refusal) => return Err(Reason::of_refusal(&refusal)),
+        }
+        if buffer.spare() == 0 {
+            buffer.grow();
+        }
+        if buffer.spare() == 0 {
+            return Err(Reason::HeaderTooLarge);
+        }
+        if !waited {
+            connection.stop.set_deadline(Some(worker.net.now() + listener.config.limits.header_timeout));
+            waited = true;
+        }
+        match connection.transport.fill(buffer, &connection.stop).await {
+            Ok(0) => return Err(Reason::ClientAborted),
+            Ok(_) => {}
+            Err(StreamError::Stopped(StopReason::Deadline)) => return Err(Reason::ClientTimeout),
+            Err(_) => return Err(Reason::ClientAborted),
+        }
+    }
+}
+
+/// How far the response has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nothing of it was sent to the client.
+    Waiting,
+    /// Its head was.
+    Begun,
+    /// All of it was, and the connection may go on.
+    Done,
+    /// All of it was, and the connection must end.
+    DoneAndClose,
+}
+
+/// One request with its response.
+struct Exchange<'a, N: Net> {
+    worker: &'a Rc<Worker<N>>,
+    connection: &'a Rc<Connection<N>>,
+    listener: &'a Listener,
+    /// From the head's first byte on; once the body is being passed on, what was not yet passed on.
+    buffer: &'a mut Buffer,
+    scratch: &'a mut Scratch,
+    /// The head, which stays readable to the end.
+    head: Slice,
+    /// How much of the request's body was passed on.
+    body: BodyScanner,
+    stage: Stage,
+}
+
+impl<N: Net> Exchange<'_, N> {
+    /// What becomes of the connection. None: it may go on.
+    fn finish(self) -> Option<Next> {
+        let Self { buffer, scratch, head, stage, .. } = self;
+        let bytes = head.len();
+        drop(head);
+        if scratch.request.framing().is_empty() {
+            buffer.consume(bytes);
+        }
+        match stage {
+            Stage::Done => None,
+            Stage::DoneAndClose => Some(Next::Linger),
+            Stage::Waiting | Stage::Begun => Some(Next::Close),
+        }
+    }
+
+    /// Whether the client's side may be used again after this request, as far as is known before the response.
+    fn client_persists(&self) -> bool {
+        self.scratch.request.persistent() && !self.worker.draining()
+    }
+}
+
+impl<N: Net> Call<N> for Exchange<'_, N> {
+    fn head(&self) -> impl Head + '_ {
+        self.scratch.request.view(&self.head)
+    }
+
+    async fn exchange(&mut self, lease: Lease<N>, patience: Patience, account: &mut Account) -> Result<(), Failed> {
+        let Scratch { request, edits, to_upstream, .. } = &mut *self.scratch;
+        edits.clear();
+        to_upstream.clear();
+        request.write(&self.head, edits, &mut Spans { head: &self.head, output: to_upstream });
+        self.connection.stop.set_deadline(Some(patience.until(self.worker.net.now())));
+        if self.body.state() == State::Done {
+            return self.exchange_without_body(lease, patience, account).await;
+        }
+        // What of the body came with the head goes with it.
+        self.buffer.consume(self.head.len());
+        match pass_on(&mut self.body, self.buffer, &mut self.scratch.to_upstream) {
+            Ok(count) => account.request_bytes += count as u64,
+            Err(reason) => return Err(Failed::Ended(reason)),
+        }
+        Box::pin(self.exchange_with_body(lease, patience, account)).await
+    }
+
+    async fn answer(&mut self, reason: Reason, account: &mut Account) {
+        if self.stage != Stage::Waiting {
+            // The client must not take what it got for the whole.
+            self.connection.transport.reset_on_close();
+            return;
+        }
+        let close = !self.client_persists() || self.body.state() != State::Done;
+        let head_only = self.scratch.request.known_method() == Method::Head;
+        let mut answer = Answer { reason, close, head_only, account };
+        if answer.send(self.connection, self.scratch).await {
+            self.stage = if close { Stage::DoneAndClose } else { Stage::Done };
+        }
+    }
+}
+
+impl<N: Net> Exchange<'_, N> {
+    async fn exchange_without_body(
+        &mut self,
+        lease: Lease<N>,
+        patience: Patience,
+        account: &mut Account,
+    ) -> Result<(), Failed> {
+        let repeatable = self.scratch.request.known_method().is_safe();
+        let stop = &self.connection.stop;
+        if let Err(error) = lease.transport.flush(&mut self.scratch.to_upstream, stop).await {
+            self.scratch.to_upstream.clear();
+            return Err(failed_upstream(&error, lease.reused && repeatable));
+        }
+        let respond = Respond {
+            worker: self.worker,
+            connection: self.connection,
+            listener: self.listener,
+            upstream: &lease.transport,
+            method: self.scratch.request.known_method(),
+            version: self.scratch.request.version(),
+            client_persists: self.client_persists(),
+            stale: lease.reused && repeatable,
+            watch: Watch::Client { may_half_close: !self.scratch.request.persistent() },
+            patience,
+        };
+        let Scratch { response, edits, to_client, .. } = &mut *self.scratch;
+        let end = respond.run(response, edits, to_client, &mut self.stage, account).await?;
+        if end.upstream_persists {
+            lease.give_back(self.worker);
+        }
+        self.stage = if end.client_persists { Stage::Done } else { Stage::DoneAndClose };
+        Ok(())
+    }
+
+    /// Both directions at once: the response may come before the request has ended.
+    async fn exchange_with_body(
+        &mut self,
+        lease: Lease<N>,
+        patience: Patience,
+        account: &mut Account,
+    ) -> Result<(), Failed> {
+        let stop = &self.connection.stop;
+        let respond = Respond {
+            worker: self.worker,
+            connection: self.connection,
+            listener: self.listener,
+            upstream: &lease.transport,
+            method: self.scratch.request.known_method(),
+            version: self.scratch.request.version(),
+            client_persists: self.client_persists(),
+            stale: false,
+            watch: Watch::Nobody,
+            patience,
+        };
+        let Scratch { response, edits, to_client, to_upstream, .. } = &mut *self.scratch;
+        let mut response_account = *account;
+        let mut stage = self.stage;
+        let upload = Upload {
+            worker: self.worker,
+            client: &self.connection.transport,
+            upstream: &lease.transport,
+            stop,
+            patience,
+        };
+        let mut uploaded = None;
+        let mut request_bytes = account.request_bytes;
+        let responded = {
+            let mut upload = pin!(upload.run(&mut self.body, self.buffer, to_upstream, &mut request_bytes));
+            let mut respond = pin!(respond.run(response, edits, to_client, &mut stage, &mut response_account));
+            let responded = poll_fn(|context| {
+                if uploaded.is_none()
+                    && let Poll::Ready(result) = upload.as_mut().poll(context)
+                {
+                    if matches!(result, Err(Uploading::Client(_))) {
+                        stop.trigger(StopReason::Abort);
+                    }
+                    uploaded = Some(result);
+                }
+                respond.as_mut().poll(context)
+            })
+            .await;
+            if uploaded.is_none() {
+                // The response ended before the request: an operation in flight is stopped, never dropped.
+                stop.trigger(StopReason::Abort);
+                let _ = upload.await;
+            }
+            responded
+        };
+        if stop.reason() == Some(StopReason::Abort) {
+            stop.clear();
+        }
+        self.stage = stage;
+        *account = Account { request_bytes, ..response_account };
+        if let Some(Err(Uploading::Client(reason))) = uploaded {
+            return Err(Failed::Ended(reason));
+        }
+        let end = responded?;
+        let complete = matches!(uploaded, Some(Ok(())));
+        if end.upstream_persists && complete {
+            lease.give_back(self.worker);
+        }
+        self.stage = if end.client_persists && complete { Stage::Done } else { Stage::DoneAndClose };
+        Ok(())
+    }
+}
+
+fn failed_upstream(error: &StreamError, stale: bool) -> Failed {
+    match error {
+        StreamError::Io(_) if stale => Failed::Stale,
+        error => Failed::Ended(Reason::of_upstream(error)),
+    }
+}
+
+/// Moves what `buffer` has of a body to `output`; how many bytes.
+fn pass_on(body: &mut BodyScanner, buffer: &mut Buffer, output: &mut Output) -> Result<usize, Reason> {
+    let scan = body.scan(buffer.filled()).map_err(|_refusal| Reason::BadBody)?;
+    output.push(buffer.slice(0..scan.consumed));
+    buffer.consume(scan.consumed);
+    Ok(scan.consumed)
+}
+
+/// How passing the request's body on failed.
+enum Uploading {
+    /// By the client's doing.
+    Client(Reason),
+    /// The endpoint takes no more. It may have answered all the same.
+    Upstream,
+}
+
+/// Passes the rest of a request's body on.
+struct Upload<'a, N: Net> {
+    worker: &'a Worker<N>,
+    client: &'a Transport<N::Stream>,
+    upstream: &'a Transport<N::Stream>,
+    stop: &'a Stop,
+    patience: Patience,
+}
+
+impl<N: Net> Upload<'_, N> {
+    async fn run(
+        &self,
+        body: &mut BodyScanner,
+        buffer: &mut Buffer,
+        output: &mut Output,
+        passed: &mut u64,
+    ) -> Result<(), Uploading> {
+        // The head, with what came together with it.
+        self.flush(output).await?;
+        let mut full_reads = 0;
+        while body.state() == State::More {
+            buffer.compact();
+            if full_reads >= 2 {
+                buffer.grow();
+            }
+            self.stop.set_deadline(Some(self.patience.until(self.worker.net.now())));
+            let room = buffer.spare();
+            match self.client.fill(buffer, self.stop).await {
+                Ok(0) => return Err(Uploading::Client(Reason::ClientAborted)),
+                Ok(count) => full_reads = if count == room { full_reads + 1 } else { full_reads },
+                Err(StreamError::Stopped(StopReason::Deadline)) if !self.patience.is_over(self.worker.net.now()) => {
+                    self.stop.clear();
+                    return Err(Uploading::Client(Reason::ClientTimeout));
+                }
+                Err(error) => return Err(Uploading::Client(Reason::of_downstream(&error))),
+            }
+            *passed += pass_on(body, buffer, output).map_err(Uploading::Client)? as u64;
+            self.flush(output).await?;
+        }
+        Ok(())
+    }
+
+    async fn flush(&self, output: &mut Output) -> Result<(), Uploading> {
+        self.stop.set_deadline(Some(self.patience.until(self.worker.net.now())));
+        let result = self.upstream.flush(output, self.stop).await;
+        output.clear();
+        result.map_err(|_error| Uploading::Upstream)
+    }
+}
+
+/// Who is watched while a response is awaited.
+#[derive(Clone, Copy)]
+enum Watch {
+    /// The client: when it goes away, the request ends. One that said that it sends no more may end its side.
+    Client { may_half_close: bool },
+    /// Nobody: somebody reads from it anyway.
+    Nobody,
+}
+
+/// Passes a response back.
+struct Respond<'a, N: Net> {
+    worker: &'a Worker<N>,
+    connection: &'a Connection<N>,
+    listener: &'a Listener,
+    upstream: &'a Transport<N::Stream>,
+    method: Method,
+    version: Version,
+    client_persists: bool,
+    /// Whether an end before the first byte means that the connection was closed while it was unused.
+    stale: bool,
+    watch: Watch,
+    patience: Patience,
+}
+
+/// What may be used again after a response.
+struct End {
+    upstream_persists: bool,
+    client_persists: bool,
+}
+
+impl<N: Net> Respond<'_, N> {
+    async fn run(
+        &self,
+        head: &mut ResponseHead,
+        edits: &mut Edits,
+        output: &mut Output,
+        stage: &mut Stage,
+        account: &mut Account,
+    ) -> Result<End, Failed> {
+        let mut buffer = Buffer::take(Size::Small);
+        output.clear();
+        self.read_head(head, edits, output, &mut buffer).await?;
+        let length = head.framing(self.method);
+        let end = End {
+            upstream_persists: head.persistent(self.method) && length != BodyLength::UntilClose,
+            client_persists: self.client_persists && self.ends_by_itself(length),
+        };
+        self.write_head(head, edits, output, &mut buffer, length, &end);
+        account.status = head.status();
+        *stage = Stage::Begun;
+        let mut body = BodyScanner::new(length, &self.listener.head_limits);
+        self.relay(&mut body, &mut buffer, output, length, account).await.map_err(Failed::Ended)?;
+        // Bytes behind the response would be taken for the next one.
+        Ok(End { upstream_persists: end.upstream_persists && buffer.is_empty(), ..end })
+    }
+
+    /// Whether the client can tell where the body ends without the connection's end.
+    fn ends_by_itself(&self, length: BodyLength) -> bool {
+        match length {
+            BodyLength::UntilClose => false,
+            BodyLength::Chunked => self.version == Version::Http11,
+            BodyLength::None | BodyLength::Fixed(_) => true,
+        }
+    }
+
+    /// Reads until the final head is there, and passes interim ones on.
+    async fn read_head(
+        &self,
+        head: &mut ResponseHead,
+        edits: &mut Edits,
+        output: &mut Output,
+        buffer: &mut Buffer,
+    ) -> Result<(), Failed> {
+        let mut stale = self.stale;
+        loop {
+            head.clear();
+            loop {
+                if !buffer.is_empty() {
+                    match head.parse(buffer.filled(), &self.listener.response_limits) {
+                        Ok(Parsed::Complete) => break,
+                        Ok(Parsed::Partial) => {}
+                        Err(_refusal) => return Err(Failed::Ended(Reason::UpstreamGarbage)),
+                    }
+                }
+                if buffer.spare() == 0 {
+                    buffer.grow();
+                }
+                if buffer.spare() == 0 {
+                    return Err(Failed::Ended(Reason::UpstreamGarbage));
+                }
+                match self.receive(buffer).await {
+                    Ok(0) if stale => return Err(Failed::Stale),
+                    Ok(0) => return Err(Failed::Ended(Reason::UpstreamReset)),
+                    Ok(_) => stale = false,
+                    Err(StreamError::Io(_)) if stale => return Err(Failed::Stale),
+                    Err(error) => return Err(Failed::Ended(Reason::of_upstream(&error))),
+                }
+            }
+            if head.switches_protocols() {
+                // Upgrade is not passed on, so nobody asked for it.
+                return Err(Failed::Ended(Reason::UpstreamGarbage));
+            }
+            if !head.interim() {
+                return Ok(());
+            }
+            let bytes = buffer.slice(0..head.len());
+            if self.version == Version::Http11 {
+                edits.clear();
+                head.write(&bytes, edits, &mut Spans { head: &bytes, output });
+                self.flush(output).await.map_err(Failed::Ended)?;
+            }
+            drop(bytes);
+            buffer.consume(head.len());
+        }
+    }
+
+    fn write_head(
+        &self,
+        head: &ResponseHead,
+        edits: &mut Edits,
+        output: &mut Output,
+        buffer: &mut Buffer,
+        length: BodyLength,
+        end: &End,
+    ) {
+        edits.clear();
+        if !end.client_persists {
+            edits.set_connection(ConnectionOption::Close);
+        } else if self.version == Version::Http10 {
+            edits.set_connection(ConnectionOption::KeepAlive);
+        }
+        if self.version == Version::Http10 && length == BodyLength::Chunked {
+            edits.set_chunked(Chunked::Remove);
+        }
+        let bytes = buffer.slice(0..head.len());
+        head.write(&bytes, edits, &mut Spans { head: &bytes, output });
+        buffer.consume(head.len());
+    }
+
+    /// Passes the body on, its first bytes together with the head that waits in `output`.
+    async fn relay(
+        &self,
+        body: &mut BodyScanner,
+        buffer: &mut Buffer,
+        output: &mut Output,
+        length: BodyLength,
+        account: &mut Account,
+    ) -> Result<(), Reason> {
+        let only_content = self.version == Version::Http10 && length == BodyLength::Chunked;
+        let mut full_reads = 0;
+        loop {
+            if only_content {
+                account.response_bytes += content(body, buffer, output)? as u64;
+            } else {
+                let scan = body.scan(buffer.filled()).map_err(|_refusal| Reason::ResponseTruncated)?;
+                output.push(buffer.slice(0..scan.consumed));
+                buffer.consume(scan.consumed);
+                account.response_bytes += scan.consumed as u64;
+            }
+            self.flush(output).await?;
+            if body.state() == State::Done {
+                return Ok(());
+            }
+            if !only_content && self.may_splice(body, buffer) {
+                self.splice(body, account).await?;
+                continue;
+            }
+            buffer.compact();
+            if full_reads >= 2 {
+                buffer.grow();
+            }
+            self.connection.stop.set_deadline(Some(self.patience.until(self.worker.net.now())));
+            let room = buffer.spare();
+            match self.upstream.fill(buffer, &self.connection.stop).await {
+                Ok(0) => return body.close().map_err(|_refusal| Reason::ResponseTruncated),
+                Ok(count) if count == room => full_reads += 1,
+                Ok(_) => {}
+                Err(StreamError::Io(_)) => return Err(Reason::ResponseTruncated),
+                Err(StreamError::Stopped(reason)) => return Err(Reason::of_stop(reason)),
+            }
+        }
+    }
+
+    /// Whether the rest of the body is large and both sides are plain sockets.
+    fn may_splice(&self, body: &BodyScanner, buffer: &Buffer) -> bool {
+        let left = body.unframed_bytes();
+        let both_plain = self.upstream.plain().is_some() && self.connection.transport.plain().is_some();
+        left >= SPLICE_FROM && left < u64::MAX && buffer.is_empty() && both_plain
+    }
+
+    /// Moves content from socket to socket inside the kernel.
+    async fn splice(&self, body: &mut BodyScanner, account: &mut Account) -> Result<(), Reason> {
+        let mut pipe = self.worker.take_pipe().map_err(|_error| Reason::ResponseTruncated)?;
+        while body.unframed_bytes() > 0 {
+            self.connection.stop.set_deadline(Some(self.patience.until(self.worker.net.now())));
+            let max = usize::try_from(body.unframed_bytes()).unwrap_or(usize::MAX);
+            let moved =
+                self.upstream.splice_to(&self.connection.transport, &mut pipe, max, &self.connection.stop).await;
+            match moved {
+                Ok(0) => return Err(Reason::ResponseTruncated),
+                Ok(count) => {
+                    body.skip(count as u64);
+                    account.response_bytes += count as u64;
+                }
+                Err(StreamError::Io(_)) => return Err(Reason::ResponseTruncated),
+                Err(StreamError::Stopped(reason)) => return Err(Reason::of_stop(reason)),
+            }
+        }
+        self.worker.return_pipe(pipe);
+        Ok(())
+    }
+
+    async fn flush(&self, output: &mut Output) -> Result<(), Reason> {
+        if output.is_empty() {
+            return Ok(());
+        }
+        self.connection.stop.set_deadline(Some(self.patience.until(self.worker.net.now())));
+        let result = self.connection.transport.flush(output, &self.connection.stop).await;
+        output.clear();
+        result.map_err(|error| Reason::of_downstream(&error))
+    }
+
+    /// Waits for bytes of the response. A client that waits long is watched meanwhile.
+    async fn receive(&self, buffer: &mut Buffer) -> Result<usize, StreamError> {
+        let stop = &self.connection.stop;
+        let now = self.worker.net.now();
+        let until = self.patience.until(now);
+        let Watch::Client { may_half_close } = self.watch else {
+            stop.set_deadline(Some(until));
+            return self.upstream.fill(buffer, stop).await;
+        };
+        stop.set_deadline(Some(until.min(now + WATCH_AFTER)));
+        match self.upstream.fill(buffer, stop).await {
+            Err(StreamError::Stopped(StopReason::Deadline)) if self.worker.net.now() < until => {
+                stop.set_deadline(Some(until));
+                stop.clear();
+                Box::pin(self.receive_watching(buffer, may_half_close)).await
+            }
+            result => result,
+        }
+    }
+
+    async fn receive_watching(&self, buffer: &mut Buffer, may_half_close: bool) -> Result<usize, StreamError> {
+        let stop = &self.connection.stop;
+        let mut receive = pin!(self.upstream.fill(buffer, stop));
+        let mut gone = pin!(client_gone(&self.connection.transport, may_half_close));
+        let mut watching = true;
+        poll_fn(|context| {
+            if watching && gone.as_mut().poll(context).is_ready() {
+                watching = false;
+                stop.trigger(StopReason::Abort);
+            }
+            receive.as_mut().poll(context)
+        })
+        .await
+    }
+}
+
+/// Resolves when the client has gone. Never, if it sends further requests meanwhile or ended its side as it may.
+async fn client_gone<S: Stream>(client: &Transport<S>, may_half_close: bool) {
+    if client.readable().await.is_err() {
+        return;
+    }
+    match client.check_idle() {
+        Err(_) => {}
+        Ok(Idle::Closed) if !may_half_close => {}
+        Ok(_) => std::future::pending().await,
+    }
+}
+
+/// Moves what `buffer` has of a chunked body's content to `output`, without its framing; how many bytes.
+fn content(body: &mut BodyScanner, buffer: &mut Buffer, output: &mut Output) -> Result<usize, Reason> {
+    let mut passed = 0;
+    while !buffer.is_empty() && body.state() == State::More {
+        let piece = body.next_piece(buffer.filled()).map_err(|_refusal| Reason::ResponseTruncated)?;
+        passed += piece.data.len();
+        output.push(buffer.slice(piece.data));
+        buffer.consume(piece.consumed);
+    }
+    Ok(passed)
+}
+
+/// Where a head is written to: unchanged spans are sent from where they lie.
+struct Spans<'a> {
+    head: &'a Slice,
+    output: &'a mut Output,
+}
+
+impl Sink for Spans<'_> {
+    fn original(&mut self, range: Range<usize>) {
+        self.output.push(self.head.slice(range));
+    }
+
+    fn inserted(&mut self, text: &[u8]) {
+        self.output.push_bytes(text);
+    }
+}
+
+/// An answer of our own.
+struct Answer<'a> {
+    reason: Reason,
+    close: bool,
+    head_only: bool,
+    account: &'a mut Account,
+}
+
+impl Answer<'_> {
+    /// Sends it; whether that went well.
+    async fn send<N: Net>(&mut self, connection: &Connection<N>, scratch: &mut Scratch) -> bool {
+        let status = self.reason.status();
+        if status == 0 || connection.stop.reason() == Some(StopReason::Drain) {
+            return false;
+        }
+        let body = format_args!("{status} {}: {}\n", phrase(status), self.reason.label()).to_string();
+        let mut fields = [("content-type", "text/plain"), ("x-ringmesh-reason", self.reason.label()), ("", "")];
+        let mut count = 2;
+        if self.close {
+            fields[count] = ("connection", "close");
+            count += 1;
+        }
+        scratch.text.clear();
+        write_local_response(status, phrase(status), &fields[..count], body.len() as u64, &mut scratch.text);
+        if !self.head_only {
+            scratch.text.extend_from_slice(body.as_bytes());
+        }
+        scratch.to_client.clear();
+        scratch.to_client.push_bytes(&scratch.text);
+        connection.stop.set_deadline(Some(connection.worker.net.now() + ANSWER_TIMEOUT));
+        connection.stop.clear();
+        let sent = connection.transport.flush(&mut scratch.to_client, &connection.stop).await.is_ok();
+        scratch.to_client.clear();
+        if sent {
+            self.account.status = status;
+        }
+        sent
+    }
+}

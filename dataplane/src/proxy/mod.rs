@@ -1,0 +1,9 @@
+//! The story: what happens to a connection and to a request, in the order it happens. Joins the stages, holds no logic of
+//! its own.
+
+pub mod transport;
+pub mod connection;
+pub mod request;
+pub mod http1;
+pub mod opaque;
+pub mod relay;

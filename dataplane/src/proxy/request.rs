@@ -1,0 +1,280 @@
+//! The way of one request, in the order it goes: authorize, filters, route, permit, then for each attempt pick an endpoint,
+//! lease a connection, exchange. It knows neither the version of HTTP nor sockets.
+#![deny(clippy::disallowed_types, clippy::disallowed_methods)]
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use ringmesh_codec::head::Head;
+use ringmesh_model::snapshot::AccessLog;
+use ringmesh_ring::clock::Instant;
+use ringmesh_ring::net::Net;
+
+use crate::balance::{self, Tried};
+use crate::filter::Verdict;
+use crate::outcome::{Reason, Retry};
+use crate::policy::Decision;
+use crate::pool::Lease;
+use crate::proxy::connection::Connection;
+use crate::route::Rule;
+use crate::tables::{Endpoint, Listener, Service, Tables, Target};
+use crate::telemetry::event::{Access, Event, clip};
+use crate::telemetry::layout::{gauge, request as counter};
+use crate::telemetry::recorder::Series;
+use crate::upstream;
+use crate::worker::{Worker, unix_micros};
+
+/// A request as its version of HTTP presents it.
+pub trait Call<N: Net> {
+    /// Its head.
+    fn head(&self) -> impl Head + '_;
+
+    /// Sends it on a connection and passes the response back.
+    fn exchange(
+        &mut self,
+        lease: Lease<N>,
+        patience: Patience,
+        account: &mut Account,
+    ) -> impl Future<Output = Result<(), Failed>>;
+
+    /// Answers it ourselves, if the response has not begun; else cuts it.
+    fn answer(&mut self, reason: Reason, account: &mut Account) -> impl Future<Output = ()>;
+}
+
+/// How an exchange failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    /// The connection had been used before and was closed before a byte of a response came, and the request is safe to
+    /// send again (RFC 9110 section 9.2.2, RFC 9112 section 9.3.1).
+    Stale,
+    /// It ends like this.
+    Ended(Reason),
+}
+
+/// How long an exchange may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// The end of the request, if it has one.
+    pub deadline: Option<Instant>,
+    /// Longest time without a byte in either direction.
+    pub idle: Duration,
+}
+
+impl Patience {
+    /// Until when the next byte must come.
+    pub fn until(&self, now: Instant) -> Instant {
+        let idle = now + self.idle;
+        self.deadline.map_or(idle, |deadline| deadline.min(idle))
+    }
+
+    /// Whether the request's own deadline has passed.
+    pub fn is_over(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+}
+
+/// What telemetry tells of a request, beside its end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Account {
+    /// Status sent to the client; 0: none yet.
+    pub status: u16,
+    /// Attempts, the first included.
+    pub attempts: u8,
+    /// Bytes of the request's body passed on.
+    pub request_bytes: u64,
+    /// Bytes of the response's body passed on.
+    pub response_bytes: u64,
+}
+
+/// Where a request went, as far as it came.
+#[derive(Clone, Copy, Default)]
+struct Way<'t> {
+    decided_by: &'t str,
+    rule: Option<&'t Rule>,
+    service: Option<&'t Service>,
+    endpoint: Option<&'t Endpoint>,
+    series: Option<Series>,
+}
+
+/// Serves one request from its head to the end of its response.
+pub async fn serve<N: Net>(
+    worker: &Rc<Worker<N>>,
+    connection: &Connection<N>,
+    tables: &Tables,
+    listener: &Listener,
+    call: &mut impl Call<N>,
+) -> Reason {
+    let begun = worker.net.now();
+    let mut way = Way::default();
+    let mut account = Account::default();
+    worker.recorder.gauge_add(gauge::IN_FLIGHT, 1);
+    let _in_flight = OnDrop(|| worker.recorder.gauge_sub(gauge::IN_FLIGHT, 1));
+    let reason = match forward(worker, connection, tables, listener, call, begun, &mut way, &mut account).await {
+        Ok(()) => Reason::Ok,
+        Err(reason) => {
+            call.answer(reason, &mut account).await;
+            reason
+        }
+    };
+    tell(worker, connection, tables, listener, &call.head(), begun, &way, &account, reason);
+    reason
+}
+
+#[allow(clippy::too_many_arguments, reason = "one story, told once")]
+async fn forward<'t, N: Net>(
+    worker: &Rc<Worker<N>>,
+    connection: &Connection<N>,
+    tables: &'t Tables,
+    listener: &'t Listener,
+    call: &mut impl Call<N>,
+    begun: Instant,
+    way: &mut Way<'t>,
+    account: &mut Account,
+) -> Result<(), Reason> {
+    let target = {
+        let head = call.head();
+        match listener.policy.authorize(connection.peer_id(), head.method(), head.path()) {
+            Decision::Allow(rule) => way.decided_by = rule,
+            Decision::Deny(rule) => {
+                way.decided_by = rule;
+                return Err(Reason::PolicyDenied);
+            }
+        }
+        if worker.filters.iter().any(|filter| filter.request(head.method(), head.path()) == Verdict::Refuse) {
+            return Err(Reason::FilterRefused);
+        }
+        match &listener.target {
+            Target::Service(target) => target,
+            Target::Routes(routes) => {
+                let rule = routes.find(&head).ok_or(Reason::NoRoute)?;
+                way.rule = Some(rule);
+                rule.pick(worker.net.random())
+            }
+        }
+    };
+    let service = tables.service(target.service).ok_or(Reason::NoEndpoint)?;
+    way.service = Some(service);
+    way.series = Some(target.series);
+
+    let timeout = way.rule.and_then(|rule| rule.timeout).or(listener.config.limits.request_timeout);
+    let patience =
+        Patience { deadline: timeout.map(|timeout| begun + timeout), idle: listener.config.limits.idle_timeout };
+    let _permit = worker
+        .leases
+        .acquire(service, begun, |message| worker.ask(message))
+        .await
+        .map_err(|_exhausted| Reason::InFlightLimit)?;
+
+    let mut tried = Tried::default();
+    let mut last = Reason::NoEndpoint;
+    loop {
+        let state = |index: usize| worker.pools.state(service.endpoints[index].place);
+        let turn = worker.turn(target.service);
+        let (now, random) = (worker.net.now(), worker.net.random());
+        let index = balance::pick(service.config.balance, service.endpoints.len(), state, &tried, now, turn, random)
+            .ok_or(last)?;
+        let endpoint = &service.endpoints[index];
+        way.endpoint = Some(endpoint);
+        tried.note(index);
+        account.attempts = account.attempts.saturating_add(1);
+        let lease = match upstream::lease(worker, service, endpoint, &connection.stop, patience.deadline).await {
+            Ok(lease) => lease,
+            Err(reason) if may_try_elsewhere(reason, account, service) => {
+                last = reason;
+                continue;
+            }
+            Err(reason) => return Err(reason),
+        };
+        let stale = match call.exchange(lease, patience, account).await {
+            Err(Failed::Stale) => true,
+            Err(Failed::Ended(reason)) => return Err(reason),
+            Ok(()) => return Ok(()),
+        };
+        debug_assert!(stale);
+        // The endpoint closed the connection while it was unused. A new one tells whether it is there at all.
+        account.attempts = account.attempts.saturating_add(1);
+        match upstream::connect(worker, service, endpoint, &connection.stop, patience.deadline).await {
+            Ok(lease) => {
+                return call.exchange(lease, patience, account).await.map_err(|failed| match failed {
+                    Failed::Stale => Reason::UpstreamReset,
+                    Failed::Ended(reason) => reason,
+                });
+            }
+            Err(reason) if may_try_elsewhere(reason, account, service) => last = reason,
+            Err(reason) => return Err(reason),
+        }
+    }
+}
+
+/// Whether there is a point in another endpoint: no byte was sent to this one, and there may be more attempts.
+fn may_try_elsewhere(reason: Reason, account: &Account, service: &Service) -> bool {
+    reason.retry() == Retry::Elsewhere && u32::from(account.attempts) <= service.config.connect_retries
+}
+
+#[allow(clippy::too_many_arguments, reason = "one story, told once")]
+fn tell<N: Net>(
+    worker: &Worker<N>,
+    connection: &Connection<N>,
+    tables: &Tables,
+    listener: &Listener,
+    head: &impl Head,
+    begun: Instant,
+    way: &Way<'_>,
+    account: &Account,
+    reason: Reason,
+) {
+    let micros = worker.net.now().saturating_since(begun).as_micros() as u64;
+    count(worker, way.series.unwrap_or(listener.unrouted), account, reason, micros);
+    let logged = tables.settings.as_ref().is_some_and(|settings| settings.access_log == AccessLog::On);
+    if !logged {
+        return;
+    }
+    worker.tell(&Event::Access(Access {
+        time: unix_micros(),
+        listener: &listener.config.name,
+        route: way.rule.map_or("", |rule| &rule.route),
+        rule: way.rule.map_or("", |rule| &rule.name),
+        service: way.service.map_or("", |service| &service.config.name),
+        endpoint: way.endpoint.map_or("", |endpoint| &endpoint.text),
+        client: connection.client_text(),
+        peer: connection.peer_id().map_or("", |id| id.as_str()),
+        decided_by: way.decided_by,
+        method: clip(head.method()),
+        path: clip(head.path()),
+        authority: clip(head.authority().unwrap_or_default()),
+        status: account.status,
+        reason: reason as u8,
+        attempts: account.attempts,
+        duration: micros,
+        request_bytes: account.request_bytes,
+        response_bytes: account.response_bytes,
+    }));
+}
+
+/// Counts a request that has ended.
+pub fn count<N: Net>(worker: &Worker<N>, series: Series, account: &Account, reason: Reason, micros: u64) {
+    let recorder = &worker.recorder;
+    let class = usize::from(account.status / 100).min(5);
+    recorder.add(series, counter::CLASS + class, 1);
+    recorder.add(series, counter::REASON + reason as usize, 1);
+    recorder.add(series, counter::DURATION_SUM, micros);
+    recorder.observe(series, micros);
+    if account.request_bytes > 0 {
+        recorder.add(series, counter::REQUEST_BYTES, account.request_bytes);
+    }
+    if account.response_bytes > 0 {
+        recorder.add(series, counter::RESPONSE_BYTES, account.response_bytes);
+    }
+    if account.attempts > 1 {
+        recorder.add(series, counter::RETRIES, u64::from(account.attempts - 1));
+    }
+}
+
+/// Does something when it goes, also when a panic unwinds.
+pub struct OnDrop<F: FnMut()>(pub F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}

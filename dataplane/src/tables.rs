@@ -1,0 +1,105 @@
+//! What a request is decided by: immutable, shared by all workers, replaced as a whole.
+
+use std::fmt;
+use std::sync::Arc;
+
+use ringmesh_codec::limits::Limits;
+use ringmesh_model::snapshot::{self, Settings};
+use ringmesh_ring::net::Address;
+
+use crate::permit::Limit;
+use crate::places::Place;
+use crate::telemetry::recorder::Series;
+use crate::{policy, route};
+
+/// One version of everything. A worker holds it by an `Rc` around an `Arc`: a request clones the `Rc`, so that no counter
+/// is written that another core also writes.
+#[derive(Default)]
+pub struct Tables {
+    /// The snapshot's version.
+    pub version: u64,
+    /// Settings of the process; None before the first snapshot.
+    pub settings: Option<Arc<Settings>>,
+    /// By the listener's place.
+    pub listeners: Vec<Option<Arc<Listener>>>,
+    /// By the service's place.
+    pub services: Vec<Option<Arc<Service>>>,
+}
+
+/// A listener, ready for use.
+pub struct Listener {
+    /// Its place.
+    pub place: Place,
+    /// As configured.
+    pub config: snapshot::Listener,
+    /// Counts its connections.
+    pub series: Series,
+    /// Counts requests that reach no service.
+    pub unrouted: Series,
+    /// Bounds of a request's head and of chunk framing.
+    pub head_limits: Limits,
+    /// Bounds of a response's head.
+    pub response_limits: Limits,
+    /// For mutual TLS; None: plain.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Who may call.
+    pub policy: policy::Table,
+    /// Where its traffic goes.
+    pub target: Target,
+}
+
+/// Where a listener's traffic goes.
+#[derive(Debug)]
+pub enum Target {
+    /// All of it to one service.
+    Service(route::Target),
+    /// To where these routes say.
+    Routes(route::Table),
+}
+
+/// A service, ready for use.
+pub struct Service {
+    /// Its place.
+    pub place: Place,
+    /// As configured, but for the endpoints.
+    pub config: snapshot::Service,
+    /// Counts its connections.
+    pub series: Series,
+    /// For mutual TLS; None: plain.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// Most requests in flight.
+    pub limit: Option<Limit>,
+    /// Changes when connections made before may not be used any more: another own identity or expected peer.
+    pub pool_key: u64,
+    /// Its endpoints.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// An endpoint, ready for use.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Its place.
+    pub place: Place,
+    /// Where it listens.
+    pub address: Address,
+    /// The same as text, for logs.
+    pub text: Box<str>,
+}
+
+impl Tables {
+    /// The listener at a place, if that one is still there.
+    pub fn listener(&self, place: Place) -> Option<&Listener> {
+        self.listeners.get(place.index as usize)?.as_deref().filter(|listener| listener.place == place)
+    }
+
+    /// The service at an index that a route of these same tables names.
+    pub fn service(&self, index: u32) -> Option<&Service> {
+        self.services.get(index as usize)?.as_deref()
+    }
+}
+
+impl fmt::Debug for Tables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tables").field("version", &self.version).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,95 @@
+//! The worker's side: a few plain moves for each thing counted, in memory that no other core writes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ringmesh_ring::shared_memory::Memory;
+
+use super::layout::{self, BLOCK_WORDS, HISTOGRAM, MAX_SERIES, PAGE_WORDS};
+
+/// The place of a series in the telemetry memory, and for which generation of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Series {
+    /// Its place, below [`MAX_SERIES`].
+    pub index: u32,
+    /// Which series has the place; never 0.
+    pub generation: u32,
+}
+
+/// Writes one worker's part of the telemetry memory.
+pub struct Recorder {
+    memory: Arc<Memory>,
+    /// First word of this worker's part.
+    base: usize,
+}
+
+impl Recorder {
+    /// The recorder of worker number `worker`.
+    ///
+    /// # Panics
+    /// If the memory has no part for that worker.
+    pub fn new(memory: Arc<Memory>, worker: u16) -> Self {
+        let base = layout::WORKERS + usize::from(worker) * layout::WORKER_WORDS;
+        assert!(memory.words().len() >= base + layout::WORKER_WORDS, "the telemetry memory has a part for each worker");
+        Self { memory, base }
+    }
+
+    /// Adds `amount` to word `counter` of a series.
+    pub fn add(&self, series: Series, counter: usize, amount: u64) {
+        add(&self.block(series)[counter], amount);
+    }
+
+    /// Counts `micros` in a series' histogram.
+    pub fn observe(&self, series: Series, micros: u64) {
+        add(&self.block(series)[HISTOGRAM + layout::bucket(micros)], 1);
+    }
+
+    /// Adds to a gauge of this worker.
+    pub fn gauge_add(&self, gauge: usize, amount: u64) {
+        add(&self.memory.words()[self.base + gauge], amount);
+    }
+
+    /// Takes from a gauge of this worker.
+    pub fn gauge_sub(&self, gauge: usize, amount: u64) {
+        let word = &self.memory.words()[self.base + gauge];
+        word.store(word.load(Ordering::Relaxed).wrapping_sub(amount), Ordering::Relaxed);
+    }
+
+    /// Sets a gauge of this worker.
+    pub fn gauge_set(&self, gauge: usize, value: u64) {
+        self.memory.words()[self.base + gauge].store(value, Ordering::Relaxed);
+    }
+
+    /// A gauge of this worker.
+    pub fn gauge(&self, gauge: usize) -> u64 {
+        self.memory.words()[self.base + gauge].load(Ordering::Relaxed)
+    }
+
+    /// A gauge of another worker.
+    pub fn gauge_of(&self, worker: u16, gauge: usize) -> u64 {
+        let base = layout::WORKERS + usize::from(worker) * layout::WORKER_WORDS;
+        self.memory.words()[base + gauge].load(Ordering::Relaxed)
+    }
+
+    /// The block of a series, cleared first if it still counts for an earlier owner of the place.
+    fn block(&self, series: Series) -> &[AtomicU64] {
+        let words = self.memory.words();
+        let index = series.index as usize;
+        let mark = &words[self.base + PAGE_WORDS + index];
+        let start = self.base + PAGE_WORDS + MAX_SERIES + index * BLOCK_WORDS;
+        let block = &words[start..start + BLOCK_WORDS];
+        if mark.load(Ordering::Relaxed) != u64::from(series.generation) {
+            mark.store(0, Ordering::Release);
+            for word in block {
+                word.store(0, Ordering::Relaxed);
+            }
+            mark.store(u64::from(series.generation), Ordering::Release);
+        }
+        block
+    }
+}
+
+/// Adds without a locked instruction: this thread is the only writer.
+fn add(word: &AtomicU64, amount: u64) {
+    word.store(word.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+}

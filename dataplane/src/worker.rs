@@ -1,0 +1,223 @@
+//! One worker: everything that one core owns. Nothing here is shared but the tables, which nobody writes.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ringmesh_ring::net::Net;
+use ringmesh_ring::splice::Pipe;
+use ringmesh_ring::stream::Stream;
+
+use crate::drain::Registry;
+use crate::filter::Filter;
+use crate::permit::{Leases, ToCoordinator};
+use crate::pool::Pools;
+use crate::proxy::http1::Scratch;
+use crate::tables::Tables;
+use crate::telemetry::event::{Direction, Event, Handshake, MAX_EVENT_BYTES};
+use crate::telemetry::layout::gauge;
+use crate::telemetry::recorder::Recorder;
+use crate::tls;
+
+/// Unused pipes that a worker keeps: each is two descriptors and a buffer of the kernel's.
+const MAX_KEPT_PIPES: usize = 8;
+
+/// What one core owns.
+pub struct Worker<N: Net> {
+    /// Its number, from 0.
+    pub number: u16,
+    /// Sockets, clock and chance.
+    pub net: N,
+    /// Its part of the telemetry memory.
+    pub recorder: Recorder,
+    /// Connections to endpoints.
+    pub pools: Pools<N::Stream>,
+    /// What it may admit.
+    pub leases: Leases,
+    /// Its open downstream connections.
+    pub connections: Rc<Registry>,
+    /// What looks at requests before they are routed.
+    pub filters: Vec<Box<dyn Filter>>,
+    tables: RefCell<Rc<Arc<Tables>>>,
+    events: RefCell<Events>,
+    /// Picks so far, by the service's place: where round robin stands.
+    turns: RefCell<Vec<u64>>,
+    scratch: RefCell<Vec<Box<Scratch>>>,
+    pipes: RefCell<Vec<Pipe>>,
+    draining: Cell<bool>,
+    coordinator: Box<dyn Fn(ToCoordinator) -> bool>,
+}
+
+/// Where a worker's events go.
+pub struct Events {
+    sink: Option<Box<dyn FnMut(&[u8]) -> bool>>,
+    encoded: Box<[u8; MAX_EVENT_BYTES]>,
+}
+
+impl Events {
+    /// Events go to `sink`, encoded; it says whether there was room.
+    pub fn new(sink: impl FnMut(&[u8]) -> bool + 'static) -> Self {
+        Self { sink: Some(Box::new(sink)), encoded: Box::new([0; MAX_EVENT_BYTES]) }
+    }
+
+    /// Events go nowhere.
+    pub fn none() -> Self {
+        Self { sink: None, encoded: Box::new([0; MAX_EVENT_BYTES]) }
+    }
+}
+
+/// Both ends of a connection, for a handshake's record.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    local: Option<SocketAddr>,
+    remote: Option<SocketAddr>,
+}
+
+impl<N: Net> Worker<N> {
+    /// A worker without tables and connections.
+    pub fn new(
+        number: u16,
+        net: N,
+        recorder: Recorder,
+        events: Events,
+        filters: Vec<Box<dyn Filter>>,
+        coordinator: impl Fn(ToCoordinator) -> bool + 'static,
+    ) -> Self {
+        Self {
+            number,
+            net,
+            recorder,
+            pools: Pools::default(),
+            leases: Leases::default(),
+            connections: Rc::default(),
+            filters,
+            tables: RefCell::default(),
+            events: RefCell::new(events),
+            turns: RefCell::default(),
+            scratch: RefCell::default(),
+            pipes: RefCell::default(),
+            draining: Cell::new(false),
+            coordinator: Box::new(coordinator),
+        }
+    }
+
+    /// The tables in use. A request keeps what it got here from start to end.
+    pub fn tables(&self) -> Rc<Arc<Tables>> {
+        self.tables.borrow().clone()
+    }
+
+    /// Uses other tables for requests that begin from now on. Returns the old ones: they are freed elsewhere.
+    pub fn commit(&self, tables: Arc<Tables>) -> Rc<Arc<Tables>> {
+        for service in tables.services.iter().flatten() {
+            self.leases.prepare(service);
+        }
+        self.recorder.gauge_set(gauge::VERSION, tables.version);
+        self.tables.replace(Rc::new(tables))
+    }
+
+    /// Whether the worker is ending.
+    pub fn draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Ends the worker: nothing idle is kept from now on.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        self.pools.clear();
+        self.connections.stop_idle();
+    }
+
+    /// Which of a service's picks this is.
+    pub fn turn(&self, service: u32) -> u64 {
+        let mut turns = self.turns.borrow_mut();
+        let index = service as usize;
+        if turns.len() <= index {
+            // Each worker starts somewhere else, or many idle workers would all begin with the first endpoint.
+            turns.resize(index + 1, u64::from(self.number));
+        }
+        turns[index] += 1;
+        turns[index]
+    }
+
+    /// Asks the coordinator for something.
+    pub fn ask(&self, message: ToCoordinator) -> bool {
+        (self.coordinator)(message)
+    }
+
+    /// Storage for one busy connection.
+    pub fn take_scratch(&self) -> Box<Scratch> {
+        self.scratch.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Returns what [`Worker::take_scratch`] gave.
+    pub fn return_scratch(&self, scratch: Box<Scratch>) {
+        self.scratch.borrow_mut().push(scratch);
+    }
+
+    /// A pipe for `splice(2)`.
+    ///
+    /// # Errors
+    /// If there are no descriptors left.
+    pub fn take_pipe(&self) -> io::Result<Pipe> {
+        self.pipes.borrow_mut().pop().map_or_else(Pipe::new, Ok)
+    }
+
+    /// Keeps a pipe that is empty.
+    pub fn return_pipe(&self, pipe: Pipe) {
+        let mut pipes = self.pipes.borrow_mut();
+        if pipes.len() < MAX_KEPT_PIPES {
+            pipes.push(pipe);
+        }
+    }
+
+    /// Writes an event, or counts it as dropped.
+    pub fn tell(&self, event: &Event<'_>) {
+        let mut events = self.events.borrow_mut();
+        let Events { sink: Some(sink), encoded } = &mut *events else { return };
+        let told = match postcard::to_slice(event, &mut encoded[..]) {
+            Ok(bytes) => sink(bytes),
+            Err(_) => false,
+        };
+        if !told {
+            self.recorder.gauge_add(gauge::EVENTS_DROPPED, 1);
+        }
+    }
+
+    /// Both ends of a connection.
+    pub fn ends(stream: &impl Stream) -> Ends {
+        Ends { local: stream.local_address(), remote: stream.peer_address() }
+    }
+
+    /// Writes a handshake's record.
+    pub fn tell_handshake(
+        &self,
+        direction: Direction,
+        name: &str,
+        ends: Ends,
+        result: Result<&tls::Peer, &tls::Refused>,
+    ) {
+        let text = |address: Option<SocketAddr>| address.map(|address| address.to_string()).unwrap_or_default();
+        let (local, remote) = (text(ends.local), text(ends.remote));
+        let detail = result.err().map(ToString::to_string).unwrap_or_default();
+        self.tell(&Event::Handshake(Handshake {
+            time: unix_micros(),
+            direction,
+            name,
+            local: &local,
+            remote: &remote,
+            peer: result.map_or("", |peer| peer.id.as_str()),
+            version: result.map_or("", |peer| peer.version),
+            cipher: result.map_or("", |peer| peer.cipher_suite),
+            refused: result.err().map_or("", tls::Refused::label),
+            detail: &detail,
+        }));
+    }
+}
+
+/// Microseconds since the Unix epoch.
+pub fn unix_micros() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
+}

@@ -1,0 +1,198 @@
+//! The whole way of a request without a kernel: connections in memory, a clock that moves only when nothing else can.
+
+mod world;
+
+use std::ops::Range;
+use std::time::Duration;
+
+use ringmesh_codec::head::Head;
+use ringmesh_dataplane::outcome::Reason;
+use ringmesh_dataplane::pool::Lease;
+use ringmesh_dataplane::proxy::request::{self, Account, Call, Failed, Patience};
+use ringmesh_ring::memory::{self, Network, block_on};
+use ringmesh_ring::{Net, Stream};
+use world::{World, read_head, send};
+
+#[test]
+fn a_request_goes_through_all_stages_and_back() {
+    let world = World::new();
+    block_on(&world.net, async {
+        let client = world.connect();
+        send(&client, &world.net, b"GET /a HTTP/1.1\r\nHost: s\r\n\r\n").await;
+        let upstream = world.accept().await;
+        assert_eq!(read_head(&upstream, &world.net).await, "GET /a HTTP/1.1\r\nHost: s\r\n\r\n");
+        send(&upstream, &world.net, b"HTTP/1.1 204 No Content\r\n\r\n").await;
+        assert_eq!(read_head(&client, &world.net).await, "HTTP/1.1 204 No Content\r\n\r\n");
+
+        // The next request takes the same connections on both sides.
+        send(&client, &world.net, b"GET /b HTTP/1.1\r\nHost: s\r\n\r\n").await;
+        assert_eq!(read_head(&upstream, &world.net).await, "GET /b HTTP/1.1\r\nHost: s\r\n\r\n");
+        send(&upstream, &world.net, b"HTTP/1.1 204 No Content\r\n\r\n").await;
+        assert_eq!(read_head(&client, &world.net).await, "HTTP/1.1 204 No Content\r\n\r\n");
+    });
+    assert_eq!(world.ended(Reason::Ok), 2);
+}
+
+#[test]
+fn heads_and_bodies_are_sent_from_where_they_arrived() {
+    let world = World::new();
+    world.net.record();
+    block_on(&world.net, async {
+        let client = world.connect();
+        let request =
+            b"POST /pay HTTP/1.1\r\nHost: s\r\nX-A: 1\r\nConnection: x-b\r\nX-B: 2\r\nContent-Length: 4\r\n\r\nbody";
+        send(&client, &world.net, request).await;
+        world.net.take_flushed();
+        let upstream = world.accept().await;
+        let passed = "POST /pay HTTP/1.1\r\nHost: s\r\nX-A: 1\r\nContent-Length: 4\r\n\r\nbody";
+        assert_eq!(world::read_bytes(&upstream, &world.net, passed.len()).await, passed);
+        check_no_copy(&world.net, passed.len());
+
+        let response = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nanswer";
+        send(&upstream, &world.net, response.as_bytes()).await;
+        world.net.take_flushed();
+        assert_eq!(world::read_bytes(&client, &world.net, response.len()).await, response);
+        check_no_copy(&world.net, response.len());
+    });
+}
+
+/// Every one of the `bytes` flushed since the last look lay in a buffer that bytes were received into.
+fn check_no_copy(net: &Network, bytes: usize) {
+    let (filled, flushed) = (net.take_filled(), net.take_flushed());
+    let inside =
+        |part: &&Range<usize>| filled.iter().any(|buffer| buffer.start <= part.start && part.end <= buffer.end);
+    assert_eq!(flushed.iter().map(ExactSizeIterator::len).sum::<usize>(), bytes);
+    assert_eq!(flushed.iter().filter(inside).map(ExactSizeIterator::len).sum::<usize>(), bytes, "a part was copied");
+}
+
+#[test]
+fn deadlines_pass_on_the_clock_of_the_world() {
+    let world = World::new();
+    let begun = world.net.now();
+    block_on(&world.net, async {
+        let client = world.connect();
+        send(&client, &world.net, b"GET / HTTP/1.1\r\nHost: s\r\n\r\n").await;
+        let upstream = world.accept().await;
+        read_head(&upstream, &world.net).await;
+        let head = read_head(&client, &world.net).await;
+        assert!(head.starts_with("HTTP/1.1 504 "), "{head}");
+    });
+    let waited = world.net.now().saturating_since(begun);
+    assert!(waited >= world::REQUEST_TIMEOUT && waited < world::REQUEST_TIMEOUT + Duration::from_secs(1), "{waited:?}");
+    assert_eq!(world.ended(Reason::RequestTimeout), 1);
+}
+
+#[test]
+fn a_slow_head_is_answered_and_the_connection_ended() {
+    let world = World::new();
+    block_on(&world.net, async {
+        let client = world.connect();
+        send(&client, &world.net, b"GET / HT").await;
+        let head = read_head(&client, &world.net).await;
+        assert!(head.starts_with("HTTP/1.1 408 "), "{head}");
+    });
+    assert_eq!(world.ended(Reason::ClientTimeout), 1);
+}
+
+#[test]
+fn a_connection_that_the_endpoint_closed_meanwhile_is_replaced() {
+    let world = World::new();
+    block_on(&world.net, async {
+        let client = world.connect();
+        for _ in 0..3 {
+            send(&client, &world.net, b"GET / HTTP/1.1\r\nHost: s\r\n\r\n").await;
+            let upstream = world.accept().await;
+            read_head(&upstream, &world.net).await;
+            send(&upstream, &world.net, b"HTTP/1.1 204 No Content\r\n\r\n").await;
+            assert!(read_head(&client, &world.net).await.starts_with("HTTP/1.1 204"));
+        }
+    });
+    assert_eq!(world.ended(Reason::Ok), 3);
+}
+
+#[test]
+fn the_client_going_away_ends_the_request_upstream() {
+    let world = World::new();
+    block_on(&world.net, async {
+        let client = world.connect();
+        send(&client, &world.net, b"GET / HTTP/1.1\r\nHost: s\r\n\r\n").await;
+        let upstream = world.accept().await;
+        read_head(&upstream, &world.net).await;
+        let left = world.net.now();
+        drop(client);
+        world::read_to_end(&upstream, &world.net).await;
+        assert!(world.net.now().saturating_since(left) < Duration::from_secs(1));
+    });
+    assert_eq!(world.ended(Reason::ClientAborted), 1);
+}
+
+/// A request that never was bytes: another version of HTTP, as far as the path can tell.
+struct Owned {
+    path: &'static str,
+    answered: Option<Reason>,
+    exchanged: Vec<String>,
+}
+
+struct OwnedHead(&'static str);
+
+impl Head for OwnedHead {
+    fn method(&self) -> &[u8] {
+        b"GET"
+    }
+
+    fn target(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    fn path(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    fn authority(&self) -> Option<&[u8]> {
+        Some(b"s")
+    }
+
+    fn field(&self, _name: &str) -> Option<&[u8]> {
+        None
+    }
+
+    fn for_each_field(&self, _visit: &mut dyn FnMut(&[u8], &[u8])) {}
+}
+
+impl Call<Network> for Owned {
+    fn head(&self) -> impl Head + '_ {
+        OwnedHead(self.path)
+    }
+
+    async fn exchange(&mut self, lease: Lease<Network>, _: Patience, account: &mut Account) -> Result<(), Failed> {
+        self.exchanged.push(format!("{:?}", lease.transport.peer_address()));
+        account.status = 200;
+        Ok(())
+    }
+
+    async fn answer(&mut self, reason: Reason, account: &mut Account) {
+        self.answered = Some(reason);
+        account.status = reason.status();
+    }
+}
+
+#[test]
+fn the_path_serves_another_kind_of_head() {
+    let world = World::new();
+    let mut allowed = Owned { path: "/a", answered: None, exchanged: Vec::new() };
+    let mut denied = Owned { path: "/denied", answered: None, exchanged: Vec::new() };
+    block_on(&world.net, async {
+        let (_client, far): (memory::Stream, memory::Stream) = world.net.pair();
+        let connection = world.connection(far);
+        let tables = world.worker.tables();
+        let listener = tables.listener(connection.listener).expect("it is there");
+        request::serve(&world.worker, &connection, &tables, listener, &mut allowed).await;
+        request::serve(&world.worker, &connection, &tables, listener, &mut denied).await;
+    });
+    assert_eq!(
+        allowed.exchanged,
+        [format!("{:?}", Some(world::ENDPOINT.parse::<std::net::SocketAddr>().expect("valid")))]
+    );
+    assert_eq!(denied.answered, Some(Reason::PolicyDenied));
+    assert_eq!((world.ended(Reason::Ok), world.ended(Reason::PolicyDenied)), (1, 1));
+}

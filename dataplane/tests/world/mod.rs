@@ -1,0 +1,188 @@
+//! A worker in memory with one listener and one service, for tests of the whole path.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringmesh_dataplane::loader::Loader;
+use ringmesh_dataplane::outcome::Reason;
+use ringmesh_dataplane::places::Place;
+use ringmesh_dataplane::proxy::connection::{self, Connection, Exchanges, Next};
+use ringmesh_dataplane::proxy::http1;
+use ringmesh_dataplane::proxy::transport::Transport;
+use ringmesh_dataplane::telemetry::directory::Directory;
+use ringmesh_dataplane::telemetry::recorder::Recorder;
+use ringmesh_dataplane::telemetry::{Reader, layout};
+use ringmesh_dataplane::worker::{Events, Worker};
+use ringmesh_model::snapshot::*;
+use ringmesh_ring::memory::{self, Network};
+use ringmesh_ring::shared_memory::SharedMemory;
+use ringmesh_ring::{Buffer, Net, Output, Size, Stop, Stream};
+
+/// The only endpoint.
+pub const ENDPOINT: &str = "10.0.0.1:80";
+
+/// The listener's.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A worker in memory.
+pub struct World {
+    pub net: Network,
+    pub worker: Rc<Worker<Network>>,
+    listener: Place,
+    upstream: memory::Listener,
+    telemetry: SharedMemory,
+}
+
+/// Runs busy connections where they are.
+#[derive(Clone)]
+struct Direct;
+
+impl Exchanges<Network> for Direct {
+    async fn run(&self, connection: Rc<Connection<Network>>) -> Next {
+        http1::serve(connection).await
+    }
+}
+
+impl World {
+    pub fn new() -> Self {
+        let net = Network::new(1);
+        let upstream = net.listen(ENDPOINT.parse::<std::net::SocketAddr>().unwrap());
+        let telemetry = SharedMemory::create("telemetry", layout::memory_bytes(1)).unwrap();
+        let memory = Arc::new(telemetry.map_writer().unwrap());
+        let mut loader = Loader::new(Directory::open(memory.clone(), 1).unwrap(), 1);
+        let tables = loader.load(snapshot()).unwrap();
+        let listener = tables.listeners.iter().flatten().next().unwrap().place;
+        let recorder = Recorder::new(memory, 0);
+        let worker = Rc::new(Worker::new(0, net.clone(), recorder, Events::none(), Vec::new(), |_| false));
+        worker.commit(tables);
+        Self { net, worker, listener, upstream, telemetry }
+    }
+
+    /// A client's end of a new connection to the listener.
+    pub fn connect(&self) -> memory::Stream {
+        let (near, far) = self.net.pair();
+        ringmesh_ring::spawn(connection::serve(self.worker.clone(), Direct, far, None, self.listener));
+        near
+    }
+
+    /// A connection that nobody serves.
+    pub fn connection(&self, stream: memory::Stream) -> Connection<Network> {
+        Connection::new(&self.worker, self.listener, Transport::Plain(stream), None, None, self.net.stop())
+    }
+
+    /// The endpoint's end of the next connection.
+    pub async fn accept(&self) -> memory::Stream {
+        self.upstream.accept().await
+    }
+
+    /// How many requests have ended for a reason.
+    pub fn ended(&self, reason: Reason) -> u64 {
+        let reader = Reader::open(self.telemetry.map_reader().unwrap()).unwrap();
+        let requests = reader.series().into_iter().filter(|series| series.kind == layout::Kind::Request);
+        requests.map(|series| series.counters[layout::request::REASON + reason as usize]).sum()
+    }
+}
+
+fn snapshot() -> Snapshot {
+    let listener = Listener {
+        name: "in".into(),
+        bind: Address::Ip("127.0.0.1:1".parse().unwrap()),
+        protocol: Protocol::Http,
+        mtls: Mtls::Off,
+        target: ListenerTarget::Routes,
+        limits: ListenerLimits {
+            max_header_bytes: 16 * 1024,
+            max_headers: 100,
+            max_connections: 100,
+            header_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(60),
+            handshake_timeout: Duration::from_secs(5),
+            request_timeout: Some(REQUEST_TIMEOUT),
+        },
+    };
+    let service = Service {
+        name: "s".into(),
+        protocol: Protocol::Http,
+        peer: None,
+        endpoints: vec![Endpoint { address: Address::Ip(ENDPOINT.parse().unwrap()), zone: None }],
+        balance: Balance::LeastRequest,
+        connect_timeout: Duration::from_secs(1),
+        connect_retries: 1,
+        idle_timeout: Duration::from_secs(60),
+        max_in_flight: None,
+        max_idle_per_endpoint: 8,
+    };
+    let route = Route {
+        name: "s".into(),
+        listeners: Vec::new(),
+        hosts: vec![HostPattern::Exact("s".into())],
+        rules: vec![RouteRule {
+            name: "0".into(),
+            matches: RouteMatch::default(),
+            to: vec![Target { service: "s".into(), weight: 1 }],
+            timeout: None,
+        }],
+    };
+    let path = |path: &str| PathMatch::Exact(path.into());
+    let paths = vec![path("/"), path("/a"), path("/b"), path("/pay")];
+    let rule = AllowRule { name: "0".into(), from: Vec::new(), methods: Vec::new(), paths };
+    let policy = Policy { name: "p".into(), listener: "in".into(), allow: vec![rule] };
+    let settings = Settings {
+        trust_domain: "test".into(),
+        workload: "test".into(),
+        access_log: AccessLog::Off,
+        drain_timeout: Duration::from_secs(5),
+    };
+    let objects = BTreeMap::from([
+        (Key::Settings, Object::Settings(settings)),
+        (Key::Listener("in".into()), Object::Listener(listener)),
+        (Key::Service("s".into()), Object::Service(service)),
+        (Key::Route("s".into()), Object::Route(route)),
+        (Key::Policy("p".into()), Object::Policy(policy)),
+    ]);
+    Snapshot { version: 1, objects }
+}
+
+fn stop(net: &Network) -> Stop {
+    let stop = net.stop();
+    stop.set_deadline(Some(net.now() + Duration::from_secs(60)));
+    stop
+}
+
+pub async fn send(stream: &memory::Stream, net: &Network, bytes: &[u8]) {
+    let mut output = Output::new();
+    output.push_bytes(bytes);
+    stream.flush(&mut output, &stop(net)).await.unwrap();
+}
+
+/// Everything up to and including a blank line.
+pub async fn read_head(stream: &memory::Stream, net: &Network) -> String {
+    let mut text = String::new();
+    while !text.ends_with("\r\n\r\n") {
+        text.push_str(&read_bytes(stream, net, 1).await);
+    }
+    text
+}
+
+pub async fn read_bytes(stream: &memory::Stream, net: &Network, count: usize) -> String {
+    let mut bytes = Vec::new();
+    while bytes.len() < count {
+        // A buffer with just the room that is wanted.
+        let mut buffer = Buffer::take(Size::Small);
+        let unused = buffer.spare() - (count - bytes.len());
+        buffer.commit(unused);
+        let received = stream.fill(&mut buffer, &stop(net)).await.unwrap();
+        assert!(received > 0, "the connection ended after {:?}", String::from_utf8_lossy(&bytes));
+        bytes.extend_from_slice(&buffer.filled()[unused..]);
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
+pub async fn read_to_end(stream: &memory::Stream, net: &Network) {
+    let mut buffer = Buffer::take(Size::Small);
+    while let Ok(1..) = stream.fill(&mut buffer, &stop(net)).await {
+        buffer.clear();
+    }
+}
