@@ -43,8 +43,10 @@ fn tasks_that_end_with_their_worker_leave_nothing() {
                 let _ = near.readable().await;
             });
             spawn(async move {
+                let mut buffer = Buffer::take(Size::Small);
+                buffer.commit(buffer.spare());
                 let mut output = Output::new();
-                (0..1000).for_each(|_| output.push_bytes(&[0; 16 * 1024]));
+                (0..1000).for_each(|_| output.push(buffer.slice(0..buffer.len())));
                 let _ = far.flush(&mut output, &unhurried()).await;
             });
         }
