@@ -281,6 +281,14 @@ pub enum Cause {
     /// An empty list, which might be read as "nobody" or as "everybody".
     #[error("the list is empty; {0}")]
     EmptyList(&'static str),
+    /// A list is longer than makes sense.
+    #[error("the list has {found} entries; at most {max} are allowed")]
+    TooMany {
+        /// How many there are.
+        found: usize,
+        /// How many there may be.
+        max: usize,
+    },
     /// Something is listed twice.
     #[error("{0} is listed twice")]
     Twice(String),
@@ -296,7 +304,7 @@ pub enum Cause {
     /// Hosts have a key of their own, which wildcards and HTTP/2 understand.
     #[error("the host is matched by `hosts` of the [[route]]")]
     HostHeader,
-    /// A path that no request has: paths are compared as they are after normalization.
+    /// A path that no request has: paths are compared in their normal form.
     #[error("path \"{path}\" never matches: {reason}")]
     Path {
         /// As written.

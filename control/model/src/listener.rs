@@ -38,12 +38,12 @@ pub const DEFAULT_MTLS: Mtls = Mtls::Off;
 /// this many fit the descriptor limits that systemd and container runtimes give.
 pub const DEFAULT_MAX_CONNECTIONS: u32 = 65_536;
 
-/// Largest request head. The peer chooses the size, so we choose the bound: what nginx takes in all (4 buffers of 8 KiB),
-/// and twice what HAProxy and Node.js take.
-pub const DEFAULT_MAX_HEADER: ByteSize = ByteSize(32 << 10);
+/// Largest request head. The peer chooses the size, so we choose the bound: as Envoy. It takes one large buffer (64 KiB) and
+/// leaves room there for the first bytes of a body; less would save nothing until it fits a small one (16 KiB).
+pub const DEFAULT_MAX_HEADER: ByteSize = ByteSize(60 << 10);
 
-/// Largest request head that can be allowed: the data plane's largest buffer, in which a head must fit whole.
-pub const MAX_MAX_HEADER: ByteSize = ByteSize(64 << 10);
+/// Largest request head that can be allowed, for the same reason.
+pub const MAX_MAX_HEADER: ByteSize = ByteSize(60 << 10);
 const _: () = assert!(DEFAULT_MAX_HEADER.0 <= MAX_MAX_HEADER.0);
 
 /// Least that can be allowed: RFC 9112 section 3 recommends 8,000 bytes for the request line alone; tests want less.
@@ -52,8 +52,9 @@ pub const MIN_MAX_HEADER: ByteSize = ByteSize(1 << 10);
 /// Most fields in a head, as in Envoy and Apache.
 pub const DEFAULT_MAX_HEADERS: u32 = 100;
 
-/// Most fields that can be allowed: each costs the parser a few bytes for every connection that is reading a head.
-pub const MAX_MAX_HEADERS: u32 = 1_000;
+/// Most fields that can be allowed: the parser keeps them on its stack.
+pub const MAX_MAX_HEADERS: u32 = 128;
+const _: () = assert!(DEFAULT_MAX_HEADERS <= MAX_MAX_HEADERS);
 
 /// From accept to the end of the TLS handshake. Two round trips round the world take half a second; a client that needs
 /// more than ten times that holds a place without proving who it is.

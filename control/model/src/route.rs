@@ -36,6 +36,10 @@ pub const DEFAULT_WEIGHT: u32 = 1;
 /// Largest weight: parts per million are as fine as anybody splits, and sums stay far from overflow.
 pub const MAX_WEIGHT: u32 = 1_000_000;
 
+/// Most services in one split. Nobody splits among so many, and the sum of the weights stays within 32 bits.
+pub const MAX_SHARES: usize = 1_000;
+const _: () = assert!(MAX_SHARES as u64 * (MAX_WEIGHT as u64) < u32::MAX as u64);
+
 /// `[[route]]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
@@ -208,20 +212,36 @@ impl FromField for Path {
     }
 }
 
-/// Why no request has this path, if so: paths are compared after normalization (Gateway API `HTTPPathMatch` refuses the
-/// same).
+/// Why no request has this path, if so. Paths are compared in their normal form (RFC 3986 section 6.2.2): what is not
+/// written in that form would lie in the file and match nothing.
 fn never_matches(path: &str) -> Option<&'static str> {
-    let mut segments = path.split('/');
+    let dots = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
     match path {
         _ if !path.starts_with('/') => Some("a path begins with `/`"),
         _ if path.contains(['?', '#']) => Some("the query is not part of the path"),
-        _ if path.contains("//") => Some("double slashes are merged before paths are compared"),
-        _ if segments.any(|segment| segment == "." || segment == "..") => Some("`.` and `..` are resolved before"),
+        _ if path.split('/').any(dots) => Some("`.` and `..` are resolved before paths are compared"),
         _ if path.contains('*') => Some("`*` may only be the end of a policy's path, as `/*`"),
+        _ if path.contains('\\') => Some("requests with a backslash are refused"),
         _ if !path.bytes().all(|byte| byte.is_ascii_graphic()) => {
             Some("such characters are percent-encoded in requests")
         }
-        _ => None,
+        _ => path.split('%').skip(1).find_map(never_encoded),
+    }
+}
+
+/// Why no normalized path has this after a `%`, if so.
+fn never_encoded(rest: &str) -> Option<&'static str> {
+    let digits = rest.get(..2).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+    let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+    match byte {
+        None => Some("two hex digits follow each `%`"),
+        Some(b'/' | b'\\' | 0) => Some("requests with an encoded `/`, `\\` or NUL are refused"),
+        Some(b'-' | b'.' | b'_' | b'~') => Some("letters, digits, `-`, `.`, `_` and `~` are decoded before"),
+        Some(byte) if byte.is_ascii_alphanumeric() => Some("letters, digits, `-`, `.`, `_` and `~` are decoded before"),
+        Some(_) if rest[..2].bytes().any(|digit| digit.is_ascii_lowercase()) => {
+            Some("hex digits are written in capitals")
+        }
+        Some(_) => None,
     }
 }
 
@@ -306,6 +326,10 @@ impl FromField for To {
             return Located::from_field(field).map(|share| Self(vec![share]));
         }
         let items = field.expect_items(EXPECTED, "name at least one service")?;
+        if items.len() > MAX_SHARES {
+            field.refuse(Cause::TooMany { found: items.len(), max: MAX_SHARES });
+            return None;
+        }
         Some(Self(items.iter().filter_map(Located::from_field).collect()))
     }
 }

@@ -195,7 +195,7 @@ request_timeout = \"none\"
             "x.toml:4: service \"a\": `connect_timeout`: expected a duration such as \"250ms\", found \"1.5s\": fractions are not allowed; use a smaller unit",
             "x.toml:5: service \"a\": `idle_timeout`: expected a duration such as \"250ms\", found \"30\": the unit is missing; one of ns, us, ms, s, m, h",
             "x.toml:10: listener \"b\": `max_header_bytes`: expected a size such as \"64KiB\", found \"64KB\": unknown unit `KB`; did you mean `KiB`?",
-            "x.toml:11: listener \"b\": `max_headers`: must be 1 to 1000, found -1",
+            "x.toml:11: listener \"b\": `max_headers`: must be 1 to 128, found -1",
             "x.toml:12: listener \"b\": `max_connections`: must be 1 to 4294967295, found 0",
             "x.toml:13: listener \"b\": `header_timeout`: must be 10ms to 168h, found 1ms",
             "x.toml:14: listener \"b\": `idle_timeout`: expected a duration such as \"250ms\", found \"2 min\": unknown unit ` min`; did you mean `m`?",
@@ -279,11 +279,10 @@ fn a_match_that_cannot_be_is_refused() {
     check_match("path = \"v2\"", ".path", "path \"v2\" never matches: a path begins with `/`");
     check_match("path = \"/a?b=c\"", ".path", "path \"/a?b=c\" never matches: the query is not part of the path");
     check_match(
-        "path = \"/a//b\"",
+        "path = \"/a/../b\"",
         ".path",
-        "path \"/a//b\" never matches: double slashes are merged before paths are compared",
+        "path \"/a/../b\" never matches: `.` and `..` are resolved before paths are compared",
     );
-    check_match("path = \"/a/../b\"", ".path", "path \"/a/../b\" never matches: `.` and `..` are resolved before");
     check_match(
         "path = \"/a b\"",
         ".path",
@@ -310,6 +309,39 @@ fn a_match_that_cannot_be_is_refused() {
         "expected a field value: visible characters, with no space at its ends, found \" 1\"",
     );
     check_match("headers = { a = 1 }", ".headers.a", "expected a string, found integer 1");
+}
+
+#[test]
+fn a_path_is_written_as_it_is_compared() {
+    let check_path = |path: &str, expected: Option<&str>| {
+        let text = format!("[[route.rule]]\nto = \"shop\"\nmatch = {{ path = '{path}' }}\n");
+        let said = |why: &str| {
+            format!("x.toml:11: route \"shop\": `rule[0].match.path`: path \"{path}\" never matches: {why}")
+        };
+        let found = problems(&format!("{}{text}", GOOD.trim_start()), None);
+        assert_eq!(found, expected.map(said).into_iter().collect::<Vec<_>>());
+    };
+    for fine in ["/", "/a//b", "/.well-known/x", "/a;b=c", "/a%20b", "/%C3%BC", "/..."] {
+        check_path(fine, None);
+    }
+    check_path("/a/..;x", Some("`.` and `..` are resolved before paths are compared"));
+    check_path("/a\\b", Some("requests with a backslash are refused"));
+    check_path("/a%2Fb", Some("requests with an encoded `/`, `\\` or NUL are refused"));
+    check_path("/a%", Some("two hex digits follow each `%`"));
+    check_path("/%zz", Some("two hex digits follow each `%`"));
+    check_path("/%+f", Some("two hex digits follow each `%`"));
+    check_path("/%41", Some("letters, digits, `-`, `.`, `_` and `~` are decoded before"));
+    check_path("/%c3%bc", Some("hex digits are written in capitals"));
+    check_path("/ü", Some("such characters are percent-encoded in requests"));
+}
+
+#[test]
+fn a_split_has_a_bound() {
+    let shares = vec!["\"shop\""; 1001].join(", ");
+    check_added(
+        &format!("to = [{shares}]\n"),
+        &["x.toml:9: route \"shop\": `to`: the list has 1001 entries; at most 1000 are allowed"],
+    );
 }
 
 #[test]
