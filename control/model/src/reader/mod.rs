@@ -1,7 +1,7 @@
 //! Reads TOML with an eye on the person who wrote it: every problem is noted with its line and key, and reading goes on, so
 //! that one look shows them all.
 //!
-//! A [`Section`] is a table with the [`Keys`] it may have. Keys that are not in that list are refused when the section is
+//! A `Section` is a table with the [`Keys`] it may have. Keys that are not in that list are refused when the section is
 //! opened; asking for a key that is not in it is a bug. So the lists are what the parser knows, and the test of
 //! `configs/reference.toml` reads the same lists.
 
