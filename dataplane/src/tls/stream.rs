@@ -70,11 +70,11 @@ impl<S: Stream> Shared<S> {
         reading.decode(session, buffer, pending)
     }
 
-    fn lend(&self) -> io::Result<Buffer> {
+    pub(super) fn lend(&self) -> io::Result<Buffer> {
         self.state.borrow_mut().reading.lend()
     }
 
-    fn give_back(&self, input: Buffer, received: Option<usize>) {
+    pub(super) fn give_back(&self, input: Buffer, received: Option<usize>) {
         self.state.borrow_mut().reading.give_back(input, received);
     }
 

@@ -101,17 +101,31 @@ fn both_sides_learn_who_the_other_is() {
     });
 }
 
-#[test]
-fn every_connection_is_a_full_handshake() {
+/// Connects twice with the same configs: neither time may be a resumption.
+fn check_full((client, server): (Arc<ClientConfig>, Arc<ServerConfig>)) {
     let net = Network::new(1);
-    let configs = sound();
     for _ in 0..2 {
-        let (client, server) = block_on(&net, established(&net, configs.clone()));
+        let configs = (client.clone(), server.clone());
+        let (client, server) = block_on(&net, established(&net, configs));
+        // Whatever tickets there are have been taken by then.
+        assert_eq!(client.check_idle().unwrap(), ringmesh_ring::Idle::Open);
         for stream in [client, server] {
             let kind = stream.shared.state.borrow().session.common().handshake_kind();
             assert_eq!(kind, Some(rustls::HandshakeKind::Full));
         }
     }
+}
+
+#[test]
+fn every_connection_is_a_full_handshake_whatever_the_other_side_offers() {
+    let (client, server) = sound();
+    let mut wanting = ClientConfig::clone(&client);
+    wanting.resumption = rustls::client::Resumption::in_memory_sessions(8);
+    check_full((Arc::new(wanting), server.clone()));
+    let mut giving = ServerConfig::clone(&server);
+    giving.send_tls13_tickets = 2;
+    giving.session_storage = rustls::server::ServerSessionMemoryCache::new(8);
+    check_full((client, Arc::new(giving)));
 }
 
 #[test]
