@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -142,7 +143,7 @@ fn flushed_slices_are_recorded_where_they_lie() {
         output.push(buffer.slice(1..4));
         far.flush(&mut output, &stop).await.unwrap();
         let start = buffer.filled().as_ptr().addr();
-        assert_eq!(network.take_flushed(), [start + 1..start + 4]);
+        assert_eq!(network.take_flushed(), vec![Range { start: start + 1, end: start + 4 }]);
         assert_eq!(network.take_flushed(), []);
     });
 }
