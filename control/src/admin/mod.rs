@@ -166,7 +166,7 @@ async fn accept_all(listener: Listener, inputs: Inputs) {
                     connections.spawn(serve(stream, inputs.clone()));
                 }
                 Err(error) => {
-                    tracing::warn!(target: "admin", "cannot accept: {error}");
+                    tracing::warn!(target: "ringmesh::admin", "cannot accept: {error}");
                     sleep(limits::ACCEPT_PAUSE).await;
                 }
             },
@@ -194,7 +194,7 @@ async fn serve(stream: Box<dyn Stream>, inputs: Inputs) {
 /// What a caller did wrong is for who looks closely.
 fn told(ended: hyper::Result<()>) {
     if let Err(error) = ended {
-        tracing::debug!(target: "admin", "connection ended: {error}");
+        tracing::debug!(target: "ringmesh::admin", "connection ended: {error}");
     }
 }
 

@@ -143,7 +143,7 @@ impl Inbox {
                 self.handshakes.add(&handshake);
                 if !handshake.refused.is_empty() && self.warnings.admit(Instant::now()) {
                     tracing::warn!(
-                        target: "tls",
+                        target: "ringmesh::tls",
                         direction = direction_word(handshake.direction),
                         name = handshake.name,
                         remote = handshake.remote,
@@ -185,7 +185,7 @@ impl Warnings {
         let same = self.second.is_some_and(|second| now.saturating_duration_since(second).as_secs() == 0);
         if !same {
             if self.held_back > 0 {
-                tracing::warn!(target: "tls", count = self.held_back, "more handshakes were refused; see /handshakes");
+                tracing::warn!(target: "ringmesh::tls", count = self.held_back, "more handshakes were refused; see /handshakes");
             }
             *self = Self { second: Some(now), logged: 0, held_back: 0 };
         }

@@ -164,7 +164,7 @@ impl Merge {
 impl Totals {
     /// Adds one memory's series, and the gauges that are counts.
     fn add(&mut self, reader: &Reader) {
-        for counts in reader.series() {
+        for counts in reader.each_series() {
             self.add_series(counts);
         }
         self.starts = self.starts.wrapping_add(reader.header(header::STARTS));

@@ -137,7 +137,7 @@ impl Output {
     /// Says what is wrong, once until it is something else.
     fn complain(&mut self, error: &io::Error) {
         if self.complaint.replace(error.kind()) != Some(error.kind()) {
-            tracing::warn!(target: "telemetry", sink = ?self.sink, "the access log cannot be written: {error}");
+            tracing::warn!(target: "ringmesh::telemetry", sink = ?self.sink, "the access log cannot be written: {error}");
         }
     }
 }

@@ -66,10 +66,15 @@ impl Reader {
 
     /// All series that have counted something.
     pub fn series(&self) -> Vec<Counts> {
+        self.each_series().collect()
+    }
+
+    /// The same, one after the other: a series takes 4 KiB, and there may be many thousand.
+    pub fn each_series(&self) -> impl Iterator<Item = Counts> {
         let words = self.memory.words();
         let used = (words[header::USED].load() as usize).min(MAX_SERIES);
         fence(Ordering::Acquire);
-        (0..used).filter_map(|index| self.counts(index)).collect()
+        (0..used).filter_map(|index| self.counts(index))
     }
 
     /// The series at a place, if it has counted something.
