@@ -148,7 +148,15 @@ fn ring(flags: RingFlags) -> io_uring::Builder {
 /// Makes a ring exactly like a worker's and asks for every operation that we use.
 fn try_ring(flags: RingFlags) -> Result<(), String> {
     let name = Driver::IoUring(flags);
-    let ring = ring(flags).build(ENTRIES).map_err(|error| format!("the kernel refuses {name}: {error}"))?;
+    let ring = ring(flags).build(ENTRIES).map_err(|error| {
+        let hint = match error.raw_os_error() {
+            Some(libc::EPERM) => " (look at sysctl kernel.io_uring_disabled and at the container's seccomp profile)",
+            Some(libc::ENOSYS) => " (the kernel or the container's seccomp profile has no io_uring)",
+            Some(libc::ENOMEM) => " (raise the limit on locked memory, RLIMIT_MEMLOCK)",
+            _ => "",
+        };
+        format!("the kernel refuses {name}: {error}{hint}")
+    })?;
     if !ring.params().is_feature_nodrop() {
         return Err(format!("the kernel's {name} loses completions when its queue is full"));
     }

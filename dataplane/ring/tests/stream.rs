@@ -328,3 +328,30 @@ fn output_joins_what_lies_together() {
     output.clear();
     assert!(output.is_empty());
 }
+
+#[test]
+fn futures_and_values_held_per_connection_are_small() {
+    fn check(name: &str, bytes: usize, expected: std::ops::RangeInclusive<usize>) {
+        assert!(expected.contains(&bytes), "{name} takes {bytes} bytes, expected are {expected:?}");
+    }
+    on_every_driver(|| async {
+        let (near, far) = connected_pair();
+        let (mut buffer, mut output, stop) = (Buffer::take(Size::Small), Output::new(), Stop::new());
+        let mut pipe = Pipe::new().unwrap();
+        // An idle connection holds these.
+        check("socket", size_of_val(&near), 16..=16);
+        check("stop", size_of_val(&stop), 8..=8);
+        check("output", size_of_val(&output), 8..=8);
+        check("buffer", size_of_val(&buffer), 16..=16);
+        check("slice", size_of::<Slice>(), 16..=16);
+        check("readable", size_of_val(&near.readable()), 96..=128);
+        check("stopped", size_of_val(&stop.stopped()), 16..=24);
+        // A busy one holds some of these, in a pooled slot.
+        check("fill", size_of_val(&near.fill(&mut buffer, &stop)), 256..=408);
+        check("flush", size_of_val(&near.flush(&mut output, &stop)), 256..=408);
+        check("splice", size_of_val(&near.splice_to(&far, &mut pipe, 1, &stop)), 256..=408);
+        check("yield", size_of_val(&ringmesh_ring::yield_now()), 96..=136);
+        let address = ringmesh_ring::Address::Unix("x".into());
+        check("connect", size_of_val(&ringmesh_ring::Socket::connect(&address, &stop)), 300..=640);
+    });
+}

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::Shape;
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Size};
 use crate::output::Output;
 use crate::socket::Turn;
 use crate::splice::Pipe;
@@ -71,6 +71,44 @@ impl Stream {
         Poll::Pending
     }
 
+    /// Receives what is there, up to `max` bytes. `None`: nothing; `Some(0)`: the end.
+    fn take(&self, buffer: &mut Buffer, max: usize) -> io::Result<Option<usize>> {
+        if buffer.spare() == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no room to receive into"));
+        }
+        if self.incoming.state.get() == State::Reset {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        let mut queue = self.incoming.bytes.borrow_mut();
+        if queue.is_empty() {
+            return Ok((self.incoming.state.get() != State::Open).then_some(0));
+        }
+        let (first, _) = queue.as_slices();
+        let len = first.len().min(buffer.spare()).min(self.shape.chunk_bytes.get()).min(max);
+        buffer.extend_from_slice(&first[..len]).expect("cut to the spare room just above");
+        queue.drain(..len);
+        drop(queue);
+        wake(&self.incoming.writer);
+        Ok(Some(len))
+    }
+
+    async fn receive(&self, buffer: &mut Buffer, max: usize, stop: &Stop) -> Result<usize, Error> {
+        let _turn = Turn::take(&self.reading);
+        poll_fn(|cx| {
+            if let Some(reason) = stop.reason() {
+                return Poll::Ready(Err(Error::Stopped(reason)));
+            }
+            match self.take(buffer, max)? {
+                Some(received) => Poll::Ready(Ok(received)),
+                None => {
+                    self.incoming.reader.set(Some(cx.waker().clone()));
+                    stop.poll_stopped(cx).map(|reason| Err(Error::Stopped(reason)))
+                }
+            }
+        })
+        .await
+    }
+
     /// Sends what fits now.
     fn try_send(&self, output: &mut Output) -> io::Result<usize> {
         match self.outgoing.state.get() {
@@ -109,27 +147,7 @@ impl crate::stream::Stream for Stream {
     }
 
     fn try_fill(&self, buffer: &mut Buffer) -> io::Result<Option<usize>> {
-        if buffer.spare() == 0 {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no room to receive into"));
-        }
-        if self.incoming.state.get() == State::Reset {
-            return Err(io::ErrorKind::ConnectionReset.into());
-        }
-        let mut queue = self.incoming.bytes.borrow_mut();
-        if queue.is_empty() {
-            return Ok((self.incoming.state.get() != State::Open).then_some(0));
-        }
-        let (first, _) = queue.as_slices();
-        let len = first.len().min(buffer.spare()).min(self.shape.chunk_bytes.get());
-        if let Some(filled) = &mut *self.shape.filled.borrow_mut() {
-            let start = buffer.spare_mut().as_ptr().addr();
-            filled.push(start..start + len);
-        }
-        buffer.extend_from_slice(&first[..len]).expect("cut to the spare room just above");
-        queue.drain(..len);
-        drop(queue);
-        wake(&self.incoming.writer);
-        Ok(Some(len))
+        self.take(buffer, usize::MAX)
     }
 
     fn check_idle(&self) -> io::Result<Idle> {
@@ -142,20 +160,7 @@ impl crate::stream::Stream for Stream {
     }
 
     async fn fill(&self, buffer: &mut Buffer, stop: &Stop) -> Result<usize, Error> {
-        let _turn = Turn::take(&self.reading);
-        poll_fn(|cx| {
-            if let Some(reason) = stop.reason() {
-                return Poll::Ready(Err(Error::Stopped(reason)));
-            }
-            match self.try_fill(buffer)? {
-                Some(received) => Poll::Ready(Ok(received)),
-                None => {
-                    self.incoming.reader.set(Some(cx.waker().clone()));
-                    stop.poll_stopped(cx).map(|reason| Err(Error::Stopped(reason)))
-                }
-            }
-        })
-        .await
+        self.receive(buffer, usize::MAX, stop).await
     }
 
     async fn flush(&self, output: &mut Output, stop: &Stop) -> Result<(), Error> {
@@ -189,12 +194,10 @@ impl crate::stream::Stream for Stream {
     }
 
     async fn splice_to(&self, to: &Stream, _pipe: &mut Pipe, max: usize, stop: &Stop) -> Result<usize, Error> {
-        let mut buffer = Buffer::take(crate::buffer::Size::Large);
-        let unused = buffer.spare() - max.clamp(1, buffer.spare());
-        buffer.commit(unused);
-        let received = self.fill(&mut buffer, stop).await?;
+        let mut buffer = Buffer::take(Size::Large);
+        let received = self.receive(&mut buffer, max, stop).await?;
         let mut output = Output::new();
-        output.push(buffer.slice(unused..unused + received));
+        output.push(buffer.slice(0..received));
         to.flush(&mut output, stop).await?;
         Ok(received)
     }

@@ -75,10 +75,8 @@ impl Socket {
         // The wait is one for readiness, so that it can be dropped: nothing is lost but an attempt.
         let descriptor = match address {
             Address::Ip(address) => {
-                let descriptor = open(AddressFamily::from_raw(match address {
-                    SocketAddr::V4(_) => AddressFamily::INET.as_raw(),
-                    SocketAddr::V6(_) => AddressFamily::INET6.as_raw(),
-                }))?;
+                let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+                let descriptor = open(family)?;
                 sockopt::set_tcp_nodelay(&descriptor, true).map_err(io::Error::from)?;
                 match rustix::net::connect(&descriptor, address) {
                     Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}
@@ -95,7 +93,8 @@ impl Socket {
                     match rustix::net::connect(&descriptor, &path) {
                         Ok(()) => break,
                         Err(Errno::AGAIN) => {
-                            race(sleep_until(Instant::now() + pause), stop).await?;
+                            // Boxed: it is rare, and a timer entry would make every connect's future large.
+                            race(Box::pin(sleep_until(Instant::now() + pause)), stop).await?;
                             pause = (pause * 2).min(Duration::from_millis(50));
                         }
                         Err(error) => return Err(io::Error::from(error).into()),
