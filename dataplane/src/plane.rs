@@ -52,7 +52,7 @@ enum ToWorker {
     /// Accept on this socket.
     Listen(Place, OwnedFd),
     /// Accept there no more.
-    Unlisten(Place),
+    Unlisten(Place, Open),
     /// A connection from another worker.
     Handover(Handover),
     /// From the coordinator.
@@ -61,6 +61,15 @@ enum ToWorker {
     Report,
     /// Accept no more, end what is open by then.
     Drain(Duration),
+}
+
+/// What becomes of the open connections of a listener whose sockets go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Open {
+    /// They go on: the listener has other sockets now.
+    Keep,
+    /// Idle ones end: the listener is gone.
+    EndIdle,
 }
 
 /// From a worker.
@@ -100,6 +109,8 @@ pub struct Plane {
     receiver: Receiver<(u16, FromWorker)>,
     /// Listening sockets by listener; the workers have duplicates.
     listeners: HashMap<Name, Listening>,
+    /// Sockets that wait for the tables that need them; dropped if those are refused.
+    staged: HashMap<Name, Vec<OwnedFd>>,
     /// Tables that some request may still use: freed here, not on a worker.
     retired: Vec<Arc<Tables>>,
     cut: u64,
@@ -109,8 +120,8 @@ pub struct Plane {
 /// The sockets of one listener.
 struct Listening {
     sockets: Vec<OwnedFd>,
-    /// Where the workers accept from them; None until a snapshot names the listener.
-    place: Option<Place>,
+    /// What the workers know it by.
+    place: Place,
 }
 
 /// A worker seen from here.
@@ -193,6 +204,7 @@ impl Plane {
             workers,
             receiver,
             listeners: HashMap::new(),
+            staged: HashMap::new(),
             retired: Vec::new(),
             cut: 0,
             drained: 0,
@@ -219,13 +231,9 @@ impl Plane {
         self.receiver.descriptor()
     }
 
-    /// Takes listening sockets in place of those of the same name. They are accepted from once tables name the listener.
+    /// Takes listening sockets in place of those of the same name, as soon as the next snapshot or change is live.
     pub fn set_listener(&mut self, name: Name, sockets: Vec<OwnedFd>) {
-        if let Some(Listening { place: Some(place), .. }) =
-            self.listeners.insert(name, Listening { sockets, place: None })
-        {
-            self.unlisten(place);
-        }
+        self.staged.insert(name, sockets);
     }
 
     /// All listening sockets, by name.
@@ -238,8 +246,8 @@ impl Plane {
     /// # Errors
     /// If it cannot be used; then nothing changes.
     pub fn load(&mut self, snapshot: Snapshot) -> Result<u64, String> {
-        let tables = self.loader.load(snapshot).map_err(|error| error.to_string())?;
-        self.commit(tables)
+        let tables = self.loader.load(snapshot);
+        self.take(tables)
     }
 
     /// Makes a change live on all workers.
@@ -247,8 +255,14 @@ impl Plane {
     /// # Errors
     /// If it cannot be used; then nothing changes.
     pub fn apply(&mut self, delta: &Delta) -> Result<u64, String> {
-        let tables = self.loader.apply(delta).map_err(|error| error.to_string())?;
-        self.commit(tables)
+        let tables = self.loader.apply(delta);
+        self.take(tables)
+    }
+
+    fn take(&mut self, tables: Result<Arc<Tables>, loader::Error>) -> Result<u64, String> {
+        let taken = tables.map_err(|error| error.to_string()).and_then(|tables| self.commit(tables));
+        self.staged.clear();
+        taken
     }
 
     fn commit(&mut self, tables: Arc<Tables>) -> Result<u64, String> {
@@ -275,22 +289,21 @@ impl Plane {
             tables.listeners.iter().flatten().map(|listener| (&listener.config.name, listener.place)).collect();
         let gone: Vec<Name> = self.listeners.keys().filter(|name| !places.contains_key(name)).cloned().collect();
         for name in gone {
-            if let Some(Listening { place: Some(place), .. }) = self.listeners.remove(&name) {
-                self.unlisten(place);
+            if let Some(Listening { place, .. }) = self.listeners.remove(&name) {
+                self.unlisten(place, Open::EndIdle);
             }
         }
         let mut messages = Vec::new();
-        for (name, listening) in &mut self.listeners {
-            if listening.place.is_some() {
-                continue;
-            }
-            let place = places[name];
-            listening.place = Some(place);
+        for (name, sockets) in std::mem::take(&mut self.staged) {
+            let Some(place) = places.get(&name).copied() else { continue };
             for number in 0..self.workers.len() {
                 // One for each worker, or one that they share.
-                if let Some(socket) = listening.sockets.get(number % listening.sockets.len().max(1)) {
+                if let Some(socket) = sockets.get(number % sockets.len().max(1)) {
                     messages.push((number, ToWorker::Listen(place, socket.try_clone()?)));
                 }
+            }
+            if let Some(old) = self.listeners.insert(name, Listening { sockets, place }) {
+                self.unlisten(old.place, Open::Keep);
             }
         }
         for (number, message) in messages {
@@ -299,9 +312,9 @@ impl Plane {
         Ok(())
     }
 
-    fn unlisten(&mut self, place: Place) {
+    fn unlisten(&mut self, place: Place, open: Open) {
         for number in 0..self.workers.len() {
-            self.send(number, ToWorker::Unlisten(place));
+            self.send(number, ToWorker::Unlisten(place, open));
         }
     }
 
@@ -511,11 +524,13 @@ impl Seat {
                             stop,
                         ));
                     }
-                    ToWorker::Unlisten(place) => {
+                    ToWorker::Unlisten(place, open) => {
                         if let Some(stop) = accepting.remove(&place) {
                             stop.trigger(StopReason::Drain);
                         }
-                        worker.connections.stop_idle_of(place.index);
+                        if open == Open::EndIdle {
+                            worker.connections.stop_idle_of(place.index);
+                        }
                     }
                     ToWorker::Handover(handover) => listener::take_over(&worker, &exchanges, handover),
                     ToWorker::Permit(message) => {

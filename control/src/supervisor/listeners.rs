@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use ringmesh_model::snapshot::{Address, Listener, Name, Object, Snapshot};
-use ringmesh_ring::socket::{self, BindError, Owner};
+use ringmesh_ring::socket::{self, BindError};
 use rustix::net::SocketAddrAny;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -74,9 +74,8 @@ impl Listeners {
             Address::Ip(address) => match socket::bind_group(*address, usize::from(workers)) {
                 // From 0.0.0.0 to 127.0.0.1 with the same port, or back: the port is busy with our own sockets, which go on
                 // until the new ones serve.
-                Err(BindError::InUse { owner, .. }) if self.overlap(*address) || is_ours(&owner, ours) => {
-                    join_group(*address, workers)
-                        .map_err(|error| BindError::Io { address: address.to_string(), error })?
+                Err(busy @ BindError::InUse { .. }) if self.overlap(*address) || is_ours(&busy, ours) => {
+                    join_group(*address, workers).map_err(|_| busy)?
                 }
                 bound => bound?,
             },
@@ -136,8 +135,9 @@ pub(super) fn listeners(snapshot: &Snapshot) -> impl Iterator<Item = &Listener> 
     })
 }
 
-fn is_ours(owner: &Option<Owner>, ours: Option<u32>) -> bool {
-    owner.as_ref().is_some_and(|owner| Some(owner.pid) == ours || owner.pid == std::process::id())
+/// Whether the data plane has the port: sockets that it kept when control was away.
+fn is_ours(busy: &BindError, dataplane: Option<u32>) -> bool {
+    matches!(busy, BindError::InUse { owner: Some(owner), .. } if Some(owner.pid) == dataplane)
 }
 
 /// The file of a Unix socket does not go by itself.

@@ -614,6 +614,12 @@ impl Supervisor {
         if let Some(proven) = self.proven.clone() {
             self.files = proven;
             self.names.resolve(&self.files.hosts());
+            self.watcher.watch(self.files.paths(&self.options.file));
+        }
+        if let Plane::Present(present) = &mut self.plane {
+            // It has dropped the sockets that came with what it refused.
+            let live = self.publisher.live().cloned().unwrap_or_default();
+            present.told = plane::still_told(&present.told, &self.listeners, &live);
         }
         self.close_unused();
         self.show_all();

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ringmesh_dataplane::telemetry::layout;
-use ringmesh_model::snapshot::{Address, Name, Snapshot};
+use ringmesh_model::snapshot::{Address, Listener, Name, Snapshot};
 use ringmesh_model::wire::{MAX_FRAME_DESCRIPTORS, ToControl};
 use ringmesh_ring::shared_memory::SharedMemory;
 use rustix::event::{EventfdFlags, eventfd};
@@ -187,6 +187,15 @@ pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
 pub(super) fn told(listeners: &[(Name, Vec<OwnedFd>)]) -> Told {
     let address = |sockets: &[OwnedFd]| super::listeners::local_address(sockets.first()?);
     listeners.iter().filter_map(|(name, sockets)| Some((name.clone(), address(sockets)?))).collect()
+}
+
+/// What of `told` holds for `snapshot`.
+pub(super) fn still_told(told: &Told, bound: &Listeners, snapshot: &Snapshot) -> Told {
+    let holds = |listener: &&Listener| {
+        bound.find(listener).is_some_and(|(address, _)| told.get(&listener.name) == Some(address))
+    };
+    let entry = |listener: &Listener| Some((listener.name.clone(), told.get(&listener.name)?.clone()));
+    listeners(snapshot).filter(holds).filter_map(entry).collect()
 }
 
 /// The sockets that `snapshot` needs and the data plane does not have yet, in portions that fit a frame each; they count as
