@@ -17,7 +17,7 @@ pub enum Error {
     #[error(transparent)]
     Driver(#[from] setup::Error),
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}")]
     Bind {
         /// The address.
         address: String,
@@ -25,7 +25,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A thread or its ring could not be made.
-    #[error("cannot start a worker thread: {0}")]
+    #[error("cannot start a worker thread")]
     Thread(#[from] io::Error),
     /// A thread panicked: a bug in this crate.
     #[error("a worker thread panicked; this is a bug in ringmesh-loadgen")]

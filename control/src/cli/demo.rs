@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 use ringmesh_loadgen::unit;
 
-use crate::demo::{self, DEFAULT_RATE, Keep, Options, Show};
+use crate::demo::{self, DEFAULT_RATE, Driver, Keep, Options, Show};
 
 const AFTER_HELP: &str = "\
 Four services with a sidecar each: web calls checkout, checkout calls payments, of which there are two versions.
@@ -37,6 +37,9 @@ pub(super) struct Args {
     /// Requests a second at the shop's front door
     #[arg(long, value_name = "N", default_value_t = DEFAULT_RATE, value_parser = rate)]
     rate: f64,
+    /// I/O driver of all parts
+    #[arg(long, value_enum, default_value = "auto")]
+    driver: Driver,
     /// Keeps the files that the demo makes
     #[arg(long)]
     keep: bool,
@@ -50,6 +53,7 @@ pub(super) fn run(arguments: Args) -> anyhow::Result<()> {
     let summary = demo::run(&Options {
         duration: arguments.duration,
         rate: arguments.rate,
+        driver: arguments.driver,
         directory: arguments.dir,
         keep: if arguments.keep { Keep::Always } else { Keep::OnFailure },
         show: if arguments.json { Show::Nothing } else { Show::Live },

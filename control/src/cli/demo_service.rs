@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use crate::demo::Driver;
 use crate::demo::service::{self, CallArgument};
 
 /// A service of the demo's shop
@@ -19,8 +20,11 @@ pub(super) struct Args {
     /// Whom it asks before it answers, as SERVICE,METHOD,PATH,ADDRESS
     #[arg(long = "call")]
     calls: Vec<CallArgument>,
+    /// I/O driver
+    #[arg(long, value_enum, default_value = "auto")]
+    driver: Driver,
 }
 
 pub(super) fn run(arguments: Args) -> anyhow::Result<()> {
-    service::run(arguments.name, arguments.shop_version, arguments.bind, arguments.calls)
+    service::run(arguments.name, arguments.shop_version, arguments.bind, arguments.calls, arguments.driver)
 }

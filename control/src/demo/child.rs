@@ -19,7 +19,7 @@ const TAIL_BYTES: usize = 2_000;
 
 /// A process could not be started.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot start {name}: {source}")]
+#[error("cannot start {name}")]
 pub(super) struct Error {
     name: String,
     source: io::Error,
@@ -84,9 +84,13 @@ impl Child {
     /// Asks it to end (SIGTERM).
     pub(super) fn ask_to_end(&mut self) {
         self.find_descendants();
+        // Each may have ended just now. Children of a process that has ended already must be told themselves.
         if self.ended().is_none() {
-            // It may have ended just now.
             let _gone = kill_process(pid(self.id()), Signal::TERM);
+        } else {
+            for orphan in &self.descendants {
+                let _gone = kill_process(*orphan, Signal::TERM);
+            }
         }
     }
 

@@ -18,7 +18,7 @@ pub enum Error {
     #[error("{0} is not empty; the demo wants a folder of its own, which it makes if it is missing")]
     NotEmpty(PathBuf),
     /// The file system failed.
-    #[error("cannot use the folder {path}: {source}")]
+    #[error("cannot use the folder {path}")]
     Io {
         /// Which.
         path: PathBuf,

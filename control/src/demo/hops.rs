@@ -118,6 +118,7 @@ fn fault(ours: &Handshake, theirs: Option<&Handshake>, caller: &str, called: &st
 mod tests {
     use std::path::Path;
 
+    use super::super::Driver;
     use super::*;
 
     fn record(direction: &str, peer: &str, local: String, remote: String) -> Handshake {
@@ -136,7 +137,7 @@ mod tests {
 
     /// Both ends of one connection from web to checkout, changed before they are compared.
     fn check(change: impl FnOnce(&mut Handshake, &mut Handshake), authenticated: usize) {
-        let shop = Shop::new(Path::new("/tmp/shop")).unwrap();
+        let shop = Shop::new(Path::new("/tmp/shop"), Driver::Auto).unwrap();
         let inbound = shop.member("checkout").ports.inbound.to_string();
         let mut ours = record("outbound", "checkout", "127.0.0.1:40000".to_owned(), inbound.clone());
         let mut theirs = record("inbound", "web", inbound, "127.0.0.1:40000".to_owned());

@@ -35,6 +35,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ringmesh_loadgen::Wish;
 use ringmesh_loadgen::arrival::Arrivals;
 use ringmesh_loadgen::load::{self, Entry, Expect, Protocol};
 use ringmesh_loadgen::serve::SERVED_BY;
@@ -71,6 +72,39 @@ const TICK: Duration = Duration::from_millis(50);
 /// How long the sidecars may take to tell of the last handshakes.
 const RECORDS_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The I/O driver of the demo's parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Driver {
+    /// io_uring where the kernel grants it, else epoll
+    Auto,
+    /// io_uring or nothing
+    #[value(name = "io_uring")]
+    IoUring,
+    /// epoll
+    Epoll,
+}
+
+impl Driver {
+    /// Its name in config files and on command lines.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::IoUring => "io_uring",
+            Self::Epoll => "epoll",
+        }
+    }
+}
+
+impl From<Driver> for Wish {
+    fn from(driver: Driver) -> Self {
+        match driver {
+            Driver::Auto => Self::Auto,
+            Driver::IoUring => Self::IoUring,
+            Driver::Epoll => Self::Epoll,
+        }
+    }
+}
+
 /// What is asked of a demo.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -78,6 +112,8 @@ pub struct Options {
     pub duration: Option<Duration>,
     /// Requests a second at the front door.
     pub rate: f64,
+    /// The I/O driver of all its parts.
+    pub driver: Driver,
     /// Where its files go. None: a new folder of its own.
     pub directory: Option<PathBuf>,
     /// Whether they stay.
@@ -93,15 +129,18 @@ pub enum Error {
     #[error(transparent)]
     Folder(#[from] folder::Error),
     /// The shop did not come up.
-    #[error("the shop did not come up: {source}\n\nAll that was made is in {folder}", folder = .folder.display())]
+    #[error("the shop did not come up (its files are in {folder})", folder = .folder.display())]
     Town {
         /// Why.
         source: Box<town::Error>,
         /// Where to look further.
         folder: PathBuf,
     },
+    /// Ctrl-C before it was up.
+    #[error("ended before the shop was up")]
+    Asked,
     /// No load.
-    #[error("cannot send load: {0}")]
+    #[error("cannot send load")]
     Load(#[from] load::Error),
     /// Signals cannot be listened to, or nothing can be shown.
     #[error(transparent)]
@@ -117,9 +156,12 @@ pub fn run(options: &Options) -> Result<Summary, Error> {
     let mut folder = Folder::make(options.directory.as_deref(), options.keep)?;
     let mut screen = Screen::new(options.show);
     screen.starting(folder.path())?;
-    let town = Town::start(&folder, &asked).map_err(|source| {
-        folder.keep();
-        Error::Town { source: Box::new(source), folder: folder.path().to_owned() }
+    let town = Town::start(&folder, options.driver, &asked).map_err(|source| match source {
+        town::Error::Asked => Error::Asked,
+        source => {
+            folder.keep();
+            Error::Town { source: Box::new(source), folder: folder.path().to_owned() }
+        }
     })?;
     let summary = observe(options, town, &asked, &mut screen, folder.path())?;
     if !summary.problems().is_empty() {
@@ -184,6 +226,7 @@ fn customers(shop: &Shop, options: &Options) -> load::Settings {
         connections: CONNECTIONS,
         duration: options.duration,
         timeout: REQUEST_TIMEOUT,
+        driver: options.driver.into(),
         ..load::Settings::http(shop.front_door.into(), vec![Entry::get("shop", "/")])
     };
     if let Protocol::Http(http) = &mut settings.protocol {
@@ -201,6 +244,7 @@ fn intruder(shop: &Shop, options: &Options) -> load::Settings {
         connections: 1,
         duration: options.duration,
         timeout: REQUEST_TIMEOUT,
+        driver: options.driver.into(),
         ..load::Settings::http(shop.member("web").ports.outbound.into(), vec![entry])
     }
 }

@@ -12,7 +12,7 @@ const RANGE: u16 = 14_000;
 
 /// There are no free ports.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot find free ports on 127.0.0.1: {0}")]
+#[error("cannot find free ports on 127.0.0.1")]
 pub(super) struct Error(#[from] io::Error);
 
 /// Ports that were free a moment ago.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ringmesh_loadgen::serve::{self, Call, Delay, Service, Shop};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
+use super::Driver;
 use super::signals::Asked;
 
 /// How often a request to end is looked for. It has no other work between requests.
@@ -47,7 +48,13 @@ impl FromStr for CallArgument {
 ///
 /// # Errors
 /// If the address is not free, or the kernel grants neither driver nor threads.
-pub fn run(name: String, version: String, bind: SocketAddr, calls: Vec<CallArgument>) -> anyhow::Result<()> {
+pub fn run(
+    name: String,
+    version: String,
+    bind: SocketAddr,
+    calls: Vec<CallArgument>,
+    driver: Driver,
+) -> anyhow::Result<()> {
     // A demo that was killed cannot end its services.
     set_parent_process_death_signal(Some(Signal::TERM))?;
     let asked = Asked::listen()?;
@@ -58,7 +65,8 @@ pub fn run(name: String, version: String, bind: SocketAddr, calls: Vec<CallArgum
         via: call.via,
     });
     let shop = Shop { name, version, calls: calls.collect(), delay: Delay::None };
-    let mut running = serve::start(serve::Settings::new(bind, Service::Shop(shop)))?;
+    let settings = serve::Settings { driver: driver.into(), ..serve::Settings::new(bind, Service::Shop(shop)) };
+    let mut running = serve::start(settings)?;
     while !asked.is_asked() && !running.is_finished() {
         thread::sleep(TICK);
     }

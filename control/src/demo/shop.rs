@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ringmesh_model::spiffe::SpiffeId;
 
+use super::Driver;
 use super::ports::{self, Ports};
 
 /// Trust domain of the shop.
@@ -70,6 +71,8 @@ pub(super) const HOPS: [Hop; 4] = [
 #[derive(Clone, Debug)]
 pub(super) struct Shop {
     pub(super) directory: PathBuf,
+    /// I/O driver of all parts.
+    pub(super) driver: Driver,
     /// Where customers come in: plain, on web's sidecar.
     pub(super) front_door: SocketAddr,
     pub(super) members: Vec<Member>,
@@ -77,7 +80,7 @@ pub(super) struct Shop {
 
 impl Shop {
     /// Lays the shop out on free ports.
-    pub(super) fn new(directory: &Path) -> Result<Self, ports::Error> {
+    pub(super) fn new(directory: &Path, driver: Driver) -> Result<Self, ports::Error> {
         let mut free = Ports::find(MEMBERS.len() * 4 + 1)?;
         let mut port = || free.take();
         let front_door = port();
@@ -90,7 +93,7 @@ impl Shop {
                 ports: MemberPorts { service: port(), inbound: port(), outbound: port(), admin: port() },
             })
             .collect();
-        Ok(Self { directory: directory.to_owned(), front_door, members })
+        Ok(Self { directory: directory.to_owned(), driver, front_door, members })
     }
 
     /// One member. All names come from [`MEMBERS`].
@@ -115,12 +118,13 @@ impl Shop {
              # effect in about a second, and a mistake changes nothing.\n\n\
              [mesh]\ntrust_domain = \"{TRUST_DOMAIN}\"\n\n\
              [workload]\nname = \"{workload}\"\nidentity = {{ files = \"{identity}\" }}\n\n\
-             [runtime]\ndrain_timeout = \"{DRAIN_SECONDS}s\"\n\n\
+             [runtime]\ndriver = \"{driver}\"\ndrain_timeout = \"{DRAIN_SECONDS}s\"\n\n\
              [admin]\nbind = \"{admin}\"\n\n",
             name = member.workload,
             version = member.version,
             workload = member.workload,
             identity = self.identity(member.workload).display(),
+            driver = self.driver.name(),
             admin = member.ports.admin,
         );
         if member.name == "web" {
@@ -212,7 +216,7 @@ mod tests {
 
     #[test]
     fn every_generated_config_is_one_that_ringmesh_reads() {
-        let shop = Shop::new(Path::new("/tmp/shop")).unwrap();
+        let shop = Shop::new(Path::new("/tmp/shop"), Driver::Auto).unwrap();
         for member in &shop.members {
             let text = shop.config(member);
             if let Err(problems) = ringmesh_model::config::parse(&text, member.name) {

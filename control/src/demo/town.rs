@@ -15,7 +15,7 @@ use super::fetch::fetch;
 use super::folder::Folder;
 use super::shop::{CHARGE, DRAIN_SECONDS, HOPS, Member, Shop, TRUST_DOMAIN, spiffe_id};
 use super::signals::Asked;
-use super::{admin, ports};
+use super::{Driver, admin, ports};
 use crate::identity::ca;
 
 /// How often a part is asked whether it is up.
@@ -40,10 +40,10 @@ pub enum Error {
     #[error(transparent)]
     Ports(#[from] PortsError),
     /// The certificates could not be made.
-    #[error("cannot make the shop's certificates: {0}")]
+    #[error("cannot make the shop's certificates")]
     Identity(#[from] ca::Error),
     /// A config file could not be written.
-    #[error("cannot write {path}: {source}")]
+    #[error("cannot write {path}")]
     Write {
         /// Which.
         path: PathBuf,
@@ -109,11 +109,11 @@ pub(super) struct Town {
 
 impl Town {
     /// Brings the shop up: when this returns, it answers.
-    pub(super) fn start(folder: &Folder, asked: &Asked) -> Result<Self, Error> {
+    pub(super) fn start(folder: &Folder, driver: Driver, asked: &Asked) -> Result<Self, Error> {
         make_identities(folder)?;
         let mut clashes = 0;
         loop {
-            match Self::try_start(folder, asked) {
+            match Self::try_start(folder, driver, asked) {
                 Err(Error::Ended { log, .. })
                     if clashes < MAX_PORT_CLASHES && PORT_TAKEN.iter().any(|text| log.contains(text)) =>
                 {
@@ -124,8 +124,8 @@ impl Town {
         }
     }
 
-    fn try_start(folder: &Folder, asked: &Asked) -> Result<Self, Error> {
-        let shop = Shop::new(folder.path()).map_err(PortsError)?;
+    fn try_start(folder: &Folder, driver: Driver, asked: &Asked) -> Result<Self, Error> {
+        let shop = Shop::new(folder.path(), driver).map_err(PortsError)?;
         for member in &shop.members {
             let path = shop.config_file(member);
             fs::write(&path, shop.config(member)).map_err(|source| Error::Write { path, source })?;
@@ -232,6 +232,7 @@ fn commands(shop: &Shop, member: &Member, folder: &Folder) -> (Vec<String>, Vec<
         format!("--name={}", member.workload),
         format!("--shop-version={}", member.version),
         format!("--bind={}", member.ports.service),
+        format!("--driver={}", shop.driver.name()),
     ];
     // web asks checkout, and checkout asks payments; whatever version that is, is the mesh's choice.
     let called = HOPS.iter().find(|hop| hop.from == member.name);

@@ -9,7 +9,7 @@ use ringmesh_ring::net::{Address, Net, Sockets};
 use ringmesh_ring::stop::Stop;
 use ringmesh_ring::stream::Stream;
 use ringmesh_ring::{Buffer, Output};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::http::{Next, requests};
 use super::{Delay, Shared, uniform};
@@ -85,7 +85,17 @@ impl Pool {
 struct Nested {
     status: u16,
     served_by: String,
-    body: Value,
+    /// JSON, whatever came.
+    body: String,
+}
+
+/// What a service answers.
+struct Own {
+    status: u16,
+    /// Who had a part in it.
+    served_by: String,
+    /// JSON.
+    body: String,
 }
 
 /// Serves one connection to its end.
@@ -98,20 +108,20 @@ pub(super) async fn serve<S: Stream>(shared: &Shared, shop: &Shop, stream: &S, s
             shared.wait(stream, stop, delay).await?;
         }
         let next = if head.persistent { Next::Keep } else { Next::Close };
-        let (status, served_by, answer) = answer(shared, shop).await;
-        write(status, &served_by, &answer, head.method, next, output);
+        write(&answer(shared, shop).await, head.method, next, output);
         stream.flush(output, stop).await?;
         Ok::<_, Fault>(next)
     })
     .await;
 }
 
-/// Asks whom it has to, and says what came of it: status, who had a part in it, and the JSON.
-async fn answer(shared: &Shared, shop: &Shop) -> (u16, String, Value) {
+/// Asks whom it has to, and says what came of it.
+async fn answer(shared: &Shared, shop: &Shop) -> Own {
     let mut status = 200;
     let mut served_by = format!("{}/{}", shop.name, shop.version);
-    let mut answers = Vec::new();
+    let mut called = Vec::new();
     for call in &shop.calls {
+        let service = quoted(&call.service);
         match ask(shared, call).await {
             Ok(nested) => {
                 if nested.status != 200 {
@@ -120,19 +130,23 @@ async fn answer(shared: &Shared, shop: &Shop) -> (u16, String, Value) {
                 if !nested.served_by.is_empty() {
                     served_by = format!("{served_by}, {}", nested.served_by);
                 }
-                answers.push(json!({ "service": call.service, "status": nested.status, "answer": nested.body }));
+                called.push(format!(r#"{{"service":{service},"status":{},"answer":{}}}"#, nested.status, nested.body));
             }
             Err(failure) => {
                 status = 502;
-                answers.push(json!({ "service": call.service, "error": failure.label() }));
+                called.push(format!(r#"{{"service":{service},"error":"{}"}}"#, failure.label()));
             }
         }
     }
-    let mut own = json!({ "service": shop.name, "version": shop.version });
-    if !answers.is_empty() {
-        own["called"] = Value::Array(answers);
-    }
-    (status, served_by, own)
+    // Written out, so that people who read it meet the name first.
+    let (name, version) = (quoted(&shop.name), quoted(&shop.version));
+    let called = if called.is_empty() { String::new() } else { format!(r#","called":[{}]"#, called.join(",")) };
+    Own { status, served_by, body: format!(r#"{{"service":{name},"version":{version}{called}}}"#) }
+}
+
+/// A text as JSON.
+fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
 }
 
 /// One call to another service.
@@ -157,22 +171,25 @@ async fn ask(shared: &Shared, call: &Call) -> Result<Nested, Failure> {
         shared.calls.give(call.via, connection);
     }
     // A refusal of the mesh is text, not JSON.
-    let text = || Value::String(String::from_utf8_lossy(&body).trim().to_owned());
-    let served_by = answer.field.unwrap_or_default();
-    Ok(Nested { status: answer.status, served_by, body: serde_json::from_slice(&body).unwrap_or_else(|_| text()) })
+    let text = String::from_utf8_lossy(&body);
+    let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
+    let body = if is_json { text.trim().to_owned() } else { quoted(text.trim()) };
+    Ok(Nested { status: answer.status, served_by: answer.field.unwrap_or_default(), body })
 }
 
-fn write(status: u16, served_by: &str, answer: &Value, asked: Method, next: Next, output: &mut Output) {
-    let body = format!("{answer}\n");
-    let reason = if status == 200 { "OK" } else { "Bad Gateway" };
+fn write(own: &Own, asked: Method, next: Next, output: &mut Output) {
+    let reason = if own.status == 200 { "OK" } else { "Bad Gateway" };
     let close = if next == Next::Close { "connection: close\r\n" } else { "" };
     let head = format!(
-        "HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\n{SERVED_BY}: {served_by}\r\n\
+        "HTTP/1.1 {} {reason}\r\ncontent-type: application/json\r\n{SERVED_BY}: {}\r\n\
          content-length: {}\r\n{close}\r\n",
-        body.len()
+        own.status,
+        own.served_by,
+        own.body.len() + 1,
     );
     output.push_bytes(head.as_bytes());
     if asked != Method::Head {
-        output.push_bytes(body.as_bytes());
+        output.push_bytes(own.body.as_bytes());
+        output.push_bytes(b"\n");
     }
 }
