@@ -4,6 +4,7 @@
 //! the admin pages. The rings go on being drained by whoever asks for handshakes; lines that find no room are dropped and
 //! counted. Requests never wait for any of this.
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -45,6 +46,8 @@ pub struct Tally {
 #[derive(Default)]
 struct Inbox {
     sources: Vec<Box<dyn Source>>,
+    /// Wakes the writer.
+    wake: Option<OwnedFd>,
     event: Vec<u8>,
     handshakes: Handshakes,
     log: Log,
@@ -62,11 +65,12 @@ enum Log {
 }
 
 impl Events {
-    /// From now on events come from these rings. What the ones before still hold is taken first.
-    pub fn attach(&self, sources: Vec<Box<dyn Source>>) {
+    /// From now on events come from these rings; `wake` is the eventfd that the writer waits on. What the rings before
+    /// still hold is taken first.
+    pub fn attach(&self, sources: Vec<Box<dyn Source>>, wake: OwnedFd) {
         let mut inbox = self.lock();
         inbox.drain();
-        inbox.sources = sources;
+        (inbox.sources, inbox.wake) = (sources, Some(wake));
     }
 
     /// Whether requests become lines from now on.
@@ -79,7 +83,7 @@ impl Events {
 
     /// Takes what is in the rings.
     pub fn drain(&self) {
-        self.lock().drain();
+        drop(self.drained());
     }
 
     /// Takes what is in the rings, and all lines that wait to be written; `lines` is empty and lends its storage.
@@ -96,21 +100,29 @@ impl Events {
 
     /// The newest handshakes, up to this moment.
     pub fn handshakes(&self) -> Vec<Record> {
-        let mut inbox = self.lock();
-        inbox.drain();
-        inbox.handshakes.records()
+        self.drained().handshakes.records()
     }
 
     /// All handshakes up to this moment, by who met whom.
     pub fn handshake_counts(&self) -> Vec<Count> {
-        let mut inbox = self.lock();
-        inbox.drain();
-        inbox.handshakes.counts()
+        self.drained().handshakes.counts()
     }
 
     /// What became of the events up to now.
     pub fn tally(&self) -> Tally {
         self.lock().tally
+    }
+
+    /// Takes what is in the rings. Lines among it are out of shared memory then, so they are to be written at once: this
+    /// process may be killed at any time, and the next one finds only what is still in the rings.
+    fn drained(&self) -> MutexGuard<'_, Inbox> {
+        let mut inbox = self.lock();
+        inbox.drain();
+        if let (Some(wake), false) = (&inbox.wake, inbox.lines.is_empty()) {
+            // Only a counter at its very end refuses this, and then the writer is being woken already.
+            let _ = rustix::io::write(wake, &1_u64.to_ne_bytes());
+        }
+        inbox
     }
 
     /// A thread that panicked in here leaves counts that are right up to its last event.
@@ -205,6 +217,7 @@ pub(crate) mod tests {
     use ringmesh_dataplane::telemetry::event::Handshake;
     use ringmesh_dataplane::telemetry::{self, layout};
     use ringmesh_ring::shared_memory::SharedMemory;
+    use rustix::event::{EventfdFlags, eventfd};
 
     use super::super::access::tests::access;
     use super::super::handshakes::tests::handshake;
@@ -240,7 +253,11 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn attach(events: &Events, ring: &Ring) {
-        events.attach(vec![Box::new(ring.clone())]);
+        events.attach(vec![Box::new(ring.clone())], wake());
+    }
+
+    fn wake() -> OwnedFd {
+        eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap()
     }
 
     fn lines(events: &Events) -> Vec<u8> {
@@ -268,17 +285,37 @@ pub(crate) mod tests {
     #[test]
     fn events_come_through_shared_memory_from_the_workers_own_ends() {
         let memory = SharedMemory::create("test", layout::event_memory_bytes(2)).unwrap();
-        let wake = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+        let wake = wake();
         let mut producers = telemetry::ring::producers(&memory, 2, &wake).unwrap();
         let consumers = telemetry::ring::consumers(&memory, 2).unwrap();
         let events = Events::default();
-        events.attach(consumers.into_iter().map(|consumer| Box::new(consumer) as Box<dyn Source>).collect());
+        events.attach(consumers.into_iter().map(|consumer| Box::new(consumer) as Box<dyn Source>).collect(), wake);
         let event = postcard::to_stdvec(&Event::Handshake(handshake("spiffe://shop/a"))).unwrap();
         assert!(producers.iter_mut().all(|producer| producer.push(&event)));
         assert_eq!(events.handshakes().len(), 2);
         memory.map_writer().unwrap().words().iter().for_each(|word| word.store(u64::MAX, Ordering::Relaxed));
         events.drain();
         assert_eq!(events.tally(), Tally { read: 2, malformed: 0, lines_lost: 0 }, "nonsense is skipped");
+    }
+
+    #[test]
+    fn lines_that_somebody_else_takes_out_of_the_rings_wake_the_writer() {
+        let (ring, wake) = (Ring::default(), wake());
+        let events = Events::default();
+        events.set_log(AccessLog::On);
+        events.attach(vec![Box::new(ring.clone())], wake.try_clone().unwrap());
+        let woken = || rustix::io::read(&wake, &mut [0; 8]).is_ok();
+        ring.push(&Event::Handshake(handshake("spiffe://shop/a")));
+        events.drain();
+        assert!(!woken(), "there is nothing to write");
+        let looks: [fn(&Events); 3] =
+            [Events::drain, |events| drop(events.handshakes()), |events| drop(events.handshake_counts())];
+        for look in looks {
+            ring.push(&Event::Access(access()));
+            look(&events);
+            assert!(woken());
+            lines(&events);
+        }
     }
 
     #[test]
@@ -347,7 +384,7 @@ pub(crate) mod tests {
             }
         }
         let events = Events::default();
-        events.attach(vec![Box::new(Endless), Box::new(Endless)]);
+        events.attach(vec![Box::new(Endless), Box::new(Endless)], wake());
         events.drain();
         assert_eq!(events.tally().read, 2 * MAX_EVENTS_AT_ONCE as u64);
     }
@@ -357,7 +394,7 @@ pub(crate) mod tests {
         let (before, after) = (Ring::default(), Ring::default());
         let events = attached(&before);
         before.push(&Event::Handshake(handshake("spiffe://shop/before")));
-        events.attach(vec![Box::new(after.clone())]);
+        attach(&events, &after);
         after.push(&Event::Handshake(Handshake { name: "second", ..handshake("spiffe://shop/after") }));
         let peers: Vec<_> = events.handshakes().into_iter().filter_map(|record| record.peer).collect();
         assert_eq!(peers, ["spiffe://shop/before", "spiffe://shop/after"]);

@@ -97,9 +97,11 @@ impl Handshakes {
         self.records.push_back(record);
     }
 
-    /// The newest, oldest of them first.
+    /// The newest, oldest of them first. They come from one worker after the other, so their times decide.
     pub fn records(&self) -> Vec<Record> {
-        self.records.iter().cloned().collect()
+        let mut records: Vec<Record> = self.records.iter().cloned().collect();
+        records.sort_by_key(|record| record.time);
+        records
     }
 
     /// All of them, counted.
@@ -177,6 +179,15 @@ pub(crate) mod tests {
         let record = &handshakes.records()[0];
         assert_eq!((record.refused.as_deref(), record.detail.as_deref()), (Some("expired"), Some("expired 3 s ago")));
         assert_eq!((&record.peer, &record.tls, &record.cipher), (&None, &None, &None));
+    }
+
+    #[test]
+    fn records_of_different_workers_are_in_the_order_of_their_times() {
+        let mut handshakes = Handshakes::default();
+        for time in [3, 1, 2] {
+            handshakes.add(&Handshake { time, ..handshake("") });
+        }
+        assert_eq!(handshakes.records().iter().map(|record| record.time).collect::<Vec<_>>(), [1, 2, 3]);
     }
 
     #[test]

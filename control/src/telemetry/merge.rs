@@ -40,8 +40,6 @@ pub struct Totals {
     pub workers: Vec<Worker>,
     /// How often a data plane has started.
     pub starts: u64,
-    /// The version that the live data plane's loader has published to its workers (0: none).
-    pub version: u64,
     /// Series in the live data plane's directory.
     pub series: u64,
 }
@@ -150,7 +148,6 @@ impl Merge {
         if let Some(live) = &self.live {
             totals.add(live);
             totals.workers.truncate(usize::from(live.workers()));
-            totals.version = live.header(header::VERSION);
             totals.series = live.header(header::USED);
             for (number, worker) in (0..live.workers()).zip(&mut totals.workers) {
                 worker.version = live.gauge(number, gauge::VERSION);

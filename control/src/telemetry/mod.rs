@@ -70,7 +70,8 @@ impl Telemetry {
     pub fn attach(&self, counts: OwnedFd, events: OwnedFd, notification: OwnedFd, log: Sink) -> Result<(), Error> {
         let reader = Reader::open(SharedMemory::from_fd(counts)?.map_reader()?)?;
         let consumers = ring::consumers(&SharedMemory::from_fd(events)?, reader.workers())?;
-        self.events.attach(consumers.into_iter().map(|consumer| Box::new(consumer) as Box<dyn Source>).collect());
+        let sources = consumers.into_iter().map(|consumer| Box::new(consumer) as Box<dyn Source>);
+        self.events.attach(sources.collect(), notification.try_clone()?);
         self.merge(|merge| merge.attach(reader));
         let writer = Writer::start(self.events.clone(), notification, log)?;
         *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer);

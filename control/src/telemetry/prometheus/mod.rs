@@ -225,9 +225,6 @@ fn dataplane(page: &mut Page, scrape: &Scrape) {
         let reason = state.dataplane.driver_reason.as_deref().unwrap_or_default();
         family.sample(&[("driver", driver), ("reason", reason)], 1);
     }
-    let version =
-        gauge("ringmesh_dataplane_config_version", Unit::None, "Version of the config that the workers are given.");
-    page.family(&version).sample(&[], totals.version);
     let series = gauge("ringmesh_telemetry_series", Unit::None, "Series that have a place of their own.");
     page.family(&series).sample(&[], totals.series);
     let max =
