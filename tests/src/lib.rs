@@ -1,1 +1,33 @@
-//! Placeholder while the workspace is laid out.
+//! The harness of the mesh tests: real `ringmesh` processes between fake clients and services, which may misbehave.
+//!
+//! Everything ends by itself when it is dropped, also while a test panics; processes are ended by their id. Waiting has a
+//! deadline, and what is waited for is looked at rather than slept for. None of this uses the proxy's own code for HTTP or
+//! TLS identities: a fault there must not hide itself in the instrument.
+//!
+//! ```text
+//! Client ──► Proxy (ringmesh run: control + data plane) ──► Service        well-behaved; misbehaviour: `peers`
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod wait;
+pub mod ports;
+pub mod driver;
+
+pub mod message;
+pub mod client;
+pub mod service;
+pub mod peers;
+pub mod certificates;
+pub mod tls;
+
+pub mod process;
+pub mod proxy;
+pub mod metrics;
+
+pub use client::Client;
+pub use driver::{Driver, on_both_drivers};
+pub use message::{Head, Message};
+pub use metrics::Metrics;
+pub use proxy::{Builder, Proxy};
+pub use service::Service;
+pub use wait::{DEADLINE, eventually, hold};

@@ -1,0 +1,56 @@
+//! The two I/O drivers of the data plane: what matters is tested on both.
+
+use std::fmt;
+
+use ringmesh_ring::setup::{Wish, probe};
+
+/// A driver, as the config demands it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// `driver = "io_uring"`
+    IoUring,
+    /// `driver = "epoll"`
+    Epoll,
+}
+
+impl Driver {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::IoUring, Self::Epoll];
+
+    /// As the config writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::IoUring => "io_uring",
+            Self::Epoll => "epoll",
+        }
+    }
+
+    fn wish(self) -> Wish {
+        match self {
+            Self::IoUring => Wish::IoUring,
+            Self::Epoll => Wish::Epoll,
+        }
+    }
+}
+
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Runs a test on both drivers; a failing one says on which.
+///
+/// # Panics
+/// If the test does, or this machine denies io_uring: half of the tests would be skipped otherwise.
+pub fn on_both_drivers(test: impl Fn(Driver)) {
+    for driver in Driver::ALL {
+        if let Err(denied) = probe(driver.wish()) {
+            panic!(
+                "{denied}; the tests need io_uring too: sysctl kernel.io_uring_disabled=0, or another seccomp profile"
+            );
+        }
+        eprintln!("=== on {driver}");
+        test(driver);
+    }
+}

@@ -1,0 +1,116 @@
+//! Processes as `/proc` shows them: which belong to a proxy, what they hold, how often they wake up; and ending them by id.
+
+use std::fs;
+use std::path::Path;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// What a process of ours does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `ringmesh run`, also as the init of a PID namespace.
+    Run,
+    /// `ringmesh dataplane`.
+    Dataplane,
+}
+
+/// All living processes of the proxy with this runtime directory.
+pub fn of_directory(directory: &Path) -> Vec<(u32, Role)> {
+    let directory = directory.to_string_lossy();
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter_map(|pid| Some((pid, role(pid, &directory)?))).collect()
+}
+
+fn role(pid: u32, directory: &str) -> Option<Role> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let words: Vec<&str> = line.split(|byte| *byte == 0).filter_map(|word| std::str::from_utf8(word).ok()).collect();
+    let follows = |flag: &str| words.windows(2).any(|pair| pair[0] == flag && pair[1] == directory);
+    // A zombie has no command line, so what is found here lives.
+    match words.get(1)? {
+        &"dataplane" if follows("--of") => Some(Role::Dataplane),
+        &"run" if follows("--runtime-dir") => Some(Role::Run),
+        _ => None,
+    }
+}
+
+/// Sends a signal to a process by its id. One that is gone is left alone.
+pub fn signal(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// Ends a process at once.
+pub fn kill(pid: u32) {
+    signal(pid, Signal::KILL);
+}
+
+/// Whether the process lives; one that waits to be reaped does not.
+pub fn lives(pid: u32) -> bool {
+    status_value(pid, "State").is_some_and(|state| !state.starts_with(['Z', 'X']))
+}
+
+/// The id of the parent.
+pub fn parent(pid: u32) -> Option<u32> {
+    status_value(pid, "PPid")?.parse().ok()
+}
+
+/// How many descriptors it has open.
+///
+/// # Panics
+/// If it is gone.
+pub fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).expect("the process lives").count()
+}
+
+/// What its descriptors are, sorted: for a message about why there are too many.
+pub fn descriptor_kinds(pid: u32) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
+    let links = entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+    let mut kinds: Vec<String> =
+        links.map(|link| link.to_string_lossy().split(":[").next().unwrap_or_default().to_owned()).collect();
+    kinds.sort();
+    kinds
+}
+
+/// Its proportional set size, in bytes.
+///
+/// # Panics
+/// If it is gone, or another user's.
+pub fn proportional_set_size(pid: u32) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("the process lives, and is ours");
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).expect("Linux 4.14 and later has it");
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number of kB") * 1024
+}
+
+/// How often its threads have woken up after they had chosen to wait.
+///
+/// # Panics
+/// If it is gone.
+pub fn wake_ups(pid: u32) -> u64 {
+    threads(pid).iter().map(|thread| thread.1).sum()
+}
+
+/// The names of its threads, with how often each has woken up.
+///
+/// # Panics
+/// If it is gone.
+pub fn threads(pid: u32) -> Vec<(String, u64)> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives");
+    let one = |task: fs::DirEntry| {
+        let status = fs::read_to_string(task.path().join("status")).ok()?;
+        let count = value(&status, "voluntary_ctxt_switches")?.parse().ok()?;
+        Some((value(&status, "Name")?.to_owned(), count))
+    };
+    tasks.flatten().filter_map(one).collect()
+}
+
+fn status_value(pid: u32, key: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Some(value(&status, key)?.to_owned())
+}
+
+fn value<'a>(status: &'a str, key: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim)
+}

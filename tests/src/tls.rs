@@ -1,0 +1,162 @@
+//! Plain rustls on both sides, which admits every certificate: whom the proxy admits is what is tested.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, ServerConnection,
+    SignatureScheme, StreamOwned,
+};
+
+use crate::certificates::Svid;
+use crate::client::Client;
+use crate::message::Message;
+use crate::service::Service;
+use crate::wait::DEADLINE;
+
+/// A connection as its client has it.
+pub type Stream = StreamOwned<ClientConnection, TcpStream>;
+
+/// What a client shows.
+///
+/// # Panics
+/// If key and certificate do not fit.
+pub fn client_config(svid: Option<&Svid>) -> Arc<ClientConfig> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has them")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Everybody(provider())));
+    Arc::new(match svid {
+        Some(svid) => builder.with_client_auth_cert(svid.chain_der(), svid.key_der()).expect("key and chain fit"),
+        None => builder.with_no_client_auth(),
+    })
+}
+
+/// Connects, and finishes the handshake as far as the client sees it.
+///
+/// # Errors
+/// If the server refuses before the client is done; it may refuse the client's certificate later, at the first read.
+pub fn connect(address: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<Client<Stream>> {
+    let stream = TcpStream::connect_timeout(&address, DEADLINE)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.set_write_timeout(Some(DEADLINE))?;
+    let name = ServerName::try_from("ringmesh.invalid").expect("a name");
+    let connection = ClientConnection::new(config.clone(), name).map_err(io::Error::other)?;
+    let mut stream = StreamOwned::new(connection, stream);
+    while stream.conn.is_handshaking() {
+        stream.conn.complete_io(&mut stream.sock)?;
+    }
+    Ok(Client::over(stream))
+}
+
+/// A service behind TLS: shows this SVID, demands a certificate, and answers each request with what `answer` makes of it.
+///
+/// # Panics
+/// If key and certificate do not fit.
+pub fn service(svid: &Svid, answer: impl Fn(&Message) -> String + Send + Sync + 'static) -> Service {
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has them")
+        .with_client_cert_verifier(Arc::new(Everybody(provider())))
+        .with_single_cert(svid.chain_der(), svid.key_der())
+        .expect("key and chain fit");
+    let config = Arc::new(config);
+    Service::sockets(move |stream| {
+        let Ok(connection) = ServerConnection::new(config.clone()) else { return };
+        let mut reader = crate::message::Reader::new(StreamOwned::new(connection, stream));
+        while let Ok(Some(head)) = reader.head() {
+            let Ok((body, trailers)) = reader.body(&head, crate::message::WithoutLength::Empty) else { return };
+            let answer = answer(&Message { head, body, trailers });
+            if io::Write::write_all(&mut reader.stream, answer.as_bytes()).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+/// Checks that who shows a certificate has its key, and nothing else.
+#[derive(Debug)]
+struct Everybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Everybody {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for Everybody {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        ServerCertVerifier::verify_tls12_signature(self, message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        ServerCertVerifier::verify_tls13_signature(self, message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ServerCertVerifier::supported_verify_schemes(self)
+    }
+}
