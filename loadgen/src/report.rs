@@ -166,6 +166,20 @@ impl Tally {
         *self.field_values.entry(value.to_owned()).or_default() += 1;
     }
 
+    /// What came after an earlier state of this same tally.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut latency = self.latency.clone();
+        latency.subtract(&earlier.latency).expect("an earlier state counts nothing that a later one does not");
+        Self {
+            statuses: subtract_counts(&self.statuses, &earlier.statuses),
+            succeeded: self.succeeded - earlier.succeeded,
+            unexpected: self.unexpected - earlier.unexpected,
+            failures: subtract_counts(&self.failures, &earlier.failures),
+            field_values: subtract_counts(&self.field_values, &earlier.field_values),
+            latency,
+        }
+    }
+
     fn add(&mut self, other: &Self) {
         add_counts(&mut self.statuses, &other.statuses);
         add_counts(&mut self.failures, &other.failures);
@@ -423,6 +437,11 @@ fn add_counts<K: Ord + Clone>(mine: &mut BTreeMap<K, u64>, theirs: &BTreeMap<K, 
     }
 }
 
+fn subtract_counts<K: Ord + Clone>(now: &BTreeMap<K, u64>, earlier: &BTreeMap<K, u64>) -> BTreeMap<K, u64> {
+    let before = |key| earlier.get(key).copied().unwrap_or(0);
+    now.iter().map(|(key, count)| (key.clone(), count - before(key))).filter(|(_, count)| *count > 0).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -455,6 +474,18 @@ mod tests {
         assert_eq!(report.workers, 2);
         let median = report.total.quantile(0.5).as_secs_f64();
         assert!((0.049..0.052).contains(&median), "{median}");
+    }
+
+    #[test]
+    fn what_came_since_is_told_apart_from_what_was_before() {
+        let earlier = sample();
+        let mut now = earlier.clone();
+        for _ in 0..10 {
+            now.answer(Some(404), Expected::No, Duration::from_secs(1));
+        }
+        let since = now.since(&earlier);
+        assert_eq!((since.requests(), since.class(4), since.class(2), since.cut()), (10, 10, 0, 0));
+        assert!(since.quantile(0.01) >= Duration::from_millis(999));
     }
 
     #[test]

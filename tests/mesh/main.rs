@@ -1,5 +1,13 @@
-//! The mesh tests: real processes of `ringmesh`, a file a stage.
+//! The mesh tests: real processes, each stage and theme in a file. Every test runs on both drivers where that can matter.
+//!
+//! `cargo test -p ringmesh-control --test mesh http1` runs the tests of one file.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
+#![forbid(unsafe_code)]
 
+mod support;
+
+mod http1;
+mod crash;
+mod reload;
 mod demo;

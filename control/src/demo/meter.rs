@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use ringmesh_loadgen::report::Tally;
+
 use super::admin::Sample;
 use super::shop::{HOPS, Hop};
 
@@ -28,6 +30,8 @@ struct Moment {
 #[derive(Default)]
 pub(super) struct Meter {
     moments: VecDeque<Moment>,
+    /// What the customers have seen, at the same instants.
+    customers: VecDeque<(Instant, Tally)>,
 }
 
 /// What happened on a hop within the window.
@@ -47,6 +51,30 @@ impl Meter {
         while self.moments.len() > 2 && at.duration_since(self.moments[1].at) >= WINDOW {
             self.moments.pop_front();
         }
+    }
+
+    /// Takes what the customers have seen so far.
+    pub(super) fn take_customers(&mut self, at: Instant, tally: &Tally) {
+        self.customers.push_back((at, tally.clone()));
+        while self.customers.len() > 2 && at.duration_since(self.customers[1].0) >= WINDOW {
+            self.customers.pop_front();
+        }
+    }
+
+    /// What happened at the front door, as the customers see it.
+    pub(super) fn read_customers(&self) -> Option<Reading> {
+        let ((first, before), (last, now)) = (self.customers.front()?, self.customers.back()?);
+        let seconds = last.duration_since(*first).as_secs_f64();
+        if seconds == 0.0 {
+            return None;
+        }
+        let within = now.since(before);
+        Some(Reading {
+            per_second: within.requests() as f64 / seconds,
+            success_rate: within.success_rate(),
+            p50: within.quantile(0.5),
+            p99: within.quantile(0.99),
+        })
     }
 
     /// What happened on a hop.

@@ -38,6 +38,7 @@ use std::time::{Duration, Instant};
 use ringmesh_loadgen::Wish;
 use ringmesh_loadgen::arrival::Arrivals;
 use ringmesh_loadgen::load::{self, Entry, Expect, Protocol};
+use ringmesh_loadgen::report::Report;
 use ringmesh_loadgen::serve::SERVED_BY;
 
 use self::folder::Folder;
@@ -189,7 +190,8 @@ fn observe(
     while !asked.is_asked() && !customers.is_finished() {
         if Instant::now() >= next_poll {
             next_poll = Instant::now() + POLL_INTERVAL;
-            watch.poll(&mut town);
+            let load = customers.progress();
+            watch.poll(&mut town, &load);
             if let Err(death) = town.check_alive()
                 && deaths.is_empty()
             {
@@ -197,7 +199,7 @@ fn observe(
             }
             let compared = watch.records.compare(&town.shop);
             screen.draw(&screen::State {
-                load: &customers.progress(),
+                load: &load,
                 refused: &intruder.progress(),
                 meter: &watch.meter,
                 hops: &compared,
@@ -270,7 +272,8 @@ struct Watch {
 
 impl Watch {
     /// Asks all sidecars. One that does not answer just now is asked again next time.
-    fn poll(&mut self, town: &mut Town) {
+    fn poll(&mut self, town: &mut Town, load: &Report) {
+        self.meter.take_customers(Instant::now(), &load.total);
         let mut pages = BTreeMap::new();
         for member in &town.shop.members {
             if let Ok(page) = admin::metrics(member.ports.admin) {

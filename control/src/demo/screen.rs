@@ -130,14 +130,8 @@ impl Screen {
             "route", "req/s", "success", "p50", "p99", "share", "caller"
         );
         line_to(&mut text, &self.paint("2", &header));
-        let front = Reading {
-            per_second: state.load.rate(),
-            success_rate: total.success_rate(),
-            p50: total.quantile(0.5),
-            p99: total.quantile(0.99),
-        };
         let customers = "customers (plain edge, no hop)";
-        line_to(&mut text, &self.row("front door → web", Some(front), None, customers));
+        line_to(&mut text, &self.row("front door → web", state.meter.read_customers(), None, customers));
         for (hop, compared) in HOPS.iter().zip(state.hops).take(HOPS.len() - 1) {
             let caller = compared.caller.as_deref().unwrap_or("");
             line_to(&mut text, &self.row(&route(hop), state.meter.read(hop), share(state.meter, hop), caller));

@@ -82,9 +82,6 @@ impl Summary {
                 causes(&self.customers)
             ));
         }
-        if self.unsent > 0 {
-            problems.push(format!("{} requests were due but never sent: every connection was waiting", self.unsent));
-        }
         for hop in &self.hops {
             if hop.connections == 0 {
                 problems.push(format!("no handshake is recorded for {} → {}", hop.from, hop.to));
@@ -131,6 +128,7 @@ impl Summary {
             "problems": self.problems,
             "requests": self.customers.requests(),
             "failures": self.failures(),
+            "unsent": self.unsent,
             "requests_per_second": self.customers.requests() as f64 / self.elapsed.as_secs_f64().max(1e-9),
             "latency_us": {
                 "p50": self.customers.latency().value_at_quantile(0.5),
@@ -214,5 +212,104 @@ fn causes(tally: &Tally) -> String {
     match statuses.chain(failures).collect::<Vec<_>>() {
         causes if causes.is_empty() => "none was made".to_owned(),
         causes => causes.join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ringmesh_loadgen::report::Failure;
+
+    use super::super::plaintext::Outcome;
+    use super::*;
+
+    fn tally(succeeded: u64) -> Tally {
+        let mut tally = Tally::default();
+        tally.succeeded = succeeded;
+        tally
+    }
+
+    /// A demo in which all was as it must be.
+    fn good() -> Summary {
+        let attempt = Attempt {
+            sidecar: "web",
+            address: "127.0.0.1:1".parse().unwrap(),
+            result: Outcome::Closed,
+            got_through: false,
+        };
+        let hop = Compared {
+            from: "web",
+            to: "checkout",
+            connections: 2,
+            authenticated: 2,
+            caller: None,
+            tls: None,
+            cipher: None,
+            faults: Vec::new(),
+        };
+        Summary {
+            customers: tally(100),
+            elapsed: Duration::from_secs(1),
+            unsent: 0,
+            refusals: tally(1),
+            versions: BTreeMap::from([("v1".to_owned(), 91), ("v2".to_owned(), 9)]),
+            hops: vec![hop],
+            attempts: vec![attempt],
+            processes: BTreeMap::new(),
+            driver: "epoll".to_owned(),
+            problems: Vec::new(),
+            folder: None,
+        }
+    }
+
+    /// One thing is changed, and the verdict must name it.
+    fn check(change: impl FnOnce(&mut Summary), problem: &str) {
+        let mut summary = good();
+        change(&mut summary);
+        let problems = summary.judge();
+        assert!(problems.len() == 1 && problems[0].contains(problem), "{problem}: {problems:?}");
+    }
+
+    #[test]
+    fn a_good_demo_has_no_problem_and_tells_its_shares() {
+        let summary = good();
+        assert_eq!(summary.judge(), Vec::<String>::new());
+        let json = summary.to_json();
+        assert_eq!(json["share_per_version"]["v2"], 0.09);
+        assert_eq!((&json["hops"], &json["mutually_authenticated_hops"]), (&json!(2), &json!(2)));
+    }
+
+    #[test]
+    fn whatever_is_not_as_it_must_be_is_a_problem() {
+        check(|summary| summary.customers.succeeded = 0, "no request was sent");
+        check(|summary| summary.customers.unexpected = 1, "1 of 101 requests failed");
+        check(
+            |summary| {
+                summary.customers.failures.insert(Failure::Cut, 2);
+            },
+            "2 of 102 requests failed",
+        );
+        check(
+            |summary| {
+                summary.hops[0].authenticated = 1;
+                summary.hops[0].faults.push("the ends differ".to_owned());
+            },
+            "web → checkout was not mutually authenticated: the ends differ",
+        );
+        check(|summary| (summary.hops[0].connections, summary.hops[0].authenticated) = (0, 0), "no handshake");
+        check(|summary| summary.attempts[0].result = Outcome::Answered, "a plain connection to web");
+        check(|summary| summary.attempts[0].result = Outcome::Silent, "a plain connection to web");
+        check(|summary| summary.refusals.succeeded = 0, "0 of 0 calls were refused");
+        check(|summary| summary.refusals.unexpected = 1, "1 of 2 calls were refused");
+    }
+
+    #[test]
+    fn versions_are_those_of_payments_alone() {
+        let mut tally = tally(9);
+        tally.field_values = BTreeMap::from([
+            ("web/v1, checkout/v1, payments/v2".to_owned(), 3),
+            ("web/v1, checkout/v1".to_owned(), 5),
+            (String::new(), 1),
+        ]);
+        assert_eq!(versions(&tally), BTreeMap::from([("v2".to_owned(), 3)]));
     }
 }
