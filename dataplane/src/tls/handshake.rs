@@ -133,7 +133,7 @@ async fn receive<S: Stream>(shared: &Shared<S>, stop: &Stop) -> Result<(), Refus
     reading.give_back(input, received.as_ref().ok().copied());
     match received? {
         0 => Err(Refused::Closed),
-        _ if reading.end.is_some() => Err(Refused::TooLarge),
+        _ if reading.failed() => Err(Refused::TooLarge),
         _ => Ok(()),
     }
 }

@@ -14,18 +14,19 @@ pub(super) struct Reading {
     pub(super) input: Buffer,
     /// Plaintext that did not fit the caller's buffer. Hollow when there is none.
     plain: Buffer,
-    /// The records in `input` are whole but hold only a part of a handshake message: rustls keeps places in them, so
-    /// they stay where they are, and further bytes are read elsewhere and put behind them.
-    held: bool,
+    /// So many bytes at the front of `input` are whole records that hold only a part of a handshake message. rustls
+    /// keeps places in them: they stay where they are, further bytes are read elsewhere and put behind them, and a
+    /// writer shows them to rustls as well.
+    held: usize,
     /// A read is in flight.
     lent: bool,
     /// The last records seen do not fit a small buffer.
     large: bool,
-    pub(super) end: Option<End>,
+    end: Option<End>,
 }
 
 /// Why nothing more will come.
-pub(super) enum End {
+enum End {
     /// close_notify.
     Clean,
     /// The transport ended without one: the last message may have been cut short on the way.
@@ -48,12 +49,17 @@ pub(super) enum Decoded {
 
 impl Reading {
     pub(super) const fn new() -> Self {
-        Self { input: Buffer::hollow(), plain: Buffer::hollow(), held: false, lent: false, large: false, end: None }
+        Self { input: Buffer::hollow(), plain: Buffer::hollow(), held: 0, lent: false, large: false, end: None }
     }
 
     /// Whether [`Self::decode`] has something to say without further input.
     pub(super) fn ready(&self) -> bool {
-        !self.plain.is_empty() || self.end.is_some() || (!self.held && has_record(self.input.filled()))
+        !self.plain.is_empty() || self.end.is_some() || self.undecoded()
+    }
+
+    /// Whether a whole record waits, or bytes that may make a held one whole.
+    fn undecoded(&self) -> bool {
+        if self.held > 0 { self.input.len() > self.held } else { has_record(self.input.filled()) }
     }
 
     /// Whether the connection is open, and nothing came since the last whole message.
@@ -74,7 +80,7 @@ impl Reading {
         debug_assert!(buffer.spare() > 0, "a full buffer would look like the end");
         let before = buffer.len();
         deliver_waiting(&mut self.plain, buffer);
-        let mut more = !self.input.is_empty() && !self.held;
+        let mut more = self.input.len() > self.held;
         // Until rustls itself asks for input: an end may stand behind the last record.
         while more && buffer.spare() > 0 && self.end.is_none() {
             if buffer.len() > before && !self.next_fits(buffer.spare()) {
@@ -85,9 +91,9 @@ impl Reading {
             let (discard, progress) = session.process(self.input.filled_mut(), &mut sink, out);
             self.input.consume(discard);
             match progress {
-                Ok(Progress::Again) => {}
+                Ok(Progress::Again) => self.held = 0,
                 Ok(Progress::NeedsInput) => {
-                    self.held = has_record(self.input.filled());
+                    self.hold();
                     more = false;
                 }
                 Ok(Progress::PeerClosed) => self.end = Some(End::Clean),
@@ -97,7 +103,8 @@ impl Reading {
                 }
             }
         }
-        if self.end.is_some() || (self.input.is_empty() && !self.lent) {
+        // What is held stays, also behind the end: a writer still shows it to rustls.
+        if self.held == 0 && (self.input.is_empty() || self.end.is_some()) {
             self.input = Buffer::hollow();
         }
         match (buffer.len() - before, &self.end) {
@@ -107,9 +114,19 @@ impl Reading {
         }
     }
 
+    /// rustls has seen all input: whole records that it left there are held.
+    fn hold(&mut self) {
+        self.held = if has_record(self.input.filled()) { self.input.len() } else { 0 };
+    }
+
     /// A record's plaintext is shorter than the record, so this errs on the side of a further call.
     fn next_fits(&self, room: usize) -> bool {
         record_length(self.input.filled()).is_none_or(|length| length <= room)
+    }
+
+    /// Whether rustls refused what came: it must not be asked for anything any more.
+    pub(super) fn failed(&self) -> bool {
+        matches!(self.end, Some(End::Failed(_) | End::TooLarge))
     }
 
     /// The buffer for the next read, with room for at least the rest of the record that has begun.
@@ -120,7 +137,7 @@ impl Reading {
         if mem::replace(&mut self.lent, true) {
             return Err(io::Error::other("an earlier read of this TLS connection was abandoned"));
         }
-        if self.held {
+        if self.held > 0 {
             return Ok(Buffer::take(Size::Small));
         }
         let mut input = mem::replace(&mut self.input, Buffer::hollow());
@@ -145,23 +162,22 @@ impl Reading {
         if received == Some(0) && self.end.is_none() {
             self.end = Some(End::Truncated);
         }
-        if !self.held {
+        if self.held == 0 {
             self.input = if input.is_empty() { Buffer::hollow() } else { input };
             return;
         }
         if self.input.spare() < input.len() {
             self.input.grow();
         }
-        match self.input.extend_from_slice(input.filled()) {
-            Ok(()) => self.held = input.is_empty(),
-            Err(_) => self.end = Some(End::TooLarge),
+        if self.input.extend_from_slice(input.filled()).is_err() {
+            self.end = Some(End::TooLarge);
         }
     }
 
     /// What a writer must show rustls as its input: the records that hold a part of a message, if any. A read in flight
     /// never has them.
     pub(super) fn held(&mut self) -> &mut [u8] {
-        if self.held { self.input.filled_mut() } else { &mut [] }
+        if self.held > 0 { &mut self.input.filled_mut()[..self.held] } else { &mut [] }
     }
 
     /// Puts plaintext back in front, to be read again.
@@ -189,8 +205,9 @@ impl Reading {
         self.input.consume(discard);
         match progress {
             Ok(progress) => {
-                if let Progress::NeedsInput = progress {
-                    self.held = has_record(self.input.filled());
+                match progress {
+                    Progress::NeedsInput => self.hold(),
+                    Progress::Again | Progress::PeerClosed => self.held = 0,
                 }
                 if self.input.is_empty() {
                     self.input = Buffer::hollow();

@@ -14,7 +14,7 @@ use std::task::{Context, Poll, Waker};
 use ringmesh_ring::{BUFFER_BYTES, Buffer, Error, Idle, Instant, Output, Pipe, Size, Stop, Stream, spawn};
 
 use super::limits::CLOSE_TIMEOUT;
-use super::reading::{Decoded, End, Reading};
+use super::reading::{Decoded, Reading};
 use super::session::Session;
 use super::writing::{seal, seal_close};
 
@@ -108,7 +108,7 @@ impl<S: Stream> Shared<S> {
         if !pending.is_empty() {
             sealed.push_bytes(pending);
             *pending = Vec::new();
-        } else if let Some(End::Failed(_) | End::TooLarge) = reading.end {
+        } else if reading.failed() {
             if !output.is_empty() {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
@@ -231,7 +231,9 @@ impl<S: Stream> Stream for TlsStream<S> {
             Writer::Broken => shared.writer.set(Writer::Broken),
             Writer::Open => {
                 let State { session, reading, .. } = &mut *shared.state.borrow_mut();
-                seal_close(session, reading.held(), &mut sealed);
+                if !reading.failed() {
+                    seal_close(session, reading.held(), &mut sealed);
+                }
             }
         }
         let shared = shared.clone();

@@ -215,6 +215,7 @@ fn keys_are_renewed_under_way_in_both_directions() {
 fn with_tickets((client, server): (Arc<ClientConfig>, Arc<ServerConfig>)) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
     let mut server = ServerConfig::clone(&server);
     server.send_tls13_tickets = 4;
+    server.session_storage = rustls::server::ServerSessionMemoryCache::new(8);
     server.max_fragment_size = Some(64);
     (client, Arc::new(server))
 }
@@ -259,6 +260,60 @@ fn a_message_in_fragments_disturbs_neither_reader_nor_writer() {
             assert_eq!(receive_all(&server, &stop).await.unwrap().len(), sent);
         });
     }
+}
+
+/// A client that has got `bytes` of tickets, and then what `then` gives.
+async fn within_a_message(net: &Network, bytes: usize, then: Option<&[u8]>) -> Pair<Tap<memory::Stream>> {
+    let (client, server) = established(net, with_tickets(sound())).await;
+    let (mut waiting, mut plain) = (Buffer::take(Size::Small), Buffer::take(Size::Small));
+    client.shared.inner.try_fill(&mut waiting).unwrap().unwrap();
+    let mut input = client.shared.lend().unwrap();
+    input.extend_from_slice(&waiting.filled()[..bytes]).unwrap();
+    client.shared.give_back(input, Some(bytes));
+    assert_eq!(client.try_fill(&mut plain).unwrap(), None);
+    let mut input = client.shared.lend().unwrap();
+    input.extend_from_slice(then.unwrap_or_default()).unwrap();
+    client.shared.give_back(input, Some(then.map_or(0, <[u8]>::len)));
+    assert!(client.try_fill(&mut plain).is_err());
+    (client, server)
+}
+
+#[test]
+fn a_connection_that_ends_within_a_message_can_still_be_written_to() {
+    let net = Network::new(1);
+    block_on(&net, async {
+        let (client, server) = within_a_message(&net, 150, None).await;
+        let stop = stop_in(&net, 5);
+        send(&client, b"bye", &stop).await.unwrap();
+        client.shutdown_write().unwrap();
+        assert_eq!(receive_all(&server, &stop).await.unwrap(), b"bye");
+    });
+}
+
+#[test]
+fn a_connection_that_breaks_within_a_message_can_be_closed() {
+    let net = Network::new(1);
+    block_on(&net, async {
+        let (client, server) = within_a_message(&net, 150, Some(&[0x17; 90])).await;
+        let stop = stop_in(&net, 5);
+        assert!(send(&client, b"bye", &stop).await.is_err());
+        client.shutdown_write().unwrap();
+        assert!(receive_all(&server, &stop).await.is_err());
+    });
+}
+
+#[test]
+fn garbage_after_our_own_end_is_an_error_like_any_other() {
+    let net = Network::new(1);
+    block_on(&net, async {
+        let (client, server) = established(&net, sound()).await;
+        let stop = stop_in(&net, 5);
+        client.shutdown_write().unwrap();
+        let mut forged = Output::new();
+        forged.push_bytes(&[&[0x17, 3, 3, 0, 40][..], &[0; 40]].concat());
+        server.shared.inner.flush(&mut forged, &stop).await.unwrap();
+        assert!(receive(&client, &stop).await.is_err());
+    });
 }
 
 #[test]
