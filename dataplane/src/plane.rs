@@ -546,7 +546,7 @@ impl Seat {
                         for (_, stop) in accepting.drain() {
                             stop.trigger(StopReason::Drain);
                         }
-                        let cut = drain(&worker, timeout).await;
+                        let cut = drain(&worker, &exchanges, &mut receiver, timeout).await;
                         tell(&to_loader, number, FromWorker::Drained(cut));
                         return;
                     }
@@ -563,20 +563,45 @@ fn tell(to_loader: &RefCell<Sender<(u16, FromWorker)>>, number: u16, message: Fr
 }
 
 /// Lets requests end; how many connections were cut.
-async fn drain(worker: &Rc<Worker<Sockets>>, timeout: Duration) -> u64 {
-    const STEP: Duration = Duration::from_millis(10);
+async fn drain(
+    worker: &Rc<Worker<Sockets>>,
+    exchanges: &impl Exchanges<Sockets>,
+    receiver: &mut Receiver<ToWorker>,
+    timeout: Duration,
+) -> u64 {
     worker.drain();
-    let until = worker.net.now() + timeout;
-    while worker.connections.len() > 0 && worker.net.now() < until {
-        ringmesh_ring::sleep_until(worker.net.now() + STEP).await;
-    }
+    wait_for_connections(worker, exchanges, receiver, timeout).await;
     let cut = worker.connections.len() as u64;
     worker.connections.stop_all();
-    let until = worker.net.now() + LAST_MOMENT;
-    while worker.connections.len() > 0 && worker.net.now() < until {
+    wait_for_connections(worker, exchanges, receiver, LAST_MOMENT).await;
+    cut
+}
+
+/// Waits until all connections have ended, for so long. What they need from others still arrives.
+async fn wait_for_connections(
+    worker: &Rc<Worker<Sockets>>,
+    exchanges: &impl Exchanges<Sockets>,
+    receiver: &mut Receiver<ToWorker>,
+    length: Duration,
+) {
+    const STEP: Duration = Duration::from_millis(10);
+    let until = worker.net.now() + length;
+    loop {
+        while let Some(message) = receiver.try_recv() {
+            match message {
+                ToWorker::Permit(message) => {
+                    // Nobody trades any more, but a request that waits gets its answer.
+                    let _ = worker.leases.receive(message, worker.net.now());
+                }
+                ToWorker::Handover(handover) => listener::take_over(worker, exchanges, handover),
+                _ => {}
+            }
+        }
+        if worker.connections.len() == 0 || worker.net.now() >= until {
+            return;
+        }
         ringmesh_ring::sleep_until(worker.net.now() + STEP).await;
     }
-    cut
 }
 
 fn report(worker: &Worker<Sockets>) -> (WorkerReport, Vec<EndpointReport>) {
@@ -600,4 +625,39 @@ fn report(worker: &Worker<Sockets>) -> (WorkerReport, Vec<EndpointReport>) {
         panics: ringmesh_ring::panics(),
     };
     (report, endpoints.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::connection;
+    use ringmesh_ring::socket::Socket;
+    use std::net::SocketAddr;
+
+    /// The size of the task that a connection is, whatever kind of future its exchanges are.
+    fn task_bytes<F: Future<Output = Next> + 'static>(_: &Pooled<F>) -> usize {
+        fn size<A, B, C, D, E, F: Future>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
+            size_of::<F>()
+        }
+        size(
+            |worker: Rc<Worker<Sockets>>,
+             exchanges: Pooled<F>,
+             socket: Socket,
+             client: Option<SocketAddr>,
+             place: Place| { connection::serve(worker, exchanges, socket, client, place) },
+        )
+    }
+
+    fn exchange_bytes<F>(_: &Pooled<F>) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_connection_is_a_small_task_and_a_busy_one_fits_a_page() {
+        let exchanges = Pooled(Pool::new(http1::serve::<Sockets>));
+        let bytes = task_bytes(&exchanges);
+        assert!((256..=512).contains(&bytes), "an idle connection's task has {bytes} bytes");
+        let bytes = exchange_bytes(&exchanges);
+        assert!((1024..=4096).contains(&bytes), "a busy connection's future has {bytes} bytes");
+    }
 }

@@ -18,11 +18,11 @@ use crate::outcome::Reason;
 use crate::places::Place;
 use crate::proxy::opaque;
 use crate::proxy::relay::{Raced, race};
-use crate::proxy::request::OnDrop;
 use crate::proxy::transport::Transport;
 use crate::tables::Listener;
 use crate::telemetry::event::Direction;
 use crate::telemetry::layout::{gauge, listener as counter};
+use crate::telemetry::recorder::Series;
 use crate::tls;
 use crate::worker::Worker;
 
@@ -36,6 +36,7 @@ pub struct Connection<N: Net> {
     pub worker: Rc<Worker<N>>,
     /// Where it came in.
     pub listener: Place,
+    protocol: Protocol,
     /// Its bytes.
     pub transport: Transport<N::Stream>,
     /// Stops everything that is done for it, on both sides.
@@ -64,18 +65,20 @@ pub trait Exchanges<N: Net>: Clone + 'static {
 }
 
 impl<N: Net> Connection<N> {
-    /// A connection of a listener, ready for requests.
-    pub fn new(
-        worker: &Rc<Worker<N>>,
-        listener: Place,
-        transport: Transport<N::Stream>,
-        client: Option<SocketAddr>,
-        peer: Option<tls::Peer>,
-        stop: Stop,
-    ) -> Self {
-        let registered = worker.connections.add(stop.clone(), listener.index);
-        let worker = worker.clone();
-        Self { worker, listener, transport, stop, client, client_text: OnceCell::new(), peer, registered }
+    /// A connection of an HTTP listener, ready for requests.
+    pub fn new(worker: &Rc<Worker<N>>, listener: Place, transport: Transport<N::Stream>) -> Self {
+        let stop = worker.net.stop();
+        Self {
+            worker: worker.clone(),
+            listener,
+            protocol: Protocol::Http,
+            transport,
+            registered: worker.connections.add(stop.clone(), listener.index),
+            stop,
+            client: None,
+            client_text: OnceCell::new(),
+            peer: None,
+        }
     }
 
     /// Who the client's certificate says it is.
@@ -89,49 +92,74 @@ impl<N: Net> Connection<N> {
     }
 }
 
-/// Serves a connection from accept to close.
-pub async fn serve<N: Net>(
+/// Serves a connection from accept to close. Not an `async fn`, because that would keep its arguments for as long as the
+/// connection is open.
+pub fn serve<N: Net>(
     worker: Rc<Worker<N>>,
     exchanges: impl Exchanges<N>,
     stream: N::Stream,
     client: Option<SocketAddr>,
     listener: Place,
-) {
-    let tables = worker.tables();
-    let Some(found) = tables.listener(listener) else { return };
-    let series = found.series;
-    worker.recorder.add(series, counter::ACCEPTED, 1);
-    worker.recorder.gauge_add(gauge::CONNECTIONS, 1);
-    let _open = OnDrop(|| {
-        worker.recorder.gauge_sub(gauge::CONNECTIONS, 1);
-        worker.recorder.add(series, counter::CLOSED, 1);
-        if std::thread::panicking() {
-            worker.recorder.gauge_add(gauge::PANICS, 1);
+) -> impl Future<Output = ()> {
+    let admitted = Box::pin(admit(worker, stream, client, listener));
+    async move {
+        let Some((connection, _open)) = admitted.await else { return };
+        match connection.protocol {
+            Protocol::Tcp => Box::pin(opaque::serve(connection)).await,
+            Protocol::Http => requests(connection, exchanges).await,
         }
-    });
-    if worker.connections.len() >= found.config.limits.max_connections as usize {
+    }
+}
+
+/// Counts a connection as open, for as long as it lives.
+struct Open<N: Net> {
+    worker: Rc<Worker<N>>,
+    series: Series,
+}
+
+impl<N: Net> Drop for Open<N> {
+    fn drop(&mut self) {
+        self.worker.recorder.gauge_sub(gauge::CONNECTIONS, 1);
+        self.worker.recorder.sub(self.series, counter::OPEN, 1);
+        self.worker.recorder.add(self.series, counter::CLOSED, 1);
+        if std::thread::panicking() {
+            self.worker.recorder.gauge_add(gauge::PANICS, 1);
+        }
+    }
+}
+
+/// Admits a connection within the listener's limit, and finds out who the peer is.
+async fn admit<N: Net>(
+    worker: Rc<Worker<N>>,
+    stream: N::Stream,
+    client: Option<SocketAddr>,
+    listener: Place,
+) -> Option<(Rc<Connection<N>>, Open<N>)> {
+    let tables = worker.tables();
+    let found = tables.listener(listener)?;
+    let series = found.series;
+    worker.recorder.gauge_add(gauge::CONNECTIONS, 1);
+    worker.recorder.add(series, counter::ACCEPTED, 1);
+    let all = worker.recorder.add_and_sum(series, counter::OPEN);
+    let open = Open { worker: worker.clone(), series };
+    if all > u64::from(found.config.limits.max_connections) {
         worker.recorder.add(series, counter::REASON + Reason::ConnectionLimit as usize, 1);
         stream.reset_on_close();
-        return;
+        return None;
     }
     let stop = worker.net.stop();
     let registered = worker.connections.add(stop.clone(), listener.index);
     let (transport, peer) = match found.tls {
         None => (Transport::Plain(stream), None),
-        Some(_) => match Box::pin(handshake(&worker, found, stream, &stop)).await {
-            Some((transport, peer)) => (transport, Some(peer)),
-            None => return,
-        },
+        Some(_) => {
+            let (transport, peer) = handshake(&worker, found, stream, &stop).await?;
+            (transport, Some(peer))
+        }
     };
     let protocol = found.config.protocol;
-    drop(tables);
-    // Entered anew, so that there is one place where a connection is made; nothing runs in between.
-    drop(registered);
-    let connection = Rc::new(Connection::new(&worker, listener, transport, client, peer, stop));
-    match protocol {
-        Protocol::Tcp => Box::pin(opaque::serve(connection)).await,
-        Protocol::Http => requests(connection, exchanges).await,
-    }
+    let client_text = OnceCell::new();
+    let connection = Connection { worker, listener, protocol, transport, stop, client, client_text, peer, registered };
+    Some((Rc::new(connection), open))
 }
 
 async fn handshake<N: Net>(

@@ -66,6 +66,9 @@ impl Directory {
                 places.insert((kind, labels), Series { index: index as u32, generation });
             }
         }
+        for series in places.iter().filter(|((kind, _), _)| *kind == Kind::Listener).map(|(_, series)| series) {
+            close_all(words, workers, *series);
+        }
         let mut directory = Self { memory, places, used };
         for kind in Kind::ALL {
             let labels = vec!["other"; kind.labels().len()];
@@ -96,6 +99,17 @@ impl Directory {
     /// The memory.
     pub fn memory(&self) -> &Arc<Memory> {
         &self.memory
+    }
+}
+
+/// What an earlier data plane had open is closed. No worker runs yet, so nobody else writes there.
+fn close_all(words: &[AtomicU64], workers: u16, series: Series) {
+    for worker in 0..usize::from(workers) {
+        let base = layout::WORKERS + worker * layout::WORKER_WORDS + layout::PAGE_WORDS;
+        if words[base + series.index as usize].load(Ordering::Relaxed) == u64::from(series.generation) {
+            let block = base + MAX_SERIES + series.index as usize * layout::BLOCK_WORDS;
+            words[block + layout::listener::OPEN].store(0, Ordering::Relaxed);
+        }
     }
 }
 

@@ -140,6 +140,8 @@ pub mod listener {
     pub const RECEIVED_BYTES: usize = 3;
     /// Bytes sent to clients on opaque connections.
     pub const SENT_BYTES: usize = 4;
+    /// Connections open now. Set to 0 when a data plane starts.
+    pub const OPEN: usize = 5;
     /// Connections that ended for a reason of their own, by reason.
     pub const REASON: usize = 8;
     /// Handshakes refused, by the number of the cause (`tls::Refused`).

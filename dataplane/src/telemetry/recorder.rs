@@ -1,7 +1,7 @@
 //! The worker's side: a few plain moves for each thing counted, in memory that no other core writes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use ringmesh_ring::shared_memory::Memory;
 
@@ -42,6 +42,28 @@ impl Recorder {
     /// Counts `micros` in a series' histogram.
     pub fn observe(&self, series: Series, micros: u64) {
         add(&self.block(series)[HISTOGRAM + layout::bucket(micros)], 1);
+    }
+
+    /// Takes `amount` from word `counter` of a series.
+    pub fn sub(&self, series: Series, counter: usize, amount: u64) {
+        let word = &self.block(series)[counter];
+        word.store(word.load(Ordering::Relaxed).wrapping_sub(amount), Ordering::Relaxed);
+    }
+
+    /// Adds one to word `counter` of a series and tells what all workers have there together. Of workers that do this at
+    /// the same time at least one sees the others, so that a limit that is checked with it is never exceeded.
+    pub fn add_and_sum(&self, series: Series, counter: usize) -> u64 {
+        self.add(series, counter, 1);
+        fence(Ordering::SeqCst);
+        let words = self.memory.words();
+        let workers = words[layout::header::WORKERS].load(Ordering::Relaxed) as usize;
+        let bases = (0..workers).map(|worker| layout::WORKERS + worker * layout::WORKER_WORDS + PAGE_WORDS);
+        bases
+            .filter(|base| words[base + series.index as usize].load(Ordering::Relaxed) == u64::from(series.generation))
+            .map(|base| {
+                words[base + MAX_SERIES + series.index as usize * BLOCK_WORDS + counter].load(Ordering::Relaxed)
+            })
+            .sum()
     }
 
     /// Adds to a gauge of this worker.

@@ -21,15 +21,15 @@ use ringmesh_ring::shared_memory::SharedMemory;
 use ringmesh_ring::{Buffer, Net, Output, Size, Stop, Stream};
 
 /// The only endpoint.
-pub const ENDPOINT: &str = "10.0.0.1:80";
+pub(crate) const ENDPOINT: &str = "10.0.0.1:80";
 
 /// The listener's.
-pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A worker in memory.
-pub struct World {
-    pub net: Network,
-    pub worker: Rc<Worker<Network>>,
+pub(crate) struct World {
+    pub(crate) net: Network,
+    pub(crate) worker: Rc<Worker<Network>>,
     listener: Place,
     upstream: memory::Listener,
     telemetry: SharedMemory,
@@ -46,7 +46,7 @@ impl Exchanges<Network> for Direct {
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let net = Network::new(1);
         let upstream = net.listen(ENDPOINT.parse::<std::net::SocketAddr>().unwrap());
         let telemetry = SharedMemory::create("telemetry", layout::memory_bytes(1)).unwrap();
@@ -61,24 +61,24 @@ impl World {
     }
 
     /// A client's end of a new connection to the listener.
-    pub fn connect(&self) -> memory::Stream {
+    pub(crate) fn connect(&self) -> memory::Stream {
         let (near, far) = self.net.pair();
         ringmesh_ring::spawn(connection::serve(self.worker.clone(), Direct, far, None, self.listener));
         near
     }
 
     /// A connection that nobody serves.
-    pub fn connection(&self, stream: memory::Stream) -> Connection<Network> {
-        Connection::new(&self.worker, self.listener, Transport::Plain(stream), None, None, self.net.stop())
+    pub(crate) fn connection(&self, stream: memory::Stream) -> Connection<Network> {
+        Connection::new(&self.worker, self.listener, Transport::Plain(stream))
     }
 
     /// The endpoint's end of the next connection.
-    pub async fn accept(&self) -> memory::Stream {
+    pub(crate) async fn accept(&self) -> memory::Stream {
         self.upstream.accept().await
     }
 
     /// How many requests have ended for a reason.
-    pub fn ended(&self, reason: Reason) -> u64 {
+    pub(crate) fn ended(&self, reason: Reason) -> u64 {
         let reader = Reader::open(self.telemetry.map_reader().unwrap()).unwrap();
         let requests = reader.series().into_iter().filter(|series| series.kind == layout::Kind::Request);
         requests.map(|series| series.counters[layout::request::REASON + reason as usize]).sum()
@@ -151,14 +151,14 @@ fn stop(net: &Network) -> Stop {
     stop
 }
 
-pub async fn send(stream: &memory::Stream, net: &Network, bytes: &[u8]) {
+pub(crate) async fn send(stream: &memory::Stream, net: &Network, bytes: &[u8]) {
     let mut output = Output::new();
     output.push_bytes(bytes);
     stream.flush(&mut output, &stop(net)).await.unwrap();
 }
 
 /// Everything up to and including a blank line.
-pub async fn read_head(stream: &memory::Stream, net: &Network) -> String {
+pub(crate) async fn read_head(stream: &memory::Stream, net: &Network) -> String {
     let mut text = String::new();
     while !text.ends_with("\r\n\r\n") {
         text.push_str(&read_bytes(stream, net, 1).await);
@@ -166,7 +166,7 @@ pub async fn read_head(stream: &memory::Stream, net: &Network) -> String {
     text
 }
 
-pub async fn read_bytes(stream: &memory::Stream, net: &Network, count: usize) -> String {
+pub(crate) async fn read_bytes(stream: &memory::Stream, net: &Network, count: usize) -> String {
     let mut bytes = Vec::new();
     while bytes.len() < count {
         // A buffer with just the room that is wanted.
@@ -180,7 +180,7 @@ pub async fn read_bytes(stream: &memory::Stream, net: &Network, count: usize) ->
     String::from_utf8(bytes).unwrap()
 }
 
-pub async fn read_to_end(stream: &memory::Stream, net: &Network) {
+pub(crate) async fn read_to_end(stream: &memory::Stream, net: &Network) {
     let mut buffer = Buffer::take(Size::Small);
     while let Ok(1..) = stream.fill(&mut buffer, &stop(net)).await {
         buffer.clear();
