@@ -1,8 +1,8 @@
 //! The runtime directory of one instance: where control and data plane find each other.
 //!
 //! `lock` is held (flock) by the control process and holds its process id; `control.sock` answers `ringmesh status` and
-//! `ringmesh stop`; `data.sock` is where the data plane waits for the next control; `epoch` counts controls;
-//! `answers.json` holds the last answers of endpoint names.
+//! `ringmesh stop`; `data.sock` is where the data plane waits for the next control, and `data.pid` says which process
+//! that is; `epoch` counts controls; `answers.json` holds the last answers of endpoint names.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -120,6 +120,11 @@ impl Directory {
         self.path.join("data.sock")
     }
 
+    /// Where the data plane's process id is noted, for the case that it does not answer.
+    pub fn data_note(&self) -> PathBuf {
+        self.path.join("data.pid")
+    }
+
     /// Where the last answers of endpoint names are kept.
     pub fn answers(&self) -> PathBuf {
         self.path.join("answers.json")
@@ -218,9 +223,9 @@ impl Held {
         self.replace(&note, path.as_os_str().as_bytes())
     }
 
-    /// Removes the sockets, once nobody listens on them any more.
+    /// Removes the sockets and what is said about them, once nobody listens there any more.
     pub fn remove_sockets(&self) {
-        for path in [self.control_socket(), self.data_socket()] {
+        for path in [self.control_socket(), self.data_socket(), self.data_note()] {
             let _ = fs::remove_file(path);
         }
     }

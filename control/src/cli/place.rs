@@ -72,39 +72,47 @@ pub(super) fn has_dataplane(directory: &Directory) -> bool {
     UnixStream::connect(directory.data_socket()).is_ok()
 }
 
-/// A conversation with control. None: no control is there.
-pub(super) fn ask(directory: &Directory, question: &Question) -> Result<Option<Conversation>, Failure> {
-    let stream = match UnixStream::connect(directory.control_socket()) {
-        Ok(stream) => stream,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-            return Ok(None);
-        }
-        Err(error) => return Err(anyhow!("{}: {error}", directory.control_socket().display()).into()),
+/// Asks control, and gives its first answer with what may follow. None: no control is there.
+pub(super) fn ask(directory: &Directory, question: &Question) -> Result<Option<(Answer, Conversation)>, Failure> {
+    let asked = || {
+        let mut conversation = Conversation::begin(directory, question)?;
+        Ok(conversation.next(None)?.map(|answer| (answer, conversation)))
     };
-    let mut line = serde_json::to_vec(question)?;
-    line.push(b'\n');
-    (&stream).write_all(&line)?;
-    Ok(Some(Conversation(BufReader::new(stream))))
+    match asked() {
+        Ok(answered) => Ok(answered),
+        // Also one that dies just now is none.
+        Err(error) if is_absence(&error) => Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+            Err(anyhow!("control does not answer within {} s", ANSWER_TIMEOUT.as_secs()).into())
+        }
+        Err(error) => Err(anyhow!("{}: {error}", directory.control_socket().display()).into()),
+    }
 }
 
-/// What control answers.
+fn is_absence(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound};
+    matches!(error.kind(), NotFound | ConnectionRefused | ConnectionReset | BrokenPipe)
+}
+
+/// Answers of control, one after the other.
 pub(super) struct Conversation(BufReader<UnixStream>);
 
 impl Conversation {
-    /// The next answer. None: it has ended the conversation.
-    pub(super) fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Answer>, Failure> {
-        let timeout = timeout.unwrap_or_default() + ANSWER_TIMEOUT;
-        self.0.get_ref().set_read_timeout(Some(timeout))?;
+    fn begin(directory: &Directory, question: &Question) -> io::Result<Self> {
+        let mut stream = UnixStream::connect(directory.control_socket())?;
+        let mut line = serde_json::to_vec(question)?;
+        line.push(b'\n');
+        stream.write_all(&line)?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    /// The next answer, which may take `work` longer than an answer takes. None: control has ended the conversation.
+    pub(super) fn next(&mut self, work: Option<Duration>) -> io::Result<Option<Answer>> {
+        self.0.get_ref().set_read_timeout(Some(work.unwrap_or_default() + ANSWER_TIMEOUT))?;
         let mut line = String::new();
-        match self.0.read_line(&mut line) {
-            Ok(0) => Ok(None),
-            Ok(_) => Ok(Some(serde_json::from_str(&line).map_err(|error| {
-                anyhow!("the answer of control cannot be read ({error}); is it of another version?")
-            })?)),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                Err(anyhow!("control does not answer within {} s", timeout.as_secs()).into())
-            }
-            Err(error) => Err(error.into()),
+        match self.0.read_line(&mut line)? {
+            0 => Ok(None),
+            _ => Ok(Some(serde_json::from_str(&line)?)),
         }
     }
 }

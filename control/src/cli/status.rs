@@ -14,6 +14,9 @@ use crate::supervisor::socket::{Answer, Question};
 /// From which time before its end a certificate is shown as a problem: a quarter of the day that SVIDs live by default.
 const SOON_SECONDS: u64 = 6 * 3600;
 
+/// From which age on a data plane's last report means that it does not answer: each status asks for a new one.
+const SILENCE_SECONDS: u64 = 3;
+
 const AFTER_HELP: &str = "\
 Examples:
   ringmesh status                            the only proxy that this user runs
@@ -39,7 +42,7 @@ pub(super) struct Args {
 pub(super) fn run(arguments: &Args) -> Result<(), Failure> {
     let directory = arguments.place.find()?;
     let shown = directory.path().display();
-    let Some(mut control) = ask(&directory, &Question::Status)? else {
+    let Some((answer, _)) = ask(&directory, &Question::Status)? else {
         return Err(match has_dataplane(&directory) {
             true => anyhow!(
                 "no control runs in {shown}, but its data plane does, with its last configuration; `ringmesh run` adopts it, \
@@ -49,7 +52,7 @@ pub(super) fn run(arguments: &Args) -> Result<(), Failure> {
         }
         .into());
     };
-    let Some(Answer::State(state)) = control.next(None)? else { return Err(anyhow!("control gives no state").into()) };
+    let Answer::State(state) = answer else { return Err(anyhow!("control gives no state").into()) };
     if arguments.json {
         return print(&format!("{}\n", serde_json::to_string_pretty(&state)?));
     }
@@ -102,7 +105,7 @@ fn write_table(text: &mut String, state: &State, now: u64, colour: Colour) -> st
         "  control      pid {}, up {age}, epoch {}, version {}",
         control.pid, control.epoch, control.version
     )?;
-    writeln!(text, "  data plane   {}", dataplane(state, colour))?;
+    writeln!(text, "  data plane   {}", dataplane(state, now, colour))?;
     if let Some(reason) = &state.dataplane.driver_reason {
         writeln!(text, "               not the best driver: {reason}")?;
     }
@@ -152,7 +155,7 @@ fn write_sections(text: &mut String, state: &State, now: u64, colour: Colour) ->
     section(text, ["NAME", "ADDRESSES", "ANSWERED", "PROBLEM"], state.names.iter().map(name).collect(), colour)
 }
 
-fn dataplane(state: &State, colour: Colour) -> String {
+fn dataplane(state: &State, now: u64, colour: Colour) -> String {
     let dataplane = &state.dataplane;
     let phase = match dataplane.phase {
         Phase::Running => colour.good(dataplane.phase.as_str()),
@@ -165,6 +168,10 @@ fn dataplane(state: &State, colour: Colour) -> String {
     parts.extend(dataplane.report.as_ref().map(|report| format!("up {}", span(report.uptime_seconds))));
     parts.extend(dataplane.driver.clone());
     parts.push(format!("{} workers", dataplane.workers));
+    if let Some(silence) = dataplane.report_at.and_then(|at| now.checked_sub(at)).filter(|age| *age >= SILENCE_SECONDS)
+    {
+        parts.push(colour.bad(&format!("has said nothing for {}", span(silence))));
+    }
     if dataplane.adopted {
         parts.push("adopted".to_owned());
     }

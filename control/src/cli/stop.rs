@@ -38,18 +38,22 @@ pub(super) struct Args {
 pub(super) fn run(arguments: &Args) -> Result<(), Failure> {
     let directory = arguments.place.find()?;
     let shown = directory.path().display().to_string();
-    if let Some(mut control) = ask(&directory, &Question::Stop { timeout: arguments.timeout })? {
-        let mut timeout = None;
-        while let Some(answer) = control.next(timeout)? {
-            if let Answer::Stopping { timeout: bound } = answer {
-                timeout = Some(bound);
-            }
-        }
-        return print(&format!("stopped {shown}\n"));
+    if let Some((answer, mut control)) = ask(&directory, &Question::Stop { timeout: arguments.timeout })? {
+        let Answer::Stopping { timeout } = answer else {
+            return Err(anyhow!("control does not say that it ends").into());
+        };
+        // It closes the connection when all is done.
+        return match control.next(Some(timeout)) {
+            Ok(_) => print(&format!("stopped {shown}\n")),
+            Err(error) => Err(anyhow!("control has not ended within {timeout:?}: {error}").into()),
+        };
     }
     let timeout = arguments.timeout.unwrap_or(ringmesh_model::runtime::DEFAULT_DRAIN_TIMEOUT);
     match orphan::stop(directory, timeout)? {
         orphan::Ended::Nobody => Err(anyhow!("nothing runs in {shown}").into()),
+        orphan::Ended::Killed => {
+            print(&format!("killed the data plane of {shown}: its control was gone, and it did not answer\n"))
+        }
         orphan::Ended::Drained { cut: 0 } => {
             print(&format!("stopped the data plane of {shown}; its control was gone\n"))
         }

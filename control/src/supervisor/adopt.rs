@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use ringmesh_model::snapshot::Name;
 use ringmesh_model::wire::{Runtime, ToControl, ToDataPlane, WIRE_VERSION};
-use rustix::net::sockopt::socket_peercred;
 use rustix::process::getuid;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -32,6 +31,12 @@ pub(super) enum Error {
     Foreign {
         /// Whose process.
         uid: u32,
+    },
+    /// What it calls its process id is another process to us.
+    #[error("the data plane is process {pid} of another PID namespace; give this proxy a --runtime-dir of its own")]
+    Elsewhere {
+        /// Its process id, there.
+        pid: u32,
     },
     /// A message that does not belong here.
     #[error("the data plane does not welcome us: {0}")]
@@ -92,6 +97,9 @@ async fn meet(directory: &Directory, epoch: u64) -> Result<Found, Error> {
                 return Err(Error::Unexpected("it was never started".to_owned()));
             };
             let process = Process::adopt(pid)?;
+            if std::fs::read(directory.data_note()).is_ok_and(|note| note != process.note().as_bytes()) {
+                return Err(Error::Elsewhere { pid });
+            }
             vouch(&mut link).await?;
             Ok(Found::Adopted(Box::new(Adopted { link, process, runtime, memory, listeners, version })))
         }
@@ -119,9 +127,9 @@ pub(super) async fn connect(directory: &Directory) -> Result<Option<Link>, Error
         }
         Err(error) => return Err(error.into()),
     };
-    let uid = socket_peercred(&stream).map_err(io::Error::from)?.uid;
-    if uid != getuid() {
-        return Err(Error::Foreign { uid: uid.as_raw() });
+    let uid = stream.peer_cred()?.uid();
+    if uid != getuid().as_raw() {
+        return Err(Error::Foreign { uid });
     }
     Ok(Some(Link::new(stream.into_std()?)?))
 }

@@ -408,6 +408,7 @@ impl Supervisor {
             let version = open.version;
             tracing::error!(target: "ringmesh", version, "the data plane has not confirmed this version yet");
             self.publisher.postpone(now);
+            self.state.write(|state| state.dataplane.phase = Phase::Unreachable);
         }
         match &mut self.plane {
             Plane::Absent { again } if again.is_some_and(|again| again <= now) => self.restart_plane(),
@@ -669,6 +670,9 @@ impl Supervisor {
         let level = self.files.config.log.level.as_str();
         let of = self.directory.path().display().to_string();
         let (process, stream) = process::Process::start(&Plan { level, format: self.options.format, of: &of })?;
+        if let Err(error) = self.directory.replace(&self.directory.data_note(), process.note().as_bytes()) {
+            tracing::warn!(target: "ringmesh", "{error}");
+        }
         let link = link::Link::new(stream)?;
         link.send(&ToDataPlane::Hello { wire: wire::WIRE_VERSION, epoch: self.epoch }, Vec::new());
         link.send(&ToDataPlane::Start { runtime: self.runtime.clone() }, memory.descriptors(adoption));
@@ -711,6 +715,7 @@ impl Supervisor {
             Plane::Present(present) => Some(present.process),
             Plane::Absent { .. } => None,
         };
+        let process = process.or_else(|| process::Process::noted(&self.directory.data_note()));
         self.plane = Plane::Sought { process, attempt: None, again: Some(Instant::now() + RETRY_INTERVAL) };
         self.state.write(|state| state.dataplane.phase = Phase::Unreachable);
     }

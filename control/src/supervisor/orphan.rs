@@ -6,6 +6,7 @@ use ringmesh_model::wire::{ToControl, ToDataPlane, WIRE_VERSION};
 use tokio::time::timeout;
 
 use super::adopt;
+use super::process::Process;
 use crate::directory::Directory;
 use crate::link::{self, Event};
 
@@ -22,12 +23,14 @@ pub enum Ended {
         /// Requests that were cut.
         cut: u64,
     },
+    /// It did not answer, and was killed.
+    Killed,
 }
 
 /// Tells the data plane of `directory` to finish within `bound`, and waits for its end.
 ///
 /// # Errors
-/// If a control has the directory, or the data plane cannot be told, or does not end.
+/// If a control has the directory, or the data plane neither ends nor can be killed.
 pub fn stop(directory: Directory, bound: Duration) -> anyhow::Result<Ended> {
     if !directory.path().is_dir() {
         return Ok(Ended::Nobody);
@@ -56,7 +59,15 @@ pub fn stop(directory: Directory, bound: Duration) -> anyhow::Result<Ended> {
                 Ok(Ended::Drained { cut })
             }
             Ok(error) => Err(error.into()),
-            Err(_) => anyhow::bail!("the data plane has not ended within {} s", (bound + GRACE).as_secs()),
+            Err(_) => {
+                let Some(mut process) = Process::noted(&directory.data_note()) else {
+                    anyhow::bail!("the data plane has not ended within {} s", (bound + GRACE).as_secs());
+                };
+                process.kill();
+                timeout(GRACE, process.ended()).await?;
+                directory.remove_sockets();
+                Ok(Ended::Killed)
+            }
         }
     })
 }

@@ -118,20 +118,15 @@ impl Plane {
 
 impl Present {
     async fn next(&mut self) -> Event {
-        let Self { process, link, link_ended, .. } = self;
-        let Some(open) = link else { return Event::Ended(process.ended().await) };
-        tokio::select! {
-            biased;
-            // Before the end of the process, so that its last words are heard.
-            event = open.receive() => match event {
-                link::Event::Message(message, _) => Event::Message(message),
-                link::Event::Ended(error) => {
-                    *link = None;
-                    *link_ended = Some(Instant::now());
-                    Event::LinkEnded(error)
-                }
-            },
-            how = process.ended() => Event::Ended(how),
+        // A process that ends closes its link; its last words are heard before its end is noticed.
+        let Some(link) = &mut self.link else { return Event::Ended(self.process.ended().await) };
+        match link.receive().await {
+            link::Event::Message(message, _) => Event::Message(message),
+            link::Event::Ended(error) => {
+                self.link = None;
+                self.link_ended = Some(Instant::now());
+                Event::LinkEnded(error)
+            }
         }
     }
 }
@@ -189,6 +184,9 @@ pub(super) fn told(listeners: &[(Name, Vec<OwnedFd>)]) -> Told {
     listeners.iter().filter_map(|(name, sockets)| Some((name.clone(), address(sockets)?))).collect()
 }
 
+/// Listeners with how many sockets each has, and the sockets: what fits one frame.
+pub(super) type Portion = (Vec<(Name, u16)>, Vec<Arc<OwnedFd>>);
+
 /// What of `told` holds for `snapshot`.
 pub(super) fn still_told(told: &Told, bound: &Listeners, snapshot: &Snapshot) -> Told {
     let holds = |listener: &&Listener| {
@@ -200,12 +198,8 @@ pub(super) fn still_told(told: &Told, bound: &Listeners, snapshot: &Snapshot) ->
 
 /// The sockets that `snapshot` needs and the data plane does not have yet, in portions that fit a frame each; they count as
 /// told.
-pub(super) fn untold(
-    told: &mut Told,
-    bound: &Listeners,
-    snapshot: &Snapshot,
-) -> Vec<(Vec<(Name, u16)>, Vec<Arc<OwnedFd>>)> {
-    let mut frames: Vec<(Vec<(Name, u16)>, Vec<Arc<OwnedFd>>)> = Vec::new();
+pub(super) fn untold(told: &mut Told, bound: &Listeners, snapshot: &Snapshot) -> Vec<Portion> {
+    let mut frames: Vec<Portion> = Vec::new();
     for listener in listeners(snapshot) {
         let Some((address, sockets)) = bound.find(listener) else {
             debug_assert!(false, "listeners are bound before they are published");

@@ -1,9 +1,11 @@
 //! A data plane process: starting it, watching it, killing it.
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -65,6 +67,20 @@ impl Process {
         Ok(Self { pid, descriptor, child })
     }
 
+    /// The one that was written down by [`Self::note`], if it still runs.
+    pub(super) fn noted(path: &Path) -> Option<Self> {
+        let note = fs::read_to_string(path).ok()?;
+        let (pid, since) = note.trim().split_once(' ')?;
+        let process = Self::open(pid.parse().ok()?, None).ok()?;
+        // Asked after the descriptor was opened: if it is the same process now, it was then.
+        (start_time(process.pid).as_deref() == Some(since)).then_some(process)
+    }
+
+    /// What tells this process from any other, also one that gets its id later.
+    pub(super) fn note(&self) -> String {
+        format!("{} {}", self.pid, start_time(self.pid).unwrap_or_default())
+    }
+
     /// Its process id.
     pub(super) fn pid(&self) -> u32 {
         self.pid
@@ -89,6 +105,14 @@ impl Process {
     }
 }
 
+/// When a process was started, in ticks since the machine was (proc_pid_stat(5), field 22).
+fn start_time(pid: u32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command's name stands in parentheses, and may hold anything; fields count from 3 behind it.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(22 - 3).map(str::to_owned)
+}
+
 fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(0), _) => "ended by itself".to_owned(),
@@ -101,6 +125,17 @@ fn describe(status: ExitStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_note_finds_the_process_and_no_other_with_its_id() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("data.pid");
+        let own = Process::adopt(std::process::id()).expect("we run");
+        fs::write(&path, own.note()).expect("written");
+        assert_eq!(Process::noted(&path).map(|process| process.pid()), Some(std::process::id()));
+        fs::write(&path, format!("{} 1", std::process::id())).expect("written");
+        assert!(Process::noted(&path).is_none(), "that was another process");
+    }
 
     #[test]
     fn an_end_is_told_in_words() {

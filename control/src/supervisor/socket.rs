@@ -4,7 +4,6 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::net::sockopt::socket_peercred;
 use rustix::process::getuid;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -105,8 +104,8 @@ pub(super) async fn serve(listener: UnixListener, state: state::Handle, requests
 }
 
 async fn answer(stream: UnixStream, state: &state::Handle, requests: &Requests) -> io::Result<()> {
-    let uid = socket_peercred(&stream)?.uid;
-    if uid != getuid() && !uid.is_root() {
+    let uid = stream.peer_cred()?.uid();
+    if uid != getuid().as_raw() && uid != 0 {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
     let (read, mut write) = stream.into_split();
