@@ -85,6 +85,10 @@ impl Stream {
         }
         let (first, _) = queue.as_slices();
         let len = first.len().min(buffer.spare()).min(self.shape.chunk_bytes.get()).min(max);
+        if let Some(filled) = &mut *self.shape.filled.borrow_mut() {
+            let start = buffer.spare_mut().as_ptr().addr();
+            filled.push(start..start + len);
+        }
         buffer.extend_from_slice(&first[..len]).expect("cut to the spare room just above");
         queue.drain(..len);
         drop(queue);
