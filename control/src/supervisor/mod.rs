@@ -41,7 +41,7 @@ use crate::source::dns::{Answers, Names};
 use crate::source::file::Watcher;
 use crate::source::{self, Files};
 use crate::state::{self, Phase};
-use crate::{admin, link, machine};
+use crate::{admin, link, machine, telemetry};
 
 /// How long a configuration waits for the first answers of names that it brings: without them its services have no
 /// endpoints. An edit takes effect "in about a second".
@@ -114,6 +114,7 @@ pub enum Error {
 /// # Errors
 /// If it cannot begin, or cannot end as it should.
 pub fn run(options: Options, config: Config) -> Result<(), Error> {
+    telemetry::count_panics();
     let files = Files::of(config).map_err(|error| Error::Config(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async { Supervisor::start(options, files).await?.run().await });
