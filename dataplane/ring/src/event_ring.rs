@@ -271,6 +271,26 @@ mod tests {
     }
 
     #[test]
+    fn records_and_heads_that_make_no_sense_are_skipped() {
+        let check = |corrupt: fn(&Memory)| {
+            let (memory, mut producer, mut consumer) = ring(256);
+            let mut record = Vec::new();
+            assert!(producer.push(b"12345678"));
+            corrupt(&memory.map_writer().unwrap());
+            assert!(!consumer.pop(&mut record) && record.is_empty());
+            // All of it is skipped, and the consumer says so.
+            assert_eq!(consumer.fraction_used(), 0.0);
+        };
+        fn store(memory: &Memory, index: usize, word: u64) {
+            memory.words()[index].store(word, Ordering::Relaxed);
+        }
+        check(|memory| store(memory, RECORDS, 9));
+        check(|memory| store(memory, RECORDS, u64::MAX));
+        check(|memory| store(memory, HEAD, 256 / 8 + 1));
+        check(|memory| store(memory, HEAD, u64::MAX));
+    }
+
+    #[test]
     fn memory_too_small_is_refused() {
         let memory = SharedMemory::create("test", 25 * WORD_BYTES).unwrap();
         assert!(Producer::new(memory.map_writer().unwrap()).is_err());

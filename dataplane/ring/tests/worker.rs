@@ -92,10 +92,11 @@ fn panic_ends_its_task_alone_and_is_counted() {
             yield_now().await;
             panic!("expected by the test");
         });
-        spawn(async {
-            let _bad = DropsBadly;
-            yield_now().await;
-        });
+        let bad = DropsBadly;
+        spawn(std::future::poll_fn(move |_| {
+            let _held_until_the_future_is_dropped = &bad;
+            std::task::Poll::Ready(())
+        }));
         // The connection of the task that panicked is closed.
         let far = Socket::from_fd(far.into()).unwrap();
         assert_eq!(far.fill(&mut Buffer::take(Size::Small), &unhurried()).await.unwrap(), 0);
