@@ -12,7 +12,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 
-use super::refused::Fault;
+use super::fault::Fault;
 use super::verify::{Bundle, Clients, Servers, Side};
 
 /// Why an identity cannot be used.

@@ -14,7 +14,8 @@ use super::budget;
 use super::limits::MAX_REFUSED_BYTES;
 use super::refused::Refused;
 use super::session::{Progress, Session, has_record};
-use super::stream::{Shared, State, TlsStream};
+use super::shared::{Shared, State};
+use super::stream::TlsStream;
 use super::verify::spiffe_id;
 
 /// Who is at the other end of a TLS connection, and how it is protected.
@@ -55,7 +56,7 @@ pub async fn connect<S: Stream>(
     config: Arc<ClientConfig>,
     stop: &Stop,
 ) -> Result<(TlsStream<S>, Peer), Refused> {
-    budget::step().await;
+    step(stop).await?;
     // Our verifier does not ask for the name, and an address is never sent.
     let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
     let session = UnbufferedClientConnection::new(config, name).map_err(Refused::Protocol)?;
@@ -85,7 +86,7 @@ async fn run<S: Stream>(shared: Rc<Shared<S>>, stop: &Stop) -> Result<(TlsStream
             return Err(Refused::NotTls);
         }
         if shared.state.borrow().has_flight() {
-            budget::step().await;
+            step(stop).await?;
         }
     }
 }
@@ -123,6 +124,13 @@ impl State {
     fn has_flight(&self) -> bool {
         has_record(self.reading.input.filled())
     }
+}
+
+/// Waits for a place in the turn. One whose time ran out meanwhile costs nothing more: under a flood that is what lets
+/// the others be in time.
+async fn step(stop: &Stop) -> Result<(), Refused> {
+    budget::step().await;
+    stop.reason().map_or(Ok(()), |reason| Err(Refused::Stopped(reason)))
 }
 
 /// Receives the next bytes of the handshake.

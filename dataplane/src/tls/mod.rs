@@ -7,11 +7,13 @@
 
 mod budget;
 mod config;
+mod fault;
 mod handshake;
 pub mod limits;
 mod reading;
 mod refused;
 mod session;
+mod shared;
 mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -19,8 +21,9 @@ mod verify;
 mod writing;
 
 pub use config::{Error, client, server};
+pub use fault::Fault;
 pub use handshake::{Peer, accept, connect};
-pub use refused::{Fault, Refused};
+pub use refused::Refused;
 pub use stream::TlsStream;
 
 #[cfg(test)]

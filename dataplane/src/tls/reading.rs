@@ -124,6 +124,11 @@ impl Reading {
         record_length(self.input.filled()).is_none_or(|length| length <= room)
     }
 
+    /// Whether a read is in flight.
+    pub(super) fn lent(&self) -> bool {
+        self.lent
+    }
+
     /// Whether rustls refused what came: it must not be asked for anything any more.
     pub(super) fn failed(&self) -> bool {
         matches!(self.end, Some(End::Failed(_) | End::TooLarge))

@@ -11,7 +11,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, PeerIncompatible, RootCertStore, SignatureScheme};
 use x509_parser::extensions::GeneralName;
 
-use super::refused::Fault;
+use super::fault::Fault;
 
 /// Which side of a handshake a certificate is shown by.
 #[derive(Clone, Copy)]

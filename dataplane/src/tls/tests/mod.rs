@@ -151,6 +151,6 @@ fn an_idle_connection_holds_no_buffer_and_little_else() {
     });
     assert_eq!(size_of::<TlsStream<memory::Stream>>(), size_of::<usize>());
     // rustls' own struct is 1,080 bytes of it.
-    let bytes = size_of::<super::stream::State>();
+    let bytes = size_of::<super::shared::State>();
     assert!((1_080..=1_216).contains(&bytes), "{bytes} bytes");
 }

@@ -74,6 +74,21 @@ fn a_server_with_another_identity_than_expected_is_refused_by_name() {
     check_server(client.unwrap(), server.unwrap(), "wrong_identity", "`CertificateUnknown`");
 }
 
+#[test]
+fn a_refused_client_that_only_writes_is_told_too() {
+    let (ca, net) = (Authority::new(), Network::new(1));
+    block_on(&net, async {
+        let stop = stop_in(&net, 5);
+        let configs = (client_unchecked(&ca.issue(WEB, expire), PAY), server_unchecked(&ca.svid(PAY)));
+        let (client, server) = shake(net.pair(), configs, &stop).await;
+        assert_eq!(server.err().unwrap().label(), "expired");
+        match send(&client.unwrap().0, b"GET / HTTP/1.1\r\n\r\n", &stop).await {
+            Err(ringmesh_ring::Error::Io(error)) => assert_eq!(Refused::inside(&error).unwrap().label(), "peer_alert"),
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
 #[derive(Debug)]
 struct Nobody;
 
