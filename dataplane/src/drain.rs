@@ -48,7 +48,7 @@ impl Registry {
     }
 
     /// Number of connections.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         let entries = self.entries.borrow();
         entries.slots.len() - entries.free.len()
     }

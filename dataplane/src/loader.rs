@@ -64,6 +64,11 @@ impl Loader {
         }
     }
 
+    /// Which series has which place.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
     /// The newest tables.
     pub fn tables(&self) -> &Arc<Tables> {
         &self.tables

@@ -60,7 +60,7 @@ impl<K: Eq + Hash + Clone> Places<K> {
     }
 
     /// How long an array indexed by these places must be.
-    pub fn len(&self) -> usize {
+    pub fn capacity(&self) -> usize {
         self.generations.len()
     }
 }
@@ -79,6 +79,6 @@ mod tests {
         let again = places.of(&"c");
         assert_eq!(again.index, first.index);
         assert_ne!(again.generation, first.generation);
-        assert_eq!(places.len(), 2);
+        assert_eq!(places.capacity(), 2);
     }
 }

@@ -279,6 +279,7 @@ impl Plane {
                 return Err(format!("a worker has not taken version {version} in {:?}", loader::COMMIT_TIMEOUT));
             }
         }
+        self.loader.directory().set_version(version);
         self.listen(&tables).map_err(|error| format!("cannot pass a listening socket to a worker: {error}"))?;
         Ok(version)
     }
@@ -460,10 +461,10 @@ impl<F: Future<Output = Next> + 'static> Exchanges<Sockets> for Pooled<F> {
 
 impl Seat {
     fn run(self) -> io::Result<()> {
-        if self.pin == Pin::Cores {
-            if let Err(error) = affinity::pin_to(&affinity::allowed_cores(), usize::from(self.number)) {
-                tracing::warn!(target: "worker", worker = self.number, "cannot stay on one core: {error}");
-            }
+        if self.pin == Pin::Cores
+            && let Err(error) = affinity::pin_to(&affinity::allowed_cores(), usize::from(self.number))
+        {
+            tracing::warn!(target: "worker", worker = self.number, "cannot stay on one core: {error}");
         }
         let grant = self.grant.clone();
         setup::run(&grant, self.work())
@@ -571,7 +572,7 @@ async fn drain(
 ) -> u64 {
     worker.drain();
     wait_for_connections(worker, exchanges, receiver, timeout).await;
-    let cut = worker.connections.len() as u64;
+    let cut = worker.connections.count() as u64;
     worker.connections.stop_all();
     wait_for_connections(worker, exchanges, receiver, LAST_MOMENT).await;
     cut
@@ -597,7 +598,7 @@ async fn wait_for_connections(
                 _ => {}
             }
         }
-        if worker.connections.len() == 0 || worker.net.now() >= until {
+        if worker.connections.count() == 0 || worker.net.now() >= until {
             return;
         }
         ringmesh_ring::sleep_until(worker.net.now() + STEP).await;

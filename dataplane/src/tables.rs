@@ -1,6 +1,7 @@
 //! What a request is decided by: immutable, shared by all workers, replaced as a whole.
 
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use ringmesh_codec::limits::Limits;
@@ -25,6 +26,13 @@ pub struct Tables {
     /// By the service's place.
     pub services: Vec<Option<Arc<Service>>>,
 }
+
+/// The tables in use on a worker. Cloning it touches no memory of another core.
+#[allow(
+    clippy::redundant_allocation,
+    reason = "the outer count is the worker's own, the inner one is shared by all cores"
+)]
+pub type Current = Rc<Arc<Tables>>;
 
 /// A listener, ready for use.
 pub struct Listener {

@@ -16,7 +16,7 @@ use crate::filter::Filter;
 use crate::permit::{Leases, ToCoordinator};
 use crate::pool::Pools;
 use crate::proxy::http1::Scratch;
-use crate::tables::Tables;
+use crate::tables::{Current, Tables};
 use crate::telemetry::event::{Direction, Event, Handshake, MAX_EVENT_BYTES};
 use crate::telemetry::layout::gauge;
 use crate::telemetry::recorder::Recorder;
@@ -41,19 +41,23 @@ pub struct Worker<N: Net> {
     pub connections: Rc<Registry>,
     /// What looks at requests before they are routed.
     pub filters: Vec<Box<dyn Filter>>,
-    tables: RefCell<Rc<Arc<Tables>>>,
+    tables: RefCell<Current>,
     events: RefCell<Events>,
     /// Picks so far, by the service's place: where round robin stands.
     turns: RefCell<Vec<u64>>,
+    #[allow(clippy::vec_box, reason = "taken and returned for each busy time: a pointer moves, not the storage")]
     scratch: RefCell<Vec<Box<Scratch>>>,
     pipes: RefCell<Vec<Pipe>>,
     draining: Cell<bool>,
     coordinator: Box<dyn Fn(ToCoordinator) -> bool>,
 }
 
+/// Takes an encoded event; whether there was room.
+type Sink = dyn FnMut(&[u8]) -> bool;
+
 /// Where a worker's events go.
 pub struct Events {
-    sink: Option<Box<dyn FnMut(&[u8]) -> bool>>,
+    sink: Option<Box<Sink>>,
     encoded: Box<[u8; MAX_EVENT_BYTES]>,
 }
 
@@ -105,12 +109,12 @@ impl<N: Net> Worker<N> {
     }
 
     /// The tables in use. A request keeps what it got here from start to end.
-    pub fn tables(&self) -> Rc<Arc<Tables>> {
+    pub fn tables(&self) -> Current {
         self.tables.borrow().clone()
     }
 
     /// Uses other tables for requests that begin from now on. Returns the old ones: they are freed elsewhere.
-    pub fn commit(&self, tables: Arc<Tables>) -> Rc<Arc<Tables>> {
+    pub fn commit(&self, tables: Arc<Tables>) -> Current {
         for service in tables.services.iter().flatten() {
             self.leases.prepare(service);
         }

@@ -135,7 +135,7 @@ fn demand_that_moves_about_stays_within_the_limit() {
     for _ in 0..20_000 {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let worker = (state >> 40) as u16 % 4;
-        if (state >> 50) % 3 == 0 && !held.is_empty() {
+        if (state >> 50).is_multiple_of(3) && !held.is_empty() {
             held.swap_remove((state >> 20) as usize % held.len());
         } else if let Ok(permit) = world.acquire(worker) {
             held.push(permit);

@@ -13,8 +13,8 @@ use crate::route::path_matches;
 /// All policies of one listener. Rules are found by identity, so that their number does not matter.
 #[derive(Debug, Default)]
 pub struct Table {
-    /// Whether any policy names the listener.
-    guarded: bool,
+    /// Names of the policies that guard the listener; None: nobody does.
+    guards: Option<Box<str>>,
     by_identity: HashMap<SpiffeId, Vec<Rule>>,
     anybody: Vec<Rule>,
 }
@@ -27,7 +27,8 @@ struct Rule {
     paths: Vec<PathMatch>,
 }
 
-/// What was decided, and by which rule: `policy/rule`, or `default`.
+/// What was decided, and by what: the allow rule as `policy/rule`; the policies that guard the listener if none of their
+/// rules admits; `default` if there is no policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision<'a> {
     /// Go on.
@@ -40,12 +41,14 @@ impl Table {
     /// The table of all policies that name one listener.
     pub fn new<'a>(policies: impl Iterator<Item = &'a snapshot::Policy>) -> Self {
         let mut table = Self::default();
+        let mut guards: Vec<&str> = Vec::new();
         for policy in policies {
-            table.guarded = true;
+            guards.push(&policy.name);
             for rule in &policy.allow {
                 table.add(policy, rule);
             }
         }
+        table.guards = (!guards.is_empty()).then(|| guards.join(",").into());
         table
     }
 
@@ -66,9 +69,7 @@ impl Table {
 
     /// Whether a request may go on. `peer` is who the connection's certificate says the caller is.
     pub fn authorize(&self, peer: Option<&SpiffeId>, method: &[u8], path: &[u8]) -> Decision<'_> {
-        if !self.guarded {
-            return Decision::Allow("default");
-        }
+        let Some(guards) = &self.guards else { return Decision::Allow("default") };
         // What the service would make of an ambiguous path is not known, so no rule about paths admits it.
         let path = if normalize::path_is_plain(path) { Ok(Cow::Borrowed(path)) } else { normalize::normalized(path) };
         let admits = |rule: &&Rule| {
@@ -78,18 +79,16 @@ impl Table {
         };
         match self.rules_for(peer).find(admits) {
             Some(rule) => Decision::Allow(&rule.name),
-            None => Decision::Deny("default"),
+            None => Decision::Deny(guards),
         }
     }
 
     /// Whether an opaque connection may go on. Rules about methods or paths admit none; the model refuses them there.
     pub fn authorize_connection(&self, peer: Option<&SpiffeId>) -> Decision<'_> {
-        if !self.guarded {
-            return Decision::Allow("default");
-        }
+        let Some(guards) = &self.guards else { return Decision::Allow("default") };
         match self.rules_for(peer).find(|rule| rule.methods.is_empty() && rule.paths.is_empty()) {
             Some(rule) => Decision::Allow(&rule.name),
-            None => Decision::Deny("default"),
+            None => Decision::Deny(guards),
         }
     }
 

@@ -34,20 +34,20 @@ fn check(peer: Option<&str>, method: &str, path: &str, expected: Decision<'_>) {
 #[test]
 fn a_rule_admits_what_all_of_its_parts_match() {
     check(Some("checkout"), "POST", "/charge", Decision::Allow("pay/charge"));
-    check(Some("checkout"), "GET", "/charge", Decision::Deny("default"));
-    check(Some("audit"), "POST", "/charge", Decision::Deny("default"));
+    check(Some("checkout"), "GET", "/charge", Decision::Deny("pay"));
+    check(Some("audit"), "POST", "/charge", Decision::Deny("pay"));
     check(Some("audit"), "GET", "/receipts/7", Decision::Allow("pay/read"));
-    check(Some("web"), "GET", "/receipts/7", Decision::Deny("default"));
-    check(None, "POST", "/charge", Decision::Deny("default"));
+    check(Some("web"), "GET", "/receipts/7", Decision::Deny("pay"));
+    check(None, "POST", "/charge", Decision::Deny("pay"));
     check(None, "GET", "/health", Decision::Allow("pay/health"));
 }
 
 #[test]
 fn a_path_is_compared_as_the_service_will_read_it_and_refused_on_doubt() {
-    check(Some("audit"), "GET", "/receipts/../charge", Decision::Deny("default"));
+    check(Some("audit"), "GET", "/receipts/../charge", Decision::Deny("pay"));
     check(Some("audit"), "GET", "/x/../receipts/1", Decision::Allow("pay/read"));
-    check(Some("audit"), "GET", "/receipts/..%2fcharge", Decision::Deny("default"));
-    check(Some("audit"), "GET", "/receipts/%zz", Decision::Deny("default"));
+    check(Some("audit"), "GET", "/receipts/..%2fcharge", Decision::Deny("pay"));
+    check(Some("audit"), "GET", "/receipts/%zz", Decision::Deny("pay"));
 }
 
 #[test]
@@ -61,11 +61,11 @@ fn without_a_policy_everybody_is_admitted() {
 fn a_policy_without_rules_admits_nobody() {
     let policy = snapshot::Policy { name: "none".into(), listener: "inbound".into(), allow: Vec::new() };
     let table = Table::new([&policy].into_iter());
-    assert_eq!(table.authorize(Some(&id("web")), b"GET", b"/"), Decision::Deny("default"));
-    assert_eq!(table.authorize_connection(Some(&id("web"))), Decision::Deny("default"));
+    assert_eq!(table.authorize(Some(&id("web")), b"GET", b"/"), Decision::Deny("none"));
+    assert_eq!(table.authorize_connection(Some(&id("web"))), Decision::Deny("none"));
 }
 
 #[test]
 fn an_opaque_connection_needs_a_rule_without_methods_and_paths() {
-    assert_eq!(table().authorize_connection(Some(&id("checkout"))), Decision::Deny("default"));
+    assert_eq!(table().authorize_connection(Some(&id("checkout"))), Decision::Deny("pay"));
 }

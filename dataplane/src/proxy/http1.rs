@@ -590,7 +590,7 @@ impl<N: Net> Respond<'_, N> {
     fn may_splice(&self, body: &BodyScanner, buffer: &Buffer) -> bool {
         let left = body.unframed_bytes();
         let both_plain = self.upstream.plain().is_some() && self.connection.transport.plain().is_some();
-        left >= SPLICE_FROM && left < u64::MAX && buffer.is_empty() && both_plain
+        (SPLICE_FROM..u64::MAX).contains(&left) && buffer.is_empty() && both_plain
     }
 
     /// Moves content from socket to socket inside the kernel.

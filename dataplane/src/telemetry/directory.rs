@@ -96,6 +96,11 @@ impl Directory {
         series
     }
 
+    /// Writes down which version all workers use.
+    pub fn set_version(&self, version: u64) {
+        self.memory.words()[header::VERSION].store(version, Ordering::Relaxed);
+    }
+
     /// The memory.
     pub fn memory(&self) -> &Arc<Memory> {
         &self.memory

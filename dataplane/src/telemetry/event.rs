@@ -40,7 +40,8 @@ pub struct Access<'a> {
     pub client: &'a str,
     /// The client's SPIFFE ID, or empty.
     pub peer: &'a str,
-    /// The policy and rule that decided, as `policy/rule`; `default` if no policy names the listener; empty if none was asked.
+    /// The allow rule that admitted it, as `policy/rule`; the policies that guard the listener if none did; `default` if no
+    /// policy guards it; empty if none was asked.
     pub decided_by: &'a str,
     /// Method.
     pub method: &'a str,

@@ -1,4 +1,5 @@
 //! A worker in memory with one listener and one service, for tests of the whole path.
+#![allow(clippy::unwrap_used, reason = "a test ends where its own world is broken")]
 
 use std::collections::BTreeMap;
 use std::rc::Rc;

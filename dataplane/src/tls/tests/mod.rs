@@ -1,6 +1,7 @@
 //! Both sides of TLS against each other: in memory, and over sockets on every driver that works here.
 
 mod data;
+mod ends;
 mod refusals;
 mod sockets;
 
