@@ -1,4 +1,5 @@
 //! The whole data plane inside this process, over real sockets and the real link, on both drivers.
+#![allow(clippy::unwrap_used, reason = "a test ends where its own world is broken")]
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
