@@ -2,7 +2,7 @@
 
 use ringmesh_ring::{Error, Idle};
 
-use super::data::{pattern, send_all};
+use super::data::pattern;
 use super::*;
 
 #[test]

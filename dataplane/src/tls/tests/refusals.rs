@@ -203,3 +203,41 @@ fn a_handshake_message_without_end_is_refused() {
         assert_eq!(error.label(), "too_large");
     });
 }
+
+/// The bytes of a sound ClientHello, from a server that never answers.
+async fn client_hello(net: &Network) -> Vec<u8> {
+    let (near, _far) = net.pair();
+    let near = Tap::on(near);
+    let sends = near.sends.clone();
+    assert!(connect(near, sound().0, &stop_in(net, 1)).await.is_err());
+    sends.take().concat()
+}
+
+#[test]
+fn a_damaged_client_hello_is_refused_whatever_the_damage() {
+    let net = Network::new(7);
+    block_on(&net, async {
+        let (sound_hello, server) = (client_hello(&net).await, sound().1);
+        for round in 0..400 {
+            let random = |below: usize| net.random() as usize % below;
+            let mut message = sound_hello[5..].to_vec();
+            for _ in 0..random(4) {
+                let at = random(message.len());
+                message[at] ^= 1 << random(8);
+            }
+            message.truncate(message.len() - random(2) * random(message.len()));
+            // In records of its own choice, and something else behind.
+            let mut bytes = Vec::new();
+            for part in message.chunks(1 + random(message.len())) {
+                bytes.extend([0x16, 3, 1, (part.len() >> 8) as u8, part.len() as u8]);
+                bytes.extend(part);
+            }
+            bytes.extend((0..random(40)).map(|_| net.random() as u8));
+            net.set_chunk_bytes(1 + random(bytes.len()));
+            let ((near, far), stop) = (net.pair(), stop_in(&net, 1));
+            send(&near, &bytes, &stop).await.unwrap();
+            let refused = accept(far, server.clone(), &stop).await.err();
+            assert!(refused.is_some(), "round {round}");
+        }
+    });
+}
