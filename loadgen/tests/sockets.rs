@@ -207,11 +207,23 @@ fn a_port_that_nobody_listens_on_is_a_failed_connect() {
     });
 }
 
+/// What a raw server does after its answer.
+#[derive(Clone, Copy, PartialEq)]
+enum After {
+    Close,
+    StayOpen,
+}
+
 /// A server that answers each connection's first request with these bytes and ends it.
 fn raw(answer: &'static [u8]) -> SocketAddr {
+    raw_then(answer, After::Close)
+}
+
+fn raw_then(answer: &'static [u8], after: After) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
+        let mut open = Vec::new();
         while let Ok((mut stream, _)) = listener.accept() {
             let mut seen = Vec::new();
             let mut part = [0; 1024];
@@ -222,6 +234,9 @@ fn raw(answer: &'static [u8]) -> SocketAddr {
                 }
             }
             let _gone = stream.write_all(answer);
+            if after == After::StayOpen {
+                open.push(stream);
+            }
         }
     });
     address
@@ -247,6 +262,58 @@ fn broken_answers_are_counted_by_what_is_wrong_with_them() {
             }
         }
     });
+}
+
+#[test]
+fn a_connection_whose_answer_says_close_or_is_followed_by_more_is_not_used_again() {
+    let answers: [&[u8]; 2] = [
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi and more",
+    ];
+    on_every_driver(|grant| {
+        for answer in answers {
+            let mut settings = http(raw_then(answer, After::StayOpen), vec![Entry::get("shop", "/")], 5);
+            settings.connections = 1;
+            settings.timeout = Duration::from_secs(5);
+            let report = run(grant, settings);
+            assert_eq!((report.total.succeeded, report.connections), (5, 5), "{report}");
+        }
+    });
+}
+
+#[test]
+fn an_echo_that_differs_is_a_wrong_body() {
+    let answers: [&[u8]; 3] = [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n\x00\x01\x03",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n\x00\x01",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n\x00\x01\x02\x03",
+    ];
+    on_every_driver(|grant| {
+        for answer in answers {
+            let entry = Entry { check: BodyCheck::Echo, ..Entry::post("shop", "/", 3) };
+            let report = run(grant, http(raw(answer), vec![entry], 4));
+            assert_eq!(report.total.failure(Failure::WrongBody), 4, "{report}");
+        }
+    });
+}
+
+#[test]
+fn an_upload_whose_receipt_differs_is_a_wrong_body() {
+    on_every_driver(|grant| {
+        // It answers what looks like the end of a request, with a receipt of 9 bytes.
+        let sink = raw(&[0, 0, 0, 0, 0, 0, 0, 9]);
+        let mut settings = http(sink, Vec::new(), 2);
+        settings.protocol = Protocol::Tcp(Exchange::Upload { bytes: Some(10) });
+        let report = run(grant, settings);
+        assert_eq!(report.total.failure(Failure::WrongBody), 2, "{report}");
+    });
+}
+
+#[test]
+fn bodies_larger_than_any_socket_buffer_are_sent_while_the_echo_is_read() {
+    let entry = Entry { check: BodyCheck::Echo, ..Entry::post("shop", "/", 40_000_000) };
+    let one = |settings: &mut load::Settings| (settings.requests, settings.connections) = (Some(1), 1);
+    check(with_body(0, ResponseForm::Echo), one, vec![entry]);
 }
 
 #[test]
@@ -365,6 +432,13 @@ fn shop_services_call_each_other_and_say_who_had_a_part() {
         }
         let report = run(grant, settings.clone());
         assert_eq!(report.total.field_values.get("checkout/v1, payments/v2"), Some(&30), "{report}");
+
+        // A refusal by the one that is called, and no answer at all, are failures of the one that called.
+        let refused = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno";
+        let denied = serve(grant, shop("checkout", "v1", vec![call("payments", raw(refused))]));
+        settings.address = denied.address().into();
+        let report = run(grant, settings.clone());
+        assert_eq!(report.total.statuses.get(&502), Some(&30), "{report}");
 
         drop(payments);
         let alone = serve(grant, shop("checkout", "v1", vec![call("payments", raw(b""))]));
