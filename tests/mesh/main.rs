@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod support;
+mod load;
 
 mod http1;
 mod crash;

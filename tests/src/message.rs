@@ -199,7 +199,13 @@ impl<S: Read> Reader<S> {
 
     fn more(&mut self) -> io::Result<usize> {
         let mut buffer = [0; 16 * 1024];
-        let count = self.stream.read(&mut buffer)?;
+        let count = loop {
+            match self.stream.read(&mut buffer) {
+                // A read with a deadline is not begun again by the kernel when the process was held for a moment.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result?,
+            }
+        };
         self.bytes.extend_from_slice(&buffer[..count]);
         Ok(count)
     }

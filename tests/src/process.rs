@@ -14,22 +14,22 @@ pub enum Role {
     Dataplane,
 }
 
-/// All living processes of the proxy with this runtime directory.
-pub fn of_directory(directory: &Path) -> Vec<(u32, Role)> {
-    let directory = directory.to_string_lossy();
+/// All living processes of the proxy with this config file and runtime directory.
+pub fn of_proxy(file: &Path, directory: &Path) -> Vec<(u32, Role)> {
+    let (file, directory) = (file.to_string_lossy(), directory.to_string_lossy());
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter_map(|pid| Some((pid, role(pid, &directory)?))).collect()
+    pids.filter_map(|pid| Some((pid, role(pid, &file, &directory)?))).collect()
 }
 
-fn role(pid: u32, directory: &str) -> Option<Role> {
+fn role(pid: u32, file: &str, directory: &str) -> Option<Role> {
     let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let words: Vec<&str> = line.split(|byte| *byte == 0).filter_map(|word| std::str::from_utf8(word).ok()).collect();
-    let follows = |flag: &str| words.windows(2).any(|pair| pair[0] == flag && pair[1] == directory);
+    let follows = |flag: &str, value: &str| words.windows(2).any(|pair| pair == [flag, value]);
     // A zombie has no command line, so what is found here lives.
     match words.get(1)? {
-        &"dataplane" if follows("--of") => Some(Role::Dataplane),
-        &"run" if follows("--runtime-dir") => Some(Role::Run),
+        &"dataplane" if follows("--of", directory) => Some(Role::Dataplane),
+        &"run" if follows("-c", file) => Some(Role::Run),
         _ => None,
     }
 }

@@ -1,5 +1,6 @@
 //! `ringmesh run` as a test sees it: its config, its two processes, its pages and its logs.
 
+use std::cell::OnceCell;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::net::SocketAddr;
@@ -32,6 +33,7 @@ pub struct Builder {
     level: &'static str,
     access: bool,
     launcher: Vec<String>,
+    runtime_base: Option<PathBuf>,
     text: String,
 }
 
@@ -46,6 +48,7 @@ impl Builder {
             level: "info",
             access: true,
             launcher: Vec::new(),
+            runtime_base: None,
             text: String::new(),
         }
     }
@@ -86,13 +89,19 @@ impl Builder {
         self
     }
 
+    /// With its runtime directory where it goes by itself, below this folder instead of `/run`.
+    pub fn runtime_base(mut self, folder: &Path) -> Self {
+        self.runtime_base = Some(folder.to_owned());
+        self
+    }
+
     /// Lays out the folder without starting anything.
     ///
     /// # Panics
     /// If there is no place for it.
     pub fn prepare(self) -> Proxy {
         let folder = tempfile::Builder::new().prefix("ringmesh-").tempdir().expect("a temporary folder");
-        let proxy = Proxy { builder: self, folder, admin: ports::free(), control: None };
+        let proxy = Proxy { builder: self, folder, admin: ports::free(), control: None, directory: OnceCell::new() };
         proxy.write(&proxy.builder.text);
         proxy
     }
@@ -115,6 +124,7 @@ pub struct Proxy {
     folder: TempDir,
     admin: SocketAddr,
     control: Option<Child>,
+    directory: OnceCell<PathBuf>,
 }
 
 impl Proxy {
@@ -130,9 +140,24 @@ impl Proxy {
         self.folder().join("proxy.toml")
     }
 
-    /// Its runtime directory.
+    /// Below which its runtime directory goes by itself; never the machine's own.
+    fn runtime_base(&self) -> &Path {
+        self.builder.runtime_base.as_deref().unwrap_or(self.folder())
+    }
+
+    /// Its runtime directory. One that goes where it goes by itself is known only once control has answered.
     pub fn runtime_directory(&self) -> PathBuf {
-        self.folder().join("run")
+        if self.builder.runtime_base.is_none() {
+            return self.folder().join("run");
+        }
+        if let Some(known) = self.directory.get() {
+            return known.clone();
+        }
+        let status = self.try_page("/status").ok().and_then(|page| serde_json::from_slice::<Value>(&page.body).ok());
+        match status.as_ref().and_then(|status| status["runtime_directory"].as_str()) {
+            Some(path) => self.directory.get_or_init(|| path.into()).clone(),
+            None => PathBuf::new(),
+        }
     }
 
     /// Replaces the config in one step.
@@ -204,9 +229,14 @@ impl Proxy {
             None => Command::new(&self.builder.binary),
         };
         let append = |name: &str| -> File {
-            OpenOptions::new().create(true).append(true).open(self.folder().join(name)).expect("the folder is ours")
+            let path = self.folder().join(name);
+            OpenOptions::new().create(true).append(true).open(path).expect("the folder is ours")
         };
-        command.arg("run").arg("-c").arg(self.file()).arg("--runtime-dir").arg(self.runtime_directory());
+        command.arg("run").arg("-c").arg(self.file());
+        if self.builder.runtime_base.is_none() {
+            command.arg("--runtime-dir").arg(self.runtime_directory());
+        }
+        command.env("XDG_RUNTIME_DIR", self.runtime_base());
         command.args(["--log-format", "json"]).env_remove("RUST_LOG").env("RUST_BACKTRACE", "1");
         command.stdin(Stdio::null()).stdout(append("access.log")).stderr(append("log"));
         command.spawn().unwrap_or_else(|error| panic!("{}: {error}", self.builder.binary.display()))
@@ -222,7 +252,11 @@ impl Proxy {
         loop {
             let ready = self.try_page("/ready");
             match &ready {
-                Ok(page) if page.status() == 200 => return,
+                Ok(page) if page.status() == 200 => {
+                    // Known from now on, also when control is gone.
+                    self.runtime_directory();
+                    return;
+                }
                 _ => {}
             }
             if let Some(ended) = self.control.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
@@ -260,7 +294,7 @@ impl Proxy {
 
     /// The ids of all living processes of this role.
     pub fn pids(&self, role: Role) -> Vec<u32> {
-        let all = process::of_directory(&self.runtime_directory());
+        let all = process::of_proxy(&self.file(), &self.runtime_directory());
         all.into_iter().filter(|(_, found)| *found == role).map(|(pid, _)| pid).collect()
     }
 
@@ -310,6 +344,7 @@ impl Proxy {
     pub fn command(&self, words: &[&str]) -> Output {
         let mut command = Command::new(&self.builder.binary);
         command.args(words).current_dir(self.folder()).stdin(Stdio::null());
+        command.env("XDG_RUNTIME_DIR", self.runtime_base()).env_remove("RUST_LOG");
         command.output().unwrap_or_else(|error| panic!("{}: {error}", self.builder.binary.display()))
     }
 
@@ -443,7 +478,7 @@ impl Drop for Proxy {
         // Whoever is left: the data plane, and controls that the test has started beside ours.
         let begun = std::time::Instant::now();
         loop {
-            let left = process::of_directory(&self.runtime_directory());
+            let left = process::of_proxy(&self.file(), &self.runtime_directory());
             if left.is_empty() || begun.elapsed() > DEADLINE {
                 return;
             }
