@@ -100,6 +100,8 @@ impl<S: Stream> Stream for TlsStream<S> {
         }
     }
 
+    /// As few records and sends as can be. After an error `output` holds what was not sealed, and nothing more can be
+    /// written unless the stop was triggered before the call.
     async fn flush(&self, output: &mut Output, stop: &Stop) -> Result<(), Error> {
         if output.is_empty() {
             return Ok(());

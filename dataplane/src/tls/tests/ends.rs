@@ -146,14 +146,17 @@ fn a_connection_that_ends_within_a_message_can_still_be_written_to() {
 }
 
 #[test]
-fn a_connection_that_breaks_within_a_message_can_be_closed() {
+fn a_connection_that_breaks_within_a_message_is_closed_with_the_alert() {
     let net = Network::new(1);
     block_on(&net, async {
         let (client, server) = within_a_message(&net, 150, Some(&[0x17; 90])).await;
         let stop = stop_in(&net, 5);
-        assert!(send(&client, b"bye", &stop).await.is_err());
         client.shutdown_write().unwrap();
-        assert!(receive_all(&server, &stop).await.is_err());
+        assert!(send(&client, b"bye", &stop).await.is_err());
+        match receive(&server, &stop).await {
+            Err(Error::Io(error)) => assert_eq!(Refused::inside(&error).unwrap().label(), "peer_alert"),
+            other => panic!("{other:?}"),
+        }
     });
 }
 
