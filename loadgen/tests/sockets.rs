@@ -174,7 +174,8 @@ fn a_load_that_is_ended_stops_soon_and_keeps_its_counts() {
         running.end();
         let report = running.wait().unwrap();
         assert!(report.total.succeeded >= 20);
-        assert_eq!((report.total.succeeded, report.unsent), (report.total.requests(), 0), "{report}");
+        assert_eq!(report.total.succeeded, report.total.requests(), "{report}");
+        assert!(report.elapsed < Duration::from_secs(30), "{report}");
     });
 }
 

@@ -24,7 +24,7 @@ const MAX_RECORDS: usize = 100_000;
 pub(super) struct Compared {
     pub(super) from: &'static str,
     pub(super) to: &'static str,
-    /// Connections that the caller's end records.
+    /// Connections that the caller's end knows of.
     pub(super) connections: usize,
     /// Those of which both ends say the same, and the right thing.
     pub(super) authenticated: usize,
@@ -51,9 +51,27 @@ impl Records {
         }
     }
 
-    /// Compares both ends of every hop.
+    /// Compares both ends of every hop, as far as records go.
     pub(super) fn compare(&self, shop: &Shop) -> Vec<Compared> {
         HOPS.iter().map(|hop| self.compare_hop(shop, hop)).collect()
+    }
+
+    /// Compares both ends of every hop, and with them the number of connections that the caller's sidecar has counted: a
+    /// plain one leaves no record of a handshake.
+    pub(super) fn compare_all(&self, shop: &Shop, opened: impl Fn(&Hop) -> Option<usize>) -> Vec<Compared> {
+        let mut all = self.compare(shop);
+        for (hop, compared) in HOPS.iter().zip(&mut all) {
+            let Some(opened) = opened(hop) else {
+                compared.faults.push("the caller's sidecar does not tell how many connections it has made".to_owned());
+                continue;
+            };
+            if opened > compared.connections {
+                let missing = opened - compared.connections;
+                compared.faults.push(format!("{missing} connections were made without a handshake on record"));
+                compared.connections = opened;
+            }
+        }
+        all
     }
 
     fn compare_hop(&self, shop: &Shop, hop: &Hop) -> Compared {
@@ -153,6 +171,17 @@ mod tests {
     #[test]
     fn a_hop_counts_when_both_ends_met_whom_they_should() {
         check(|_, _| {}, 1);
+    }
+
+    #[test]
+    fn connections_without_a_handshake_are_not_authenticated() {
+        let shop = Shop::new(Path::new("/tmp/shop"), Driver::Auto).unwrap();
+        let records = Records::default();
+        let compared = records.compare_all(&shop, |hop| Some(if hop.to == "checkout" { 3 } else { 0 }));
+        assert_eq!((compared[0].connections, compared[0].authenticated), (3, 0));
+        assert_eq!(compared[0].faults, ["3 connections were made without a handshake on record"]);
+        assert_eq!((compared[1].connections, compared[1].faults.len()), (0, 0));
+        assert_eq!(records.compare_all(&shop, |_| None)[0].faults.len(), 1);
     }
 
     #[test]

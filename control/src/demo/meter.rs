@@ -16,6 +16,8 @@ const WINDOW: Duration = Duration::from_secs(5);
 struct Counters {
     requests: f64,
     succeeded: f64,
+    /// Connections made.
+    opened: f64,
     /// By upper bound in seconds, cumulated.
     buckets: Vec<(f64, f64)>,
 }
@@ -77,6 +79,12 @@ impl Meter {
         })
     }
 
+    /// Connections that were made on a hop since the start, at the last moment.
+    pub(super) fn opened(&self, hop: &Hop) -> Option<usize> {
+        let counters = self.moments.back()?.counters.get(&(hop.from, hop.to))?;
+        Some(counters.opened as usize)
+    }
+
     /// What happened on a hop.
     pub(super) fn read(&self, hop: &Hop) -> Option<Reading> {
         let (first, last) = (self.moments.front()?, self.moments.back()?);
@@ -107,6 +115,8 @@ fn counters(hop: &Hop, page: &[Sample]) -> Counters {
             if sample.labels.get("class").is_some_and(|class| class.starts_with('2')) {
                 counters.succeeded += sample.value;
             }
+        } else if sample.name == OPENED {
+            counters.opened += sample.value;
         } else if sample.name == BUCKETS
             && let Some(bound) = sample.labels.get("le").and_then(|bound| bound.parse::<f64>().ok())
         {
@@ -120,6 +130,9 @@ fn counters(hop: &Hop, page: &[Sample]) -> Counters {
 
 /// Requests by service and class.
 const REQUESTS: &str = "ringmesh_request_total";
+
+/// Connections made, by service.
+const OPENED: &str = "ringmesh_upstream_connections_opened_total";
 
 /// Their durations.
 const BUCKETS: &str = "ringmesh_request_duration_seconds_bucket";

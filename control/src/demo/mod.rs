@@ -274,6 +274,10 @@ impl Watch {
     /// Asks all sidecars. One that does not answer just now is asked again next time.
     fn poll(&mut self, town: &mut Town, load: &Report) {
         self.meter.take_customers(Instant::now(), &load.total);
+        self.ask(town);
+    }
+
+    fn ask(&mut self, town: &mut Town) {
         let mut pages = BTreeMap::new();
         for member in &town.shop.members {
             if let Ok(page) = admin::metrics(member.ports.admin) {
@@ -281,25 +285,21 @@ impl Watch {
             }
         }
         self.meter.take(Instant::now(), &pages);
-        self.gather(&town.shop);
-        town.find_descendants();
-    }
-
-    fn gather(&mut self, shop: &Shop) {
-        for member in &shop.members {
+        for member in &town.shop.members {
             if let Ok(page) = admin::handshakes(member.ports.admin) {
                 self.records.add(member.name, page);
             }
         }
+        town.find_descendants();
     }
 
     /// Compares both ends of all hops; records travel through control, and the last ones may still be on their way.
     fn compare_when_told(&mut self, town: &mut Town) -> Vec<hops::Compared> {
         let deadline = Instant::now() + RECORDS_TIMEOUT;
         loop {
-            self.gather(&town.shop);
-            let compared = self.records.compare(&town.shop);
-            let all = compared.iter().all(|hop| hop.connections > 0 && hop.authenticated == hop.connections);
+            self.ask(town);
+            let compared = self.records.compare_all(&town.shop, |hop| self.meter.opened(hop));
+            let all = compared.iter().all(|hop| hop.connections > 0 && hop.faults.is_empty());
             if all || Instant::now() >= deadline {
                 return compared;
             }
