@@ -3,27 +3,25 @@
 use std::fs;
 use std::io;
 
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-
 /// The cores this process may run on, in ascending order. Never empty.
 pub fn allowed_cores() -> Vec<usize> {
-    let cores: Vec<usize> = match sched_getaffinity(None) {
-        Ok(set) => (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect(),
-        // More cores than the set has bits: count instead.
-        Err(_) => (0..std::thread::available_parallelism().map_or(1, usize::from)).collect(),
-    };
-    if cores.is_empty() { vec![0] } else { cores }
+    let mut cores: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+    cores.sort_unstable();
+    // The kernel did not tell: count instead.
+    let counted = || (0..std::thread::available_parallelism().map_or(1, usize::from)).collect();
+    if cores.is_empty() { counted() } else { cores }
 }
 
 /// Keeps the calling thread on the `n`-th core of `allowed` (counted from 0, around the end).
 ///
 /// # Errors
-/// What the kernel says.
+/// When there is no such core, or the kernel does not allow it.
 pub fn pin_to(allowed: &[usize], n: usize) -> io::Result<()> {
-    let core = *allowed.get(n % allowed.len().max(1)).ok_or(io::ErrorKind::InvalidInput)?;
-    let mut set = CpuSet::new();
-    set.set(core);
-    Ok(sched_setaffinity(None, &set)?)
+    let id = *allowed.get(n % allowed.len().max(1)).ok_or(io::ErrorKind::InvalidInput)?;
+    if core_affinity::set_for_current(core_affinity::CoreId { id }) {
+        return Ok(());
+    }
+    Err(io::Error::last_os_error())
 }
 
 /// How many cores' worth of time the control group grants (2.5 means two and a half), if it limits them.
