@@ -165,7 +165,8 @@ pub fn run(options: &Options) -> Result<Summary, Error> {
         }
     })?;
     let summary = observe(options, town, &asked, &mut screen, folder.path())?;
-    if !summary.problems().is_empty() {
+    // Who watches may have broken it on purpose, or ended it at once.
+    if options.duration.is_some() && !summary.problems().is_empty() {
         folder.keep();
     }
     Ok(summary.with_folder(folder.path(), folder.stays()))
