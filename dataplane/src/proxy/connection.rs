@@ -176,7 +176,7 @@ async fn handshake<N: Net>(
         Ok((stream, peer)) => {
             worker.recorder.add(listener.series, counter::HANDSHAKES, 1);
             worker.tell_handshake(Direction::Inbound, name, ends, Ok(&peer));
-            Some((Transport::Tls(Box::new(stream)), peer))
+            Some((Transport::Tls(stream), peer))
         }
         Err(refused) => {
             worker.recorder.add(listener.series, counter::REFUSED + refused.number(), 1);

@@ -16,7 +16,7 @@ pub enum Transport<S: Stream> {
     /// Bytes as they are.
     Plain(S),
     /// Inside TLS.
-    Tls(Box<TlsStream<S>>),
+    Tls(TlsStream<S>),
 }
 
 impl<S: Stream> Transport<S> {

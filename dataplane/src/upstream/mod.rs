@@ -98,7 +98,7 @@ async fn open<N: Net>(
         Ok((stream, peer)) => {
             worker.recorder.add(service.series, counter::HANDSHAKES, 1);
             worker.tell_handshake(Direction::Outbound, &service.config.name, ends, Ok(&peer));
-            Ok(Transport::Tls(Box::new(stream)))
+            Ok(Transport::Tls(stream))
         }
         Err(refused) => {
             worker.recorder.add(service.series, counter::REFUSED + refused.number(), 1);
