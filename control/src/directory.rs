@@ -10,6 +10,8 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::getuid;
@@ -22,6 +24,13 @@ const MAX_SOCKET_PATH_BYTES: usize = 107;
 
 /// Longest name of a file in the directory.
 const LONGEST_SOCKET: &str = "control.sock";
+
+/// How long a held directory is asked for again: a control that was just killed holds it until the kernel has taken the
+/// process apart.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The pause between two attempts.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Why a runtime directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -156,15 +165,19 @@ impl Directory {
         let path = self.path.join("lock");
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).clone();
         let mut file = options.open(&path).map_err(at(&path))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut pid = String::new();
-                let _ = file.read_to_string(&mut pid);
-                let pid = if pid.trim().is_empty() { "?".to_owned() } else { pid.trim().to_owned() };
-                return Err(Error::Held { pid, directory: self.path.display().to_string() });
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < patience => thread::sleep(PAUSE),
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    let mut pid = String::new();
+                    let _ = file.read_to_string(&mut pid);
+                    let pid = if pid.trim().is_empty() { "?".to_owned() } else { pid.trim().to_owned() };
+                    return Err(Error::Held { pid, directory: self.path.display().to_string() });
+                }
+                Err(error) => return Err(at(&path)(error.into())),
             }
-            Err(error) => return Err(at(&path)(error.into())),
         }
         file.set_len(0).and_then(|()| file.rewind()).map_err(at(&path))?;
         writeln!(file, "{}", std::process::id()).map_err(at(&path))?;

@@ -232,3 +232,90 @@ fn receive_some(stream: &UnixStream, bytes: &mut [u8], descriptors: &mut Vec<Own
     }
     Ok(received.bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream as StdStream;
+    use std::thread;
+
+    use ringmesh_dataplane::link::Link as Blocking;
+    use ringmesh_model::delta::Delta;
+    use ringmesh_model::snapshot::Key;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Five times what any of this takes, and more.
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    fn pair() -> (Link, StdStream) {
+        let (ours, theirs) = StdStream::pair().expect("a socket pair");
+        (Link::new(ours).expect("within the runtime"), theirs)
+    }
+
+    async fn next(link: &mut Link) -> Event {
+        timeout(DEADLINE, link.receive()).await.expect("an event in time")
+    }
+
+    #[tokio::test]
+    async fn messages_and_descriptors_go_both_ways_also_larger_than_the_socket_takes_at_once() {
+        let (mut link, theirs) = pair();
+        let dataplane = thread::spawn(move || {
+            let link = Blocking::new(theirs).expect("a link");
+            let (message, descriptors) = link.receive::<ToDataPlane>().expect("a message");
+            let ToDataPlane::Delta(delta) = message else { panic!("a delta was sent") };
+            let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(|descriptor| descriptor.as_fd()).collect();
+            link.send(&ToControl::Live { version: delta.version }, &borrowed).expect("control reads");
+            delta.remove.len()
+        });
+        let remove = (0..100_000).map(|number| Key::Service(format!("service-{number}"))).collect();
+        let sent: Vec<Arc<OwnedFd>> = ["/dev/null", "/dev/zero"]
+            .map(|path| Arc::new(std::fs::File::open(path).expect("it exists").into()))
+            .to_vec();
+        link.send(&ToDataPlane::Delta(Delta { version: 7, put: Vec::new(), remove }), sent);
+        let Event::Message(ToControl::Live { version: 7 }, descriptors) = next(&mut link).await else {
+            panic!("it is live")
+        };
+        let [null, zero] = descriptors.try_into().expect("both came back");
+        assert_eq!(std::fs::File::from(null).read(&mut [0]).expect("read"), 0);
+        assert_eq!(std::fs::File::from(zero).read(&mut [0]).expect("read"), 1);
+        let removed = tokio::task::spawn_blocking(|| dataplane.join().expect("no panic")).await.expect("no panic");
+        assert_eq!(removed, 100_000);
+    }
+
+    #[tokio::test]
+    async fn an_end_inside_a_frame_is_an_end() {
+        let (mut link, mut theirs) = pair();
+        theirs.write_all(&[100, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3]).expect("written");
+        drop(theirs);
+        assert!(matches!(next(&mut link).await, Event::Ended(Error::Closed)));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_message_ends_the_link() {
+        let check = async |bytes: &[u8], expected: fn(&Error) -> bool| {
+            let (mut link, mut theirs) = pair();
+            theirs.write_all(bytes).expect("written");
+            let Event::Ended(error) = next(&mut link).await else { panic!("{bytes:?} is no message") };
+            assert!(expected(&error), "{bytes:?}: {error}");
+        };
+        check(&[1, 0, 0, 0, 0, 0, 0, 0, 0xff], |error| matches!(error, Error::Malformed(_))).await;
+        check(&[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0], |error| matches!(error, Error::TooLarge { .. })).await;
+        check(&[1, 0, 0, 0, 0xff, 0xff, 0, 0], |error| matches!(error, Error::TooLarge { .. })).await;
+        check(&[1, 0, 0, 0, 2, 0, 0, 0, 5], |error| matches!(error, Error::Descriptors { announced: 2, found: 0 }))
+            .await;
+    }
+
+    #[tokio::test]
+    async fn one_that_does_not_read_holds_up_nobody() {
+        let (link, _theirs) = pair();
+        let remove = vec![Key::Service("a long name of a service".into()); 100_000];
+        let begin = std::time::Instant::now();
+        for version in 0..4 {
+            link.send(&ToDataPlane::Delta(Delta { version, put: Vec::new(), remove: remove.clone() }), Vec::new());
+            tokio::task::yield_now().await;
+        }
+        assert!(begin.elapsed() < DEADLINE);
+    }
+}

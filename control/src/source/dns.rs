@@ -164,6 +164,8 @@ async fn ask(host: &str, resolver: &mut Option<Resolver>) -> Result<(Vec<IpAddr>
     let resolver = &resolver.as_ref().expect("just made").resolver;
     let answer = match tokio::time::timeout(QUESTION_TIMEOUT, resolver.lookup_ip(host)).await {
         Err(_) => return Err(format!("no answer in {} s", QUESTION_TIMEOUT.as_secs())),
+        Ok(Err(error)) if error.is_nx_domain() => return Err("there is no such name".to_owned()),
+        Ok(Err(error)) if error.is_no_records_found() => return Err("the name has no address".to_owned()),
         Ok(Err(error)) => return Err(error.to_string()),
         Ok(Ok(answer)) => answer,
     };

@@ -24,13 +24,12 @@ const DEBOUNCE: Duration = Duration::from_millis(100);
 /// Longest that a change is held back while files do not rest.
 const MAX_DEBOUNCE: Duration = Duration::from_secs(1);
 
-/// What a file looks like from outside; two contents look alike only if they were written within one tick of the file
-/// system's clock, to the same file, with the same length.
+/// What a file looks like from outside: device, inode, length, and when its content, mode or name was last changed.
 type Look = Option<(u64, u64, u64, i64, i64)>;
 
 fn look(path: &Path) -> Look {
     let file = fs::metadata(path).ok()?;
-    Some((file.dev(), file.ino(), file.len(), file.mtime(), file.mtime_nsec()))
+    Some((file.dev(), file.ino(), file.len(), file.ctime(), file.ctime_nsec()))
 }
 
 /// A change that is held back until the files rest.
@@ -145,6 +144,8 @@ fn folder(path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use tokio::time::timeout;
 
     use super::*;
@@ -175,6 +176,11 @@ mod tests {
             fs::rename(new, file).expect("renamed");
         })
         .await;
+    }
+
+    #[tokio::test]
+    async fn a_file_whose_mode_changes_is_noticed() {
+        check(|file| fs::set_permissions(file, fs::Permissions::from_mode(0o600)).expect("changed")).await;
     }
 
     #[tokio::test]

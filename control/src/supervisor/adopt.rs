@@ -168,7 +168,81 @@ fn sort(
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::{AsFd, BorrowedFd};
+    use std::os::unix::net::UnixListener;
+    use std::thread::{self, JoinHandle};
+
+    use ringmesh_dataplane::link::Link as Blocking;
+    use ringmesh_model::wire::{Driver, Pin, Report};
+
     use super::*;
+
+    /// A data plane that answers `Hello` so; what it hears afterwards.
+    fn dataplane(directory: &Directory, answer: ToControl, descriptors: Vec<OwnedFd>) -> JoinHandle<Vec<ToDataPlane>> {
+        let listener = UnixListener::bind(directory.data_socket()).expect("a free path");
+        thread::spawn(move || {
+            let (stream, _) = listener.accept().expect("control connects");
+            let link = Blocking::new(stream).expect("a link");
+            let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(|descriptor| descriptor.as_fd()).collect();
+            let mut heard = Vec::new();
+            while let Ok((message, _)) = link.receive::<ToDataPlane>() {
+                let sent = match &message {
+                    ToDataPlane::Hello { .. } => link.send(&answer, &borrowed),
+                    ToDataPlane::Report => link.send(&ToControl::Report(Report::default()), &[]),
+                    _ => Ok(()),
+                };
+                sent.expect("control reads");
+                heard.push(message);
+            }
+            heard
+        })
+    }
+
+    fn welcome(wire: u32, listeners: Vec<(Name, u16)>) -> ToControl {
+        let runtime = Runtime { driver: Driver::Auto, workers: 2, pin: Pin::None };
+        ToControl::Welcome { wire, pid: std::process::id(), started: Some(runtime), listeners, version: 7 }
+    }
+
+    #[tokio::test]
+    async fn a_data_plane_of_our_version_is_adopted_with_what_it_has() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let directory = Directory::at(folder.path().to_owned());
+        let heard = dataplane(&directory, welcome(WIRE_VERSION, vec![("a".into(), 2)]), descriptors(5));
+        let Ok(Found::Adopted(adopted)) = find(&directory, 4).await else { panic!("it is there") };
+        assert_eq!((adopted.version, adopted.runtime.workers), (7, 2));
+        assert_eq!(adopted.listeners.iter().map(|(_, sockets)| sockets.len()).collect::<Vec<_>>(), [2]);
+        drop(adopted);
+        // Its connection is closed by tasks, so this thread must not wait for that.
+        let heard = tokio::task::spawn_blocking(|| heard.join().expect("no panic")).await.expect("no panic");
+        assert!(matches!(heard[0], ToDataPlane::Hello { epoch: 4, .. }));
+    }
+
+    #[tokio::test]
+    async fn a_data_plane_of_another_version_is_not_adopted_but_its_sockets_are_taken() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let directory = Directory::at(folder.path().to_owned());
+        let _heard = dataplane(&directory, welcome(WIRE_VERSION + 1, vec![("a".into(), 1)]), descriptors(4));
+        let Ok(Found::OtherVersion(_, listeners)) = find(&directory, 4).await else { panic!("another version") };
+        assert_eq!(listeners.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_data_plane_whose_process_id_is_anothers_here_is_left_alone() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let directory = Directory::at(folder.path().to_owned());
+        std::fs::write(directory.data_note(), "1 1").expect("written");
+        let _heard = dataplane(&directory, welcome(WIRE_VERSION, Vec::new()), descriptors(3));
+        assert!(matches!(find(&directory, 4).await, Err(Error::Elsewhere { .. })));
+    }
+
+    #[tokio::test]
+    async fn nobody_is_found_where_nobody_listens() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let directory = Directory::at(folder.path().to_owned());
+        assert!(matches!(find(&directory, 1).await, Ok(Found::Nobody)));
+        drop(UnixListener::bind(directory.data_socket()).expect("a free path"));
+        assert!(matches!(find(&directory, 1).await, Ok(Found::Nobody)), "a file that a dead one has left");
+    }
 
     fn descriptors(count: usize) -> Vec<OwnedFd> {
         (0..count).map(|_| std::fs::File::open("/dev/null").expect("it exists").into()).collect()
