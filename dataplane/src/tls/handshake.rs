@@ -109,10 +109,11 @@ impl State {
             };
             let common = self.session.common();
             match progress {
-                Progress::PeerClosed => break Err(Refused::Closed),
+                Progress::PeerClosed if common.is_handshaking() => break Err(Refused::Closed),
+                // Its end may have come together with its last flight: it has nothing to send, and is served all the same.
                 _ if !common.is_handshaking() && !common.wants_write() => break Ok(Stage::Over),
                 Progress::NeedsInput => break Ok(Stage::Waiting),
-                Progress::Again => {}
+                Progress::Again | Progress::PeerClosed => {}
             }
         };
         output.push_bytes(&self.pending);

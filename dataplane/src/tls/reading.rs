@@ -212,7 +212,11 @@ impl Reading {
             Ok(progress) => {
                 match progress {
                     Progress::NeedsInput => self.hold(),
-                    Progress::Again | Progress::PeerClosed => self.held = 0,
+                    Progress::Again => self.held = 0,
+                    Progress::PeerClosed => {
+                        self.held = 0;
+                        self.end = Some(End::Clean);
+                    }
                 }
                 if self.input.is_empty() {
                     self.input = Buffer::hollow();

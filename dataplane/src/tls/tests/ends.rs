@@ -41,6 +41,33 @@ fn half_close_ends_one_direction_only_and_waits_for_room_in_the_background() {
     });
 }
 
+/// The client says `bytes` and ends its side before the server has seen the end of the handshake.
+fn check_early_end(bytes: &[u8]) {
+    let net = Network::new(1);
+    block_on(&net, async {
+        let (near, far) = net.pair();
+        let (client, server) = sound();
+        let stop = stop_in(&net, 5);
+        let speak_and_end = async {
+            let (stream, _) = connect(near, client, &stop).await.unwrap();
+            send(&stream, bytes, &stop).await.unwrap();
+            stream.shutdown_write().unwrap();
+            stream
+        };
+        let (client, accepted) = join(speak_and_end, accept(far, server, &stop)).await;
+        let (server, _) = accepted.unwrap();
+        assert_eq!(receive_all(&server, &stop).await.unwrap(), bytes);
+        send(&server, b"answer", &stop).await.unwrap();
+        assert_eq!(receive(&client, &stop).await.unwrap(), b"answer");
+    });
+}
+
+#[test]
+fn a_client_that_ends_its_side_together_with_its_last_flight_is_served() {
+    check_early_end(b"");
+    check_early_end(b"all that it has to say");
+}
+
 #[test]
 fn bytes_changed_on_the_way_end_the_connection_and_the_peer_is_told() {
     let net = Network::new(1);
