@@ -4,9 +4,11 @@
 //! number of hosts. Within a host rules stand in order of precedence, so the first that matches is the one.
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use ringmesh_codec::head::Head;
+use ringmesh_codec::normalize;
 use ringmesh_model::snapshot::{self, HostPattern, PathMatch};
 
 use crate::telemetry::recorder::Series;
@@ -65,7 +67,11 @@ impl Table {
     pub fn find(&self, head: &impl Head) -> Option<&Rule> {
         let mut lower = [0; MAX_HOST_BYTES];
         let host = host_of(head.authority().unwrap_or_default(), &mut lower);
-        let matching = |rules: &'_ [Rule]| rules.iter().position(|rule| matches(&rule.matches, head));
+        // What the service would make of an ambiguous path is not known: it falls only under rules for every path.
+        let path = head.path();
+        let path =
+            if normalize::path_is_plain(path) { Some(Cow::Borrowed(path)) } else { normalize::normalized(path).ok() };
+        let matching = |rules: &'_ [Rule]| rules.iter().position(|rule| matches(&rule.matches, path.as_deref(), head));
         if let Some(rules) = self.exact.get(host)
             && let Some(found) = matching(rules)
         {
@@ -119,10 +125,19 @@ fn host_of<'a>(authority: &[u8], lower: &'a mut [u8; MAX_HOST_BYTES]) -> &'a [u8
     lower
 }
 
-fn matches(wanted: &snapshot::RouteMatch, head: &impl Head) -> bool {
-    path_matches(&wanted.path, head.path())
+/// Whether a request is like that; `path` is its path in normal form, if it has one.
+fn matches(wanted: &snapshot::RouteMatch, path: Option<&[u8]>, head: &impl Head) -> bool {
+    path.map_or_else(|| matches_every_path(&wanted.path), |path| path_matches(&wanted.path, path))
         && (wanted.methods.is_empty() || wanted.methods.iter().any(|method| method.as_bytes() == head.method()))
         && wanted.headers.iter().all(|header| head.field(&header.name) == Some(header.value.as_bytes()))
+}
+
+fn matches_every_path(wanted: &PathMatch) -> bool {
+    match wanted {
+        PathMatch::Any => true,
+        PathMatch::Exact(_) => false,
+        PathMatch::Prefix(prefix) => prefix == "/",
+    }
 }
 
 /// Whether `path` (without query) is matched.

@@ -78,6 +78,17 @@ fn the_first_rule_of_the_most_specific_host_that_matches_is_taken() {
 }
 
 #[test]
+fn a_path_is_compared_in_its_normal_form_and_one_that_has_none_falls_under_rules_for_every_path() {
+    check("GET", "shop.example", "/%762/pay", &[], "exact");
+    check("GET", "shop.example", "/x/../v2/pay", &[], "exact");
+    check("GET", "shop.example", "/v2/./x", &[], "prefix");
+    check("GET", "shop.example", "/v2/%2e%2e/x", &[], "short suffix");
+    check("GET", "shop.example", "/v2%2fpay", &[], "short suffix");
+    check("GET", "shop.example", "/v2/..;/pay", &[], "short suffix");
+    check("GET", "other", "/v2%2fpay", &[], "any");
+}
+
+#[test]
 fn a_host_is_compared_without_case_port_and_trailing_dot() {
     check("GET", "Shop.Example:8080", "/v2", &[], "prefix");
     check("GET", "shop.example.", "/v2", &[], "prefix");
