@@ -225,7 +225,8 @@ fn trailers_go_both_ways() {
         chunks(b"hello", 2, "X-Sum: 5\r\n", &mut framed);
         let response = post(&mut client, "Transfer-Encoding: chunked\r\nTrailer: X-Sum", &framed);
         assert_eq!(response.text(), "hello");
-        let trailers = [("X-Checksum", "abc"), ("X-More", "1")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let trailers =
+            [("X-Checksum", "abc"), ("X-More", "1")].map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(response.trailers, trailers);
         assert_eq!(service.last().trailers, [("X-Sum".to_owned(), "5".to_owned())]);
     });

@@ -32,7 +32,10 @@ fn variant(number: usize, front: SocketAddr, extra: SocketAddr, apps: &[SocketAd
     }
     text.push_str("[[route]]\nhosts = [\"echo\"]\nto = \"echo\"\n");
     if number % 4 == 2 {
-        text.push_str(&format!("[[service]]\nname = \"three\"\nendpoints = [\"{c}\"]\nmax_in_flight = {}\n", 10 + number));
+        text.push_str(&format!(
+            "[[service]]\nname = \"three\"\nendpoints = [\"{c}\"]\nmax_in_flight = {}\n",
+            10 + number
+        ));
         text.push_str("[[route]]\nhosts = [\"third\"]\nto = \"three\"\n");
     }
     if number % 5 == 3 {
@@ -82,7 +85,9 @@ fn an_edit_takes_effect_in_about_a_second() {
         assert_eq!(client.get("app", "/").text(), "one");
         let begun = Instant::now();
         proxy.write(&forwarding(front, &[two.address()], "", ""));
-        eventually("the edit takes effect on an open connection", || (client.get("app", "/").text() == "two").then_some(()));
+        eventually("the edit takes effect on an open connection", || {
+            (client.get("app", "/").text() == "two").then_some(())
+        });
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     });
 }
@@ -203,7 +208,10 @@ fn a_broken_edit_changes_nothing_and_is_shown() {
             });
             assert!(problems.contains(word), "{word} is named: {problems}");
             assert!(proxy.metrics().sum("ringmesh_config_problems", &[]) >= 1);
-            assert_eq!(proxy.metrics().sum("ringmesh_config_reloads_total", &[("result", "refused")]), number as u64 + 1);
+            assert_eq!(
+                proxy.metrics().sum("ringmesh_config_reloads_total", &[("result", "refused")]),
+                number as u64 + 1
+            );
             assert_eq!(client.get("app", "/").text(), "hello", "traffic goes on");
             assert_eq!(proxy.page("/ready").status(), 200);
             proxy.wait_for_log(&["the edit is refused"]);

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use ringmesh_tests::certificates::{Authority, Svid};
 use ringmesh_tests::{Builder, Driver, Proxy, ports};
 
 /// The program under test.
@@ -29,3 +30,67 @@ pub(crate) fn proxy_to(driver: Driver, app: &[SocketAddr]) -> (Proxy, SocketAddr
     let front = ports::free();
     (ringmesh(driver).config(forwarding(front, app, "", "")).start(), front)
 }
+
+/// A proxy with an identity of its own, whose strict port `inbound` leads to a service.
+pub(crate) struct Strict {
+    /// The proxy.
+    pub(crate) proxy: Proxy,
+    /// Its strict port.
+    pub(crate) inbound: SocketAddr,
+}
+
+/// A workload whose port `inbound` admits only peers with an SVID. Further lines may be given.
+#[track_caller]
+pub(crate) fn strict(
+    driver: Driver,
+    authority: &Authority,
+    workload: &str,
+    app: SocketAddr,
+    listener_keys: &str,
+    more: &str,
+) -> Strict {
+    let inbound = ports::free();
+    let config = format!(
+        "{}[[listener]]\nname = \"inbound\"\nbind = \"{inbound}\"\nmtls = \"strict\"\nservice = \"app\"\n{listener_keys}\n\
+         [[service]]\nname = \"app\"\nendpoints = [\"{app}\"]\n{more}",
+        identity(workload)
+    );
+    let mut proxy = ringmesh(driver).config(config).prepare();
+    authority.svid(workload).write(&proxy.folder().join("svid"));
+    proxy.run();
+    Strict { proxy, inbound }
+}
+
+/// A workload whose plain port `outbound` leads to service `there` at these addresses, who must prove to be `peer`.
+#[track_caller]
+pub(crate) fn caller(
+    driver: Driver,
+    svid: &Svid,
+    workload: &str,
+    peer: &str,
+    there: &[SocketAddr],
+    service_keys: &str,
+) -> (Proxy, SocketAddr) {
+    let outbound = ports::free();
+    let endpoints: Vec<String> = there.iter().map(|address| format!("\"{address}\"")).collect();
+    let config = format!(
+        "{}[[listener]]\nname = \"outbound\"\nbind = \"{outbound}\"\nservice = \"there\"\n\
+         [[service]]\nname = \"there\"\npeer = \"{peer}\"\nendpoints = [{}]\n{service_keys}",
+        identity(workload),
+        endpoints.join(", ")
+    );
+    let mut proxy = ringmesh(driver).config(config).prepare();
+    svid.write(&proxy.folder().join("svid"));
+    proxy.run();
+    (proxy, outbound)
+}
+
+/// The sections that name a workload of `mesh.test` with an identity in `svid`.
+pub(crate) fn identity(workload: &str) -> String {
+    format!(
+        "[mesh]\ntrust_domain = \"{DOMAIN}\"\n[workload]\nname = \"{workload}\"\nidentity = {{ files = \"svid\" }}\n"
+    )
+}
+
+/// The trust domain of the tests.
+pub(crate) const DOMAIN: &str = "mesh.test";

@@ -1,6 +1,5 @@
 //! Servers named by how they misbehave. Each is dropped to end it.
 
-use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -125,15 +124,6 @@ pub fn endless_head_server() -> Service {
             }
         }
         Ok(())
-    })
-}
-
-/// Speaks before it is asked: its answer is there when the connection is.
-pub fn hasty_server(bytes: &'static str) -> Service {
-    Service::sockets(move |mut stream| {
-        let _ = stream.write_all(bytes.as_bytes());
-        let mut buffer = [0; 1024];
-        while stream.read(&mut buffer).is_ok_and(|count| count > 0) {}
     })
 }
 

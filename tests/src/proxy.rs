@@ -460,16 +460,21 @@ impl Proxy {
     }
 
     fn tail(&self) -> String {
-        let log = self.log();
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+        last_lines(&self.log())
     }
+}
+
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- {}\n--- its log:\n{}", fs::read_to_string(self.file()).unwrap_or_default(), self.tail());
+            let config = fs::read_to_string(self.file()).unwrap_or_default();
+            let access = fs::read_to_string(self.folder().join("access.log")).unwrap_or_default();
+            eprintln!("--- {config}\n--- its log:\n{}\n--- its access log:\n{}", self.tail(), last_lines(&access));
         }
         if let Some(mut control) = self.control.take() {
             let _ = control.kill();

@@ -1,0 +1,1 @@
+//! In work by a second test colleague (files: tcp, limits, telemetry, panic, hostile, idle, cli, pages).
