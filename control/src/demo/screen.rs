@@ -126,7 +126,7 @@ impl Screen {
         );
         line_to(&mut text, "");
         let header = format!(
-            "{:<28}{:>10}{:>10}{:>11}{:>11}{:>9}   {}",
+            "{:<24}{:>8}{:>10}{:>10}{:>10}{:>8}  {}",
             "route", "req/s", "success", "p50", "p99", "share", "caller"
         );
         line_to(&mut text, &self.paint("2", &header));
@@ -168,12 +168,12 @@ impl Screen {
     }
 
     fn row(&self, route: &str, reading: Option<Reading>, share: Option<f64>, caller: &str) -> String {
-        let Some(reading) = reading else { return format!("{route:<28}{:>10}", "…") };
+        let Some(reading) = reading else { return format!("{route:<24}{:>8}", "…") };
         let success = format!("{:>9.2}%", reading.success_rate * 100.0);
         let success = self.paint(if reading.success_rate < 1.0 { "31" } else { "32" }, &success);
         let share = share.map(|share| format!("{:.1}%", share * 100.0)).unwrap_or_default();
         format!(
-            "{route:<28}{:>10.1}{success}{:>11}{:>11}{share:>9}   {caller}",
+            "{route:<24}{:>8.1}{success}{:>10}{:>10}{share:>8}  {caller}",
             reading.per_second,
             show_duration(reading.p50),
             show_duration(reading.p99),
