@@ -9,7 +9,9 @@ mod support;
 mod load;
 
 mod http1;
+mod smuggling;
 mod crash;
+mod driver;
 mod reload;
 mod tls;
 mod policy;

@@ -11,10 +11,12 @@ pub enum Driver {
     IoUring,
     /// `driver = "epoll"`
     Epoll,
+    /// `driver = "auto"`
+    Auto,
 }
 
 impl Driver {
-    /// Both.
+    /// Both that there are.
     pub const ALL: [Self; 2] = [Self::IoUring, Self::Epoll];
 
     /// As the config writes it.
@@ -22,6 +24,7 @@ impl Driver {
         match self {
             Self::IoUring => "io_uring",
             Self::Epoll => "epoll",
+            Self::Auto => "auto",
         }
     }
 
@@ -29,6 +32,7 @@ impl Driver {
         match self {
             Self::IoUring => Wish::IoUring,
             Self::Epoll => Wish::Epoll,
+            Self::Auto => Wish::Auto,
         }
     }
 }
