@@ -16,7 +16,8 @@ use crate::machine;
 use crate::source::Files;
 
 const AFTER_HELP: &str = "\
-Prints all that is wrong, with file, line and key, or a short summary. Nothing is bound or started.
+Prints all that is wrong, with file, line and key, or a short summary.
+Nothing is bound or started.
 
 Examples:
   ringmesh check sidecar.toml
@@ -114,13 +115,13 @@ fn describe_machine(files: &Files, grant: Option<&setup::Grant>) -> String {
     ));
     let descriptors = getrlimit(Resource::Nofile);
     lines.push(format!(
-        "descriptors {} (soft), {} (hard; used)",
+        "descriptors {} (soft), {} (hard, which is used)",
         limit(descriptors.current),
         limit(descriptors.maximum)
     ));
     let locked = getrlimit(Resource::Memlock);
     let kib = |bytes: Option<u64>| bytes.map_or("unlimited".to_owned(), |bytes| format!("{} KiB", bytes / 1024));
-    lines.push(format!("locked memory {} (soft), {} (hard)", kib(locked.current), kib(locked.maximum)));
+    lines.push(format!("locked      {} (soft), {} (hard) of memory", kib(locked.current), kib(locked.maximum)));
     lines.join("\n  ") + "\n"
 }
 

@@ -21,10 +21,10 @@ use clap::{Parser, Subcommand};
 const AFTER_HELP: &str = "\
 Examples:
   ringmesh demo                      a shop of three services, meshed; Ctrl-C ends it
-  ringmesh check sidecar.toml        what is wrong with a config, and what this machine grants
-  ringmesh run -c sidecar.toml       runs the proxy; edit the file and the change is live in a second
+  ringmesh check sidecar.toml        what is wrong, and what the machine grants
+  ringmesh run -c sidecar.toml       the proxy; an edit is live in a second
   ringmesh status -c sidecar.toml    what it is doing
-  ringmesh stop -c sidecar.toml      finishes open requests and ends it
+  ringmesh stop -c sidecar.toml      ends it, open requests first
   ringmesh ca init ca/               a certificate authority for mutual TLS
 
 Exit codes:

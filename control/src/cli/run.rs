@@ -7,11 +7,13 @@ use crate::log::{self, Format};
 use crate::supervisor::{self, init};
 
 const AFTER_HELP: &str = "\
-It stays in the foreground. The proxy itself is a second process that goes on when this one is killed; the next
-`ringmesh run` with the same file adopts it, without a connection lost.
+It stays in the foreground. The proxy itself is a second process that goes
+on when this one is killed; the next `ringmesh run` with the same file
+adopts it, without a connection lost.
 
 Signals:
-  SIGTERM, SIGINT  finish open requests, for at most [runtime] drain_timeout, and end; a second SIGINT ends at once
+  SIGTERM, SIGINT  end; open requests may go on for [runtime] drain_timeout
+  second SIGINT    end at once
   SIGHUP           read the file again now
 
 Examples:
@@ -21,7 +23,7 @@ Examples:
 
 Exit codes:
   0  ended as asked, within the drain timeout
-  1  failed: a port is in use, another control runs this instance, io_uring was demanded and is denied …
+  1  failed: a port is in use, another control runs this instance, …
   2  the command line or the config is wrong";
 
 /// Runs the proxy that a config file describes

@@ -11,8 +11,8 @@ use crate::supervisor::orphan;
 use crate::supervisor::socket::{Answer, Question};
 
 const AFTER_HELP: &str = "\
-Open requests are finished first, for at most the config's [runtime] drain_timeout. A data plane whose control
-is gone is ended too.
+Open requests may go on for the config's [runtime] drain_timeout. A data plane
+whose control is gone is ended too.
 
 Examples:
   ringmesh stop -c sidecar.toml

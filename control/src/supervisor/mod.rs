@@ -9,55 +9,45 @@ pub mod orphan;
 pub mod socket;
 mod adopt;
 mod backoff;
+mod keeping;
 mod plane;
 mod process;
 mod show;
 mod shown;
 mod signals;
+mod wanted;
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ringmesh_model::config::Config;
-use ringmesh_model::snapshot::Snapshot;
-use ringmesh_model::wire::{self, ToControl, ToDataPlane};
+use ringmesh_model::wire::{self, ToDataPlane};
 use ringmesh_ring::setup;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use self::adopt::{Adopted, Found};
 use self::backoff::Backoff;
 use self::listeners::Listeners;
-use self::plane::{Memory, Plane, Present};
-use self::process::Plan;
+use self::plane::{Memory, Plane};
 use self::shown::Shown;
 use self::signals::{Signal, Signals};
 use self::socket::{Requests, Stop};
+use self::wanted::NAMES_TIMEOUT;
 use crate::directory::{self, Directory, Held, default_instance};
 use crate::log::{self, Format};
-use crate::publish::{Outcome, Publisher};
+use crate::publish::Publisher;
+use crate::source::Files;
 use crate::source::dns::{Answers, Names};
 use crate::source::file::Watcher;
-use crate::source::{self, Files};
 use crate::state::{self, Phase};
-use crate::{admin, link, machine, telemetry};
-
-/// How long a configuration waits for the first answers of names that it brings: without them its services have no
-/// endpoints. An edit takes effect "in about a second".
-const NAMES_TIMEOUT: Duration = Duration::from_secs(1);
+use crate::{admin, machine, telemetry};
 
 /// How long a process may take to end after its link has ended, before the link counts as broken.
 const LAST_BREATH: Duration = Duration::from_millis(500);
 
-/// How often a data plane that does not answer is tried again.
-const RETRY_INTERVAL: Duration = Duration::from_secs(2);
-
 /// What a drain is given less than was asked for, so that telling its end fits too: a tenth, up to this.
 const MAX_DRAIN_MARGIN: Duration = Duration::from_millis(500);
-
-/// How long an older data plane may keep the ports when it was told to drain.
-const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Requests that may wait for the supervisor.
 const MAX_WAITING_REQUESTS: usize = 64;
@@ -233,54 +223,6 @@ impl Supervisor {
         Ok(supervisor)
     }
 
-    /// Adopts the data plane that runs, or starts one.
-    async fn find_plane(&mut self) -> Result<(), Error> {
-        match adopt::find(&self.directory, self.epoch).await {
-            Ok(Found::Nobody) => self.begin()?,
-            Ok(Found::Adopted(adopted)) => {
-                self.adopt(*adopted);
-                let snapshot = self.resolve();
-                self.bind(&snapshot).map_err(Error::Listeners)?;
-                self.want();
-            }
-            Ok(Found::OtherVersion(link, listeners)) => self.replace(link, listeners).await?,
-            Err(error) => {
-                tracing::error!(target: "ringmesh", "{error}");
-                self.seek_later();
-            }
-        }
-        Ok(())
-    }
-
-    /// Binds the ports and starts the first data plane.
-    fn begin(&mut self) -> Result<(), Error> {
-        let snapshot = self.resolve();
-        self.bind(&snapshot).map_err(Error::Listeners)?;
-        self.start_plane().map_err(Error::Start)?;
-        self.want();
-        Ok(())
-    }
-
-    /// Puts a data plane of this version in the place of one of another, which finishes what is open.
-    async fn replace(&mut self, old: link::Link, found: Vec<(String, Vec<std::os::fd::OwnedFd>)>) -> Result<(), Error> {
-        tracing::warn!(target: "ringmesh", "the data plane is of another version: it drains, and a new one takes its place");
-        let timeout = self.files.config.runtime.drain_timeout;
-        self.listeners.adopt(found);
-        old.send(&ToDataPlane::Drain { timeout }, Vec::new());
-        tokio::spawn(async move {
-            let mut old = old;
-            while let link::Event::Message(..) = old.receive().await {}
-        });
-        let end = Instant::now() + HANDOVER_TIMEOUT;
-        loop {
-            match self.begin() {
-                // The old one has not closed its ports yet.
-                Err(Error::Listeners(_)) if Instant::now() < end => tokio::time::sleep(Duration::from_millis(50)).await,
-                done => return done,
-            }
-        }
-    }
-
     /// Runs until the end.
     async fn run(mut self) -> Result<(), Error> {
         loop {
@@ -421,346 +363,6 @@ impl Supervisor {
         }
         self.advance();
         None
-    }
-
-    /// Binds what a snapshot names and is not bound yet.
-    fn bind(&mut self, snapshot: &Snapshot) -> Result<(), Vec<listeners::Error>> {
-        let dataplane = self.plane.process().map(process::Process::pid);
-        self.listeners.bind(snapshot, self.runtime.workers, dataplane)
-    }
-
-    /// Closes the sockets that nobody needs any more.
-    fn close_unused(&mut self) {
-        let used: Vec<&Snapshot> = [self.publisher.live(), self.publisher.open(), Some(self.publisher.wanted())]
-            .into_iter()
-            .flatten()
-            .map(|snapshot| &**snapshot)
-            .collect();
-        match &self.plane {
-            // What it was given and does not use stays open on its side: with our copy, it can be used later.
-            Plane::Present(present) => {
-                self.listeners.keep_only(&used, |address| present.told.values().any(|told| told == address));
-            }
-            _ => self.listeners.keep_only(&used, |_| false),
-        }
-    }
-
-    // ---- configuration ----
-
-    /// What the files and DNS say together, as a snapshot. The files were seen to fit together when they were read, and
-    /// addresses change nothing about that.
-    fn resolve(&self) -> Snapshot {
-        let answers = self.files.answers(&self.names);
-        self.files.resolve(&answers).expect("files are kept only if they resolve")
-    }
-
-    /// Reads the files again.
-    fn reload(&mut self) {
-        match Files::read_after(&self.options.file, &self.files) {
-            Ok((files, fault)) => self.take_files(files, fault),
-            Err(error) => self.refuse(error.lines()),
-        }
-    }
-
-    /// Takes over files that make sense, if their ports can be bound.
-    fn take_files(&mut self, files: Files, fault: Option<source::Error>) {
-        let hosts = files.hosts();
-        let answers = files.answers(&self.names);
-        let snapshot = files.resolve(&answers).expect("files that were read resolve");
-        let file = &files.config.file;
-        if let Err(error) = self.shown.serve(&files.config) {
-            return self.refuse(vec![format!("{file}: {error}")]);
-        }
-        // Of a data plane that is sought we have no sockets: they are looked for once it is found.
-        if !matches!(self.plane, Plane::Sought { .. })
-            && let Err(errors) = self.bind(&snapshot)
-        {
-            let lines = errors.iter().map(|error| format!("{file}: {error}")).collect();
-            // It fails only if somebody has taken the old port in this moment: then there are no pages.
-            let _ = self.shown.serve(&self.files.config);
-            return self.refuse(lines);
-        }
-        self.files = files;
-        self.watcher.watch(self.files.paths(&self.options.file));
-        self.names.resolve(&hosts);
-        self.names_deadline = Instant::now() + NAMES_TIMEOUT;
-        self.options.log.set(self.files.config.log.level.as_str());
-        let identity_problem = fault.map(|fault| fault.to_string());
-        if let Some(problem) = &identity_problem {
-            tracing::error!(target: "ringmesh::identity", "{problem}; the SVID that was read before goes on");
-        }
-        self.show_taken(identity_problem);
-        self.want();
-    }
-
-    /// An edit cannot be used; everything goes on as it is.
-    fn refuse(&mut self, lines: Vec<String>) {
-        for line in &lines {
-            tracing::error!(target: "ringmesh::config", "{line}");
-        }
-        tracing::error!(target: "ringmesh::config", problems = lines.len(), "the edit is refused; the last good configuration goes on");
-        self.show_refused(lines);
-    }
-
-    fn take_names(&mut self, changed: bool) {
-        self.show_names();
-        if changed {
-            let kept = serde_json::to_vec(self.names.answers()).expect("answers are plain data");
-            if let Err(error) = self.directory.replace(&self.directory.answers(), &kept) {
-                tracing::warn!(target: "ringmesh::dns", "answers cannot be kept for the next control: {error}");
-            }
-            self.want();
-        } else {
-            self.advance();
-        }
-    }
-
-    /// Wants what the files and DNS say now.
-    fn want(&mut self) {
-        let snapshot = self.resolve();
-        if self.publisher.want(snapshot) {
-            self.show_config();
-            self.show_listeners();
-            self.show_services();
-        }
-        self.advance();
-    }
-
-    /// Sends what can be sent now.
-    fn advance(&mut self) {
-        if self.stopping.is_some() || (self.names.is_waiting() && Instant::now() < self.names_deadline) {
-            return;
-        }
-        let Plane::Present(present) = &mut self.plane else { return };
-        let Some(link) = &present.link else { return };
-        let Some((message, snapshot)) = self.publisher.next(Instant::now()) else { return };
-        for (counts, sockets) in plane::untold(&mut present.told, &self.listeners, &snapshot) {
-            link.send(&ToDataPlane::Listeners { counts }, sockets);
-        }
-        link.send(&message, Vec::new());
-    }
-
-    // ---- the data plane ----
-
-    fn hear(&mut self, event: plane::Event) -> Option<Result<(), Error>> {
-        match event {
-            plane::Event::Message(ToControl::Superseded) => return Some(Err(Error::Superseded)),
-            plane::Event::Message(message) => self.listen(message),
-            plane::Event::LinkEnded(error) => {
-                tracing::debug!(target: "ringmesh", "{error}");
-            }
-            plane::Event::Ended(how) => return self.lose(&how),
-            plane::Event::Found(found) => self.take_found(found),
-        }
-        None
-    }
-
-    fn listen(&mut self, message: ToControl) {
-        match message {
-            ToControl::Started { driver, reason } => {
-                self.attach_telemetry();
-                self.state.write(|state| {
-                    state.dataplane.driver = Some(driver);
-                    state.dataplane.driver_reason = reason;
-                });
-            }
-            ToControl::Live { version } => {
-                let outcome = self.publisher.confirmed(version);
-                self.take_outcome(&outcome);
-            }
-            ToControl::Refused { version, reason } => {
-                let outcome = self.publisher.refused(version);
-                if outcome == Outcome::Nothing {
-                    tracing::error!(target: "ringmesh", version, reason, "the data plane refuses");
-                } else {
-                    self.take_back(vec![format!("the data plane refuses version {version}: {reason}")]);
-                }
-            }
-            ToControl::Report(report) => {
-                self.show_report(report);
-                for waiting in self.refreshing.drain(..) {
-                    let _ = waiting.send(());
-                }
-            }
-            ToControl::Drained { cut: 0 } => tracing::info!(target: "ringmesh", "drained: nothing was cut"),
-            ToControl::Drained { cut } => {
-                tracing::warn!(target: "ringmesh", cut, "drained; requests that were still open were cut");
-            }
-            ToControl::Welcome { .. } | ToControl::Superseded => {}
-        }
-    }
-
-    fn take_outcome(&mut self, outcome: &Outcome) {
-        let (Outcome::Live(version) | Outcome::Overtaken(version)) = *outcome else { return };
-        let Some(live) = self.publisher.live().cloned() else { return };
-        if matches!(outcome, Outcome::Live(_)) {
-            self.proven = Some(self.files.clone());
-        }
-        tracing::info!(target: "ringmesh::config", version, "live");
-        if let Plane::Present(present) = &mut self.plane {
-            present.told.retain(|name, _| listeners::listeners(&live).any(|listener| listener.name == *name));
-            if let Some(link) = &present.link {
-                link.send(&ToDataPlane::Report, Vec::new());
-            }
-        }
-        self.close_unused();
-        self.shown.live(&live, &self.files.config);
-        self.show_live(version);
-        self.show_listeners();
-        self.advance();
-    }
-
-    /// A version was given up: the files that made it count as a refused edit.
-    fn take_back(&mut self, lines: Vec<String>) {
-        self.refuse(lines);
-        if let Some(proven) = self.proven.clone() {
-            self.files = proven;
-            self.names.resolve(&self.files.hosts());
-            self.watcher.watch(self.files.paths(&self.options.file));
-        }
-        if let Plane::Present(present) = &mut self.plane {
-            // It has dropped the sockets that came with what it refused.
-            let live = self.publisher.live().cloned().unwrap_or_default();
-            present.told = plane::still_told(&present.told, &self.listeners, &live);
-        }
-        self.close_unused();
-        self.show_all();
-    }
-
-    /// The data plane is gone.
-    fn lose(&mut self, how: &str) -> Option<Result<(), Error>> {
-        let (since, pid) = match &self.plane {
-            Plane::Present(present) => (present.since, Some(present.process.pid())),
-            other => (Instant::now(), other.process().map(process::Process::pid)),
-        };
-        for waiting in self.refreshing.drain(..) {
-            let _ = waiting.send(());
-        }
-        self.show_lost(how);
-        if self.stopping.is_some() {
-            return Some(Ok(()));
-        }
-        let pause = self.backoff.pause(since.elapsed());
-        tracing::error!(target: "ringmesh", pid, how, restart_in = ?pause, "the data plane is gone");
-        self.plane = Plane::Absent { again: Some(Instant::now() + pause) };
-        if let Outcome::TakenBack(version) = self.publisher.lost() {
-            self.take_back(vec![format!("no data plane survives version {version}; the last one {how}")]);
-        }
-        None
-    }
-
-    fn restart_plane(&mut self) {
-        let wanted = self.files.config.runtime.decide(self.files.config.role(), machine::look());
-        if wanted.workers == self.runtime.workers {
-            self.runtime = wanted;
-        }
-        if let Err(error) = self.start_plane() {
-            let pause = self.backoff.pause(Duration::ZERO);
-            tracing::error!(target: "ringmesh", "the data plane cannot be started: {error}");
-            self.plane = Plane::Absent { again: Some(Instant::now() + pause.max(Duration::from_millis(100))) };
-        }
-    }
-
-    /// Starts a data plane on our sockets and memory. The configuration follows by [`Self::advance`].
-    fn start_plane(&mut self) -> io::Result<()> {
-        let memory = match &self.memory {
-            Some(memory) => memory,
-            None => self.memory.insert(Memory::create(self.runtime.workers)?),
-        };
-        let adoption = plane::listen(&self.directory.data_socket())?;
-        let level = self.files.config.log.level.as_str();
-        let of = self.directory.path().display().to_string();
-        let (process, stream) = process::Process::start(&Plan { level, format: self.options.format, of: &of })?;
-        if let Err(error) = self.directory.replace(&self.directory.data_note(), process.note().as_bytes()) {
-            tracing::warn!(target: "ringmesh", "{error}");
-        }
-        let link = link::Link::new(stream)?;
-        link.send(&ToDataPlane::Hello { wire: wire::WIRE_VERSION, epoch: self.epoch }, Vec::new());
-        link.send(&ToDataPlane::Start { runtime: self.runtime.clone() }, memory.descriptors(adoption));
-        tracing::info!(target: "ringmesh", pid = process.pid(), workers = self.runtime.workers, "data plane started");
-        self.publisher.forget();
-        self.plane = Plane::Present(Box::new(Present::new(process, link)));
-        self.show_plane(Phase::Starting, false);
-        Ok(())
-    }
-
-    /// Makes a found data plane ours.
-    fn adopt(&mut self, adopted: Adopted) {
-        let Adopted { link, process, runtime, memory, listeners, version } = adopted;
-        tracing::info!(target: "ringmesh", pid = process.pid(), version, epoch = self.epoch, "data plane adopted");
-        self.runtime = runtime;
-        let mut present = Present::new(process, link);
-        present.told = plane::told(&listeners);
-        if self.memory.is_none() {
-            self.listeners.adopt(listeners);
-            self.memory = Some(Memory::from(memory));
-        }
-        self.publisher.adopted(version);
-        self.plane = Plane::Present(Box::new(present));
-        self.attach_telemetry();
-        self.show_plane(Phase::Running, true);
-    }
-
-    /// The link has ended, but the process goes on: reach it through its socket.
-    fn reach_again(&mut self) {
-        let Plane::Present(present) = std::mem::replace(&mut self.plane, Plane::Absent { again: None }) else { return };
-        tracing::error!(target: "ringmesh", pid = present.process.pid(), "the link to the data plane is broken");
-        self.publisher.forget();
-        self.plane = Plane::Sought { process: Some(present.process), attempt: None, again: None };
-        self.seek();
-    }
-
-    fn seek_later(&mut self) {
-        let process = match std::mem::replace(&mut self.plane, Plane::Absent { again: None }) {
-            Plane::Sought { process, .. } => process,
-            Plane::Present(present) => Some(present.process),
-            Plane::Absent { .. } => None,
-        };
-        let process = process.or_else(|| process::Process::noted(&self.directory.data_note()));
-        self.plane = Plane::Sought { process, attempt: None, again: Some(Instant::now() + RETRY_INTERVAL) };
-        self.state.write(|state| state.dataplane.phase = Phase::Unreachable);
-    }
-
-    fn seek(&mut self) {
-        let Plane::Sought { attempt, again, .. } = &mut self.plane else { return };
-        match self.directory.next_epoch() {
-            Ok(epoch) => self.epoch = epoch,
-            Err(error) => tracing::warn!(target: "ringmesh", "{error}"),
-        }
-        let (directory, epoch) = (Directory::clone(&self.directory), self.epoch);
-        *again = None;
-        *attempt = Some(tokio::spawn(async move { adopt::find(&directory, epoch).await }));
-        self.state.write(|state| state.dataplane.phase = Phase::Unreachable);
-    }
-
-    fn take_found(&mut self, found: Result<Found, adopt::Error>) {
-        match found {
-            Ok(Found::Adopted(adopted)) => {
-                self.adopt(*adopted);
-                self.reload();
-            }
-            Ok(Found::Nobody) => {
-                // Its process ends any moment, or has never been ours.
-                if let Plane::Sought { process: Some(process), .. } = &self.plane {
-                    process.kill();
-                }
-                let again = Some(Instant::now() + LAST_BREATH);
-                self.plane = Plane::Absent { again };
-                self.reload();
-            }
-            Ok(Found::OtherVersion(..)) => self.seek_later(),
-            Err(error) => {
-                tracing::error!(target: "ringmesh", "{error}");
-                self.seek_later();
-            }
-        }
-    }
-
-    /// Lets others read what the data plane counts and tells.
-    fn attach_telemetry(&mut self) {
-        if let Some(memory) = &mut self.memory {
-            self.shown.attach(memory);
-        }
     }
 
     /// The last things.
