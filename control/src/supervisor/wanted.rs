@@ -110,10 +110,10 @@ impl Supervisor {
     pub(super) fn want(&mut self) {
         let snapshot = self.resolve();
         if self.publisher.want(snapshot) {
-            self.show_config();
             self.show_listeners();
             self.show_services();
         }
+        self.show_config();
         self.advance();
     }
 
