@@ -1,6 +1,6 @@
 //! `ringmesh completions`: what makes a shell complete our commands.
 
-use clap::CommandFactory;
+use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 
 use super::{Failure, print};
@@ -21,6 +21,13 @@ pub(super) struct Args {
 
 pub(super) fn run(arguments: &Args) -> Result<(), Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut super::Ringmesh::command(), "ringmesh", &mut script);
+    clap_complete::generate(arguments.shell, &mut visible(), "ringmesh", &mut script);
     print(&String::from_utf8_lossy(&script))
+}
+
+/// The command line as its help shows it. The generator for bash would offer what is hidden, too.
+fn visible() -> Command {
+    let whole = super::Ringmesh::command();
+    let shown = whole.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    Command::new("ringmesh").version(env!("CARGO_PKG_VERSION")).propagate_version(true).subcommands(shown)
 }

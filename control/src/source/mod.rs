@@ -12,6 +12,7 @@ use ringmesh_model::config::{self, Config};
 use ringmesh_model::error::Problems;
 use ringmesh_model::resolve::{self, resolve};
 use ringmesh_model::snapshot::{Identity, Snapshot};
+use ringmesh_model::workload::IdentitySource;
 
 use self::dns::{Answers, Names};
 use crate::identity;
@@ -32,10 +33,12 @@ pub enum Error {
     #[error(transparent)]
     Config(#[from] Problems),
     /// The SVID is.
-    #[error("{file}: [workload] identity: {source}")]
+    #[error("{file}:{line}: [workload]: `identity`: {source}")]
     Identity {
         /// The config file.
         file: String,
+        /// The line that names it.
+        line: u32,
         /// What is wrong.
         source: identity::Error,
     },
@@ -65,11 +68,12 @@ impl Files {
     /// # Errors
     /// All that is wrong.
     pub fn of(config: Config) -> Result<Self, Error> {
-        let identity = match config.identity_folder() {
-            Some(folder) => Some(
-                identity::files::read(folder)
-                    .map_err(|source| Error::Identity { file: config.file.clone(), source })?,
-            ),
+        let identity = match &config.workload.identity {
+            Some(named) => {
+                let IdentitySource::Files(folder) = &named.value;
+                let wrong = |source| Error::Identity { file: config.file.clone(), line: named.place.line, source };
+                Some(identity::files::read(folder).map_err(wrong)?)
+            }
             None => None,
         };
         let files = Self { config: Arc::new(config), identity };
