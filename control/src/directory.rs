@@ -22,6 +22,12 @@ const INSTANCE_DIGITS: usize = 12;
 /// Longest path of a Unix socket, in bytes (`sun_path` less its closing zero).
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 
+/// The file whose lock says that a control is there.
+const LOCK: &str = "lock";
+
+/// The file that counts controls.
+const EPOCH: &str = "epoch";
+
 /// Longest name of a file in the directory.
 const LONGEST_SOCKET: &str = "control.sock";
 
@@ -108,7 +114,7 @@ impl Directory {
         let mut all: Vec<Self> = entries
             .flatten()
             .map(|entry| Self { path: entry.path() })
-            .filter(|directory| directory.path.join("lock").is_file())
+            .filter(|directory| directory.path.join(LOCK).is_file())
             .collect();
         all.sort_by(|a, b| a.path.cmp(&b.path));
         all
@@ -162,13 +168,17 @@ impl Directory {
     }
 
     fn lock(&self) -> Result<File, Error> {
-        let path = self.path.join("lock");
+        let path = self.path.join(LOCK);
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).clone();
-        let mut file = options.open(&path).map_err(at(&path))?;
         let patience = Instant::now() + PATIENCE;
-        loop {
+        let mut file = loop {
+            // Its last holder may have removed the folder just now.
+            DirBuilder::new().recursive(true).mode(0o700).create(&self.path).map_err(at(&self.path))?;
+            let mut file = options.open(&path).map_err(at(&path))?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
+                Ok(()) if is_at(&file, &path) => break file,
+                // We hold a file that its last holder has removed: others would hold another one.
+                Ok(()) => {}
                 Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < patience => thread::sleep(PAUSE),
                 Err(rustix::io::Errno::WOULDBLOCK) => {
                     let mut pid = String::new();
@@ -178,7 +188,7 @@ impl Directory {
                 }
                 Err(error) => return Err(at(&path)(error.into())),
             }
-        }
+        };
         file.set_len(0).and_then(|()| file.rewind()).map_err(at(&path))?;
         writeln!(file, "{}", std::process::id()).map_err(at(&path))?;
         Ok(file)
@@ -206,7 +216,7 @@ impl Held {
     /// # Errors
     /// If it cannot be written down.
     pub fn next_epoch(&self) -> Result<u64, Error> {
-        let path = self.path.join("epoch");
+        let path = self.path.join(EPOCH);
         let last: u64 = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
         let next = last + 1;
         self.replace(&path, next.to_string().as_bytes())?;
@@ -236,12 +246,25 @@ impl Held {
         self.replace(&note, path.as_os_str().as_bytes())
     }
 
-    /// Removes the sockets and what is said about them, once nobody listens there any more.
-    pub fn remove_sockets(&self) {
-        for path in [self.control_socket(), self.data_socket(), self.data_note()] {
+    /// Removes everything, once no data plane is alive any more; of a folder that somebody else chose only what is in it.
+    pub fn remove(self) {
+        let files =
+            [self.control_socket(), self.data_socket(), self.data_note(), self.answers(), self.path.join(EPOCH)];
+        for path in files {
             let _ = fs::remove_file(path);
         }
+        // While it is held: whoever waits for it looks whether it is still there.
+        let _ = fs::remove_file(self.path.join(LOCK));
+        if self.path.parent() == Some(&base()) {
+            let _ = fs::remove_dir(&self.path);
+        }
     }
+}
+
+/// Whether an open file is the one at `path`.
+fn is_at(file: &File, path: &Path) -> bool {
+    let same = |open: fs::Metadata, named: fs::Metadata| open.dev() == named.dev() && open.ino() == named.ino();
+    file.metadata().ok().zip(fs::metadata(path).ok()).is_some_and(|(open, named)| same(open, named))
 }
 
 /// Where runtime directories are: what the user's session says, else the system's place if we may write there, else a
@@ -286,6 +309,21 @@ mod tests {
         assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
         drop(held);
         directory.hold().expect("it is free again");
+    }
+
+    #[test]
+    fn a_directory_that_was_removed_can_be_held_again() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let directory = Directory::at(folder.path().join("one"));
+        let held = directory.clone().hold().expect("free");
+        held.next_epoch().expect("an epoch");
+        let waiting = thread::spawn({
+            let directory = directory.clone();
+            move || directory.hold().map(|held| is_at(&held._lock, &held.path.join(LOCK)))
+        });
+        held.remove();
+        assert!(waiting.join().expect("no panic").expect("free"), "what is held is what others find");
+        assert_eq!(directory.hold().expect("free").next_epoch().expect("an epoch"), 1);
     }
 
     #[test]

@@ -228,7 +228,11 @@ impl Supervisor {
         loop {
             let happened = self.next().await;
             if let Some(ended) = self.take(happened) {
-                self.finish();
+                self.shown.finish();
+                // Otherwise a data plane is there, ours or somebody else's.
+                if !matches!(ended, Err(Error::Superseded | Error::Unreachable)) {
+                    self.directory.remove();
+                }
                 return ended;
             }
         }
@@ -363,14 +367,6 @@ impl Supervisor {
         }
         self.advance();
         None
-    }
-
-    /// The last things.
-    fn finish(&mut self) {
-        self.shown.finish();
-        if !matches!(self.plane, Plane::Sought { .. }) {
-            self.directory.remove_sockets();
-        }
     }
 }
 

@@ -55,7 +55,7 @@ pub fn stop(directory: Directory, bound: Duration) -> anyhow::Result<Ended> {
         });
         match ended.await {
             Ok(link::Error::Closed | link::Error::Malformed(_)) => {
-                directory.remove_sockets();
+                directory.remove();
                 Ok(Ended::Drained { cut })
             }
             Ok(error) => Err(error.into()),
@@ -65,7 +65,7 @@ pub fn stop(directory: Directory, bound: Duration) -> anyhow::Result<Ended> {
                 };
                 process.kill();
                 timeout(GRACE, process.ended()).await?;
-                directory.remove_sockets();
+                directory.remove();
                 Ok(Ended::Killed)
             }
         }
