@@ -251,6 +251,29 @@ fn a_data_plane_killed_under_load_cuts_what_it_had_and_refuses_nobody() {
 }
 
 #[test]
+fn a_control_that_hangs_holds_up_no_request_and_another_one_is_told_who_it_is() {
+    on_both_drivers(|driver| {
+        let app = service();
+        let (mut proxy, front) = proxy_to(driver, &[app.address()]);
+        let kept = steady(front, 500.0, 10, Reuse::KeepAlive, vec![Entry::get("app", "/")]);
+        let fresh = steady(front, 100.0, 10, Reuse::PerRequest, vec![Entry::get("app", "/")]);
+        let hanging = proxy.control_pid();
+        process::signal(hanging, Signal::STOP);
+        hold(Duration::from_secs(1));
+        let mut second = proxy.spawn_control();
+        let ended = within(Duration::from_secs(30), "the second one gives up", || second.try_wait().unwrap());
+        assert_eq!(ended.code(), Some(1));
+        proxy.wait_for_log(&["already runs this instance", &hanging.to_string()]);
+        process::signal(hanging, Signal::CONT);
+        proxy.wait_until_ready();
+        let (kept, fresh) = (end(kept), end(fresh));
+        assert_nothing_failed(&kept, 200);
+        assert_no_connection_closed(&kept, 10);
+        assert_nothing_failed(&fresh, 50);
+    });
+}
+
+#[test]
 fn when_both_are_killed_ports_close_and_the_next_start_serves_again() {
     on_both_drivers(|driver| {
         let app = Service::saying("hello");

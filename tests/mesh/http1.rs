@@ -5,11 +5,14 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use ringmesh_loadgen::load::{BodyCheck, BodyForm, Entry, Reuse};
+use ringmesh_loadgen::serve::{Http, ResponseForm};
 use ringmesh_tests::client::is_end;
 use ringmesh_tests::service::{chunked, chunks, ok};
 use ringmesh_tests::{Client, DEADLINE, Message, Service, eventually, hold, on_both_drivers};
 
-use crate::support::proxy_to;
+use crate::load;
+use crate::support::{caller, proxy_to, strict};
 
 /// A body whose every part looks different.
 fn pattern(bytes: usize) -> Vec<u8> {
@@ -88,6 +91,56 @@ fn a_body_that_comes_byte_by_byte_is_passed_on_as_it_comes() {
             assert_eq!(sees.recv_timeout(DEADLINE).unwrap(), *byte, "each byte is there before the next is sent");
         }
         assert_eq!(client.response().text(), "done");
+    });
+}
+
+const LARGE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Bodies of 64 MiB to the service and back at once, each byte compared.
+fn check_large_echo(front: std::net::SocketAddr) {
+    let (before, requests) = (std::time::Instant::now(), 4);
+    for body_form in [BodyForm::Fixed, BodyForm::Chunked] {
+        let entry = Entry { body_form, ..load::echoed("app", LARGE_BYTES) };
+        let report = load::some(front, requests, 2, Reuse::KeepAlive, vec![entry]);
+        load::assert_nothing_failed(&report, requests);
+    }
+    eprintln!("{} of 64 MiB both ways in {:?}", requests * 2, before.elapsed());
+}
+
+#[test]
+fn bodies_of_64_mib_go_both_ways_at_once_unchanged() {
+    on_both_drivers(|driver| {
+        let echo = load::echo();
+        let (proxy, front) = proxy_to(driver, &[echo.address()]);
+        check_large_echo(front);
+        // Counted as sent: with the framing of chunks.
+        let bytes = |name: &str| proxy.metrics().sum(name, &[]);
+        assert!(bytes("ringmesh_request_body_bytes_total") >= 8 * LARGE_BYTES);
+        assert!(bytes("ringmesh_response_body_bytes_total") >= 8 * LARGE_BYTES);
+    });
+}
+
+#[test]
+fn bodies_of_64_mib_go_both_ways_at_once_through_mutual_tls() {
+    on_both_drivers(|driver| {
+        let echo = load::echo();
+        let authority = ringmesh_tests::certificates::Authority::new(crate::support::DOMAIN);
+        let there = strict(driver, &authority, "there", echo.address(), "", "");
+        let (_here, outbound) = caller(driver, &authority.svid("here"), "here", "there", &[there.inbound], "");
+        check_large_echo(outbound);
+    });
+}
+
+#[test]
+fn responses_of_64_mib_come_whole_in_every_form() {
+    on_both_drivers(|driver| {
+        for form in [ResponseForm::Fixed, ResponseForm::Chunked, ResponseForm::UntilClose] {
+            let service = load::serve_http(Http { form, body_bytes: LARGE_BYTES, ..Http::default() });
+            let (_proxy, front) = proxy_to(driver, &[service.address()]);
+            let entry = Entry { check: BodyCheck::Length(LARGE_BYTES), ..Entry::get("app", "/") };
+            let report = load::some(front, 4, 2, Reuse::KeepAlive, vec![entry]);
+            load::assert_nothing_failed(&report, 4);
+        }
     });
 }
 

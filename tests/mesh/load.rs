@@ -35,6 +35,19 @@ pub(crate) fn steady(address: SocketAddr, rate: f64, connections: usize, reuse: 
     start(Settings { arrivals, connections, ..Settings::http(address.into(), Vec::new()) }, Protocol::Http(http))
 }
 
+/// So many requests on so many connections, each sent when the last one has its answer.
+pub(crate) fn some(
+    address: SocketAddr,
+    requests: u64,
+    connections: usize,
+    reuse: Reuse,
+    entries: Vec<Entry>,
+) -> Report {
+    let http = load::Http { entries, reuse, count_field: None };
+    let settings = Settings { requests: Some(requests), connections, ..Settings::http(address.into(), Vec::new()) };
+    start(settings, Protocol::Http(http)).wait().unwrap()
+}
+
 /// Round trips of so many bytes, as fast as they go, on so many TCP connections until they are ended.
 pub(crate) fn round_trips(address: SocketAddr, bytes: usize, connections: usize) -> Running {
     let exchange = Exchange::PingPong { bytes };

@@ -8,6 +8,7 @@
 mod support;
 mod load;
 
+mod listener;
 mod http1;
 mod smuggling;
 mod crash;

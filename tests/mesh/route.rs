@@ -90,7 +90,6 @@ fn the_rule_that_says_most_wins_and_what_none_matches_gets_404() {
             ("only-rules", "GET /elsewhere", "", None),
             ("nobody", "GET /", "", None),
             ("xshop.example", "GET /", "", None),
-            ("", "GET /", "", None),
         ];
         let mut client = Client::connect(front);
         for (host, request, fields, expected) in cases {
