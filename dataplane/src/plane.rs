@@ -22,7 +22,7 @@ use ringmesh_ring::socket::Listener;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
 
 use crate::filter;
-use crate::listener::{self, Handover, Placement};
+use crate::listener::{self, Handover, Placement, Places};
 use crate::loader::{self, Loader};
 use crate::permit::{self, Coordinator};
 use crate::places::Place;
@@ -178,6 +178,7 @@ impl Plane {
             }
             receivers.push(receiver);
         }
+        let places = Places::new(count);
         let mut workers = Vec::new();
         let parts = own.into_iter().zip(senders).zip(receivers).zip(to_loader).zip(events).enumerate();
         for (number, ((((sender, others), receiver), to_loader), events)) in parts {
@@ -186,6 +187,7 @@ impl Plane {
                 grant: grant.clone(),
                 pin: runtime.pin,
                 recorder: telemetry.clone(),
+                places: places.clone(),
                 events,
                 filters: filters.clone(),
                 receiver,
@@ -437,6 +439,7 @@ struct Seat {
     grant: Grant,
     pin: Pin,
     recorder: Arc<Memory>,
+    places: Places,
     events: Producer,
     filters: Vec<filter::Make>,
     receiver: Receiver<ToWorker>,
@@ -471,7 +474,7 @@ impl Seat {
     }
 
     async fn work(self) {
-        let Self { number, grant, recorder, mut events, filters, mut receiver, others, to_loader, .. } = self;
+        let Self { number, grant, recorder, places, mut events, filters, mut receiver, others, to_loader, .. } = self;
         let recorder = Recorder::new(recorder, number);
         // What an earlier data plane has left here is over.
         recorder.gauge_set(gauge::CONNECTIONS, 0);
@@ -486,7 +489,6 @@ impl Seat {
         let events = Events::new(move |bytes| events.push(bytes));
         let worker = Rc::new(Worker::new(number, Sockets, recorder, events, filters, coordinator));
         let exchanges = Pooled(Pool::new(http1::serve::<Sockets>));
-        let count = others.len() as u16;
         let others = RefCell::new(others);
         let placement = {
             let send = move |to: u16, handover| match others.borrow_mut()[usize::from(to)]
@@ -498,7 +500,7 @@ impl Seat {
                     _ => unreachable!("it is the message just sent"),
                 },
             };
-            Rc::new(Placement::new(worker.clone(), count, send))
+            Rc::new(Placement::new(worker.clone(), places, send))
         };
         let mut accepting: HashMap<Place, Stop> = HashMap::new();
         loop {
@@ -547,8 +549,9 @@ impl Seat {
                         for (_, stop) in accepting.drain() {
                             stop.trigger(StopReason::Drain);
                         }
-                        let cut = drain(&worker, &exchanges, &mut receiver, timeout).await;
-                        tell(&to_loader, number, FromWorker::Drained(cut));
+                        let tell = |message| tell(&to_loader, number, message);
+                        let cut = drain(&worker, &exchanges, &mut receiver, timeout, &tell).await;
+                        tell(FromWorker::Drained(cut));
                         return;
                     }
                 }
@@ -569,12 +572,13 @@ async fn drain(
     exchanges: &impl Exchanges<Sockets>,
     receiver: &mut Receiver<ToWorker>,
     timeout: Duration,
+    tell: &impl Fn(FromWorker),
 ) -> u64 {
     worker.drain();
-    wait_for_connections(worker, exchanges, receiver, timeout).await;
+    wait_for_connections(worker, exchanges, receiver, timeout, tell).await;
     let cut = worker.connections.count() as u64;
     worker.connections.stop_all();
-    wait_for_connections(worker, exchanges, receiver, LAST_MOMENT).await;
+    wait_for_connections(worker, exchanges, receiver, LAST_MOMENT, tell).await;
     cut
 }
 
@@ -584,6 +588,7 @@ async fn wait_for_connections(
     exchanges: &impl Exchanges<Sockets>,
     receiver: &mut Receiver<ToWorker>,
     length: Duration,
+    tell: &impl Fn(FromWorker),
 ) {
     const STEP: Duration = Duration::from_millis(10);
     let until = worker.net.now() + length;
@@ -591,8 +596,10 @@ async fn wait_for_connections(
         while let Some(message) = receiver.try_recv() {
             match message {
                 ToWorker::Permit(message) => {
-                    // Nobody trades any more, but a request that waits gets its answer.
-                    let _ = worker.leases.receive(message, worker.net.now());
+                    // A request on another worker may wait for what this one has to spare.
+                    if let Some(answer) = worker.leases.receive(message, worker.net.now()) {
+                        tell(FromWorker::Permit(answer));
+                    }
                 }
                 ToWorker::Handover(handover) => listener::take_over(worker, exchanges, handover),
                 _ => {}
@@ -631,21 +638,22 @@ fn report(worker: &Worker<Sockets>) -> (WorkerReport, Vec<EndpointReport>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::connection;
+    use crate::listener::Reserved;
     use ringmesh_ring::socket::Socket;
     use std::net::SocketAddr;
 
     /// The size of the task that a connection is, whatever kind of future its exchanges are.
     fn task_bytes<F: Future<Output = Next> + 'static>(_: &Pooled<F>) -> usize {
-        fn size<A, B, C, D, E, F: Future>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
-            size_of::<F>()
+        fn size<A, B, C, D, E, F, G: Future>(_: impl Fn(A, B, C, D, E, F) -> G) -> usize {
+            size_of::<G>()
         }
         size(
             |worker: Rc<Worker<Sockets>>,
              exchanges: Pooled<F>,
              socket: Socket,
              client: Option<SocketAddr>,
-             place: Place| { connection::serve(worker, exchanges, socket, client, place) },
+             place: Place,
+             reserved: Reserved| listener::task(worker, exchanges, socket, client, place, reserved),
         )
     }
 

@@ -7,16 +7,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::splice::Pipe;
+use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use ringmesh_ring::stream::Stream;
 
 use crate::drain::Registry;
 use crate::filter::Filter;
-use crate::permit::{Leases, ToCoordinator};
+use crate::outcome::Reason;
+use crate::permit::{Leases, Permit, ToCoordinator};
 use crate::pool::Pools;
 use crate::proxy::http1::Scratch;
-use crate::tables::{Current, Tables};
+use crate::proxy::relay::{Raced, race};
+use crate::tables::{Current, Service, Tables};
 use crate::telemetry::event::{Direction, Event, Handshake, MAX_EVENT_BYTES};
 use crate::telemetry::layout::gauge;
 use crate::telemetry::recorder::Recorder;
@@ -115,9 +119,7 @@ impl<N: Net> Worker<N> {
 
     /// Uses other tables for requests that begin from now on. Returns the old ones: they are freed elsewhere.
     pub fn commit(&self, tables: Arc<Tables>) -> Current {
-        for service in tables.services.iter().flatten() {
-            self.leases.prepare(service);
-        }
+        self.leases.commit(tables.services.iter().flatten().map(|service| &**service));
         self.recorder.gauge_set(gauge::VERSION, tables.version);
         self.tables.replace(Rc::new(tables))
     }
@@ -146,9 +148,24 @@ impl<N: Net> Worker<N> {
         turns[index]
     }
 
-    /// Asks the coordinator for something.
-    pub fn ask(&self, message: ToCoordinator) -> bool {
-        (self.coordinator)(message)
+    /// Admits a request within its service's limit.
+    ///
+    /// # Errors
+    /// If the limit is reached, nobody says until `until` that it is not, or the request was stopped.
+    pub async fn admit(&self, service: &Service, stop: &Stop, until: Instant) -> Result<Permit, Reason> {
+        if service.limit.is_none() {
+            return Ok(Permit::Unlimited);
+        }
+        let acquire = self.leases.acquire(service, self.net.now(), |message| (self.coordinator)(message));
+        stop.set_deadline(Some(until));
+        match race(acquire, stop.stopped()).await {
+            Raced::First(result) => result.map_err(|_exhausted| Reason::InFlightLimit),
+            Raced::Second(StopReason::Deadline) => {
+                stop.clear();
+                Err(Reason::InFlightLimit)
+            }
+            Raced::Second(reason) => Err(Reason::of_stop(reason)),
+        }
     }
 
     /// Storage for one busy connection.

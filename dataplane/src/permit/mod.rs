@@ -96,15 +96,15 @@ pub enum Permit {
     Shared(SharedPermit),
 }
 
-/// A permit from the worker's lease.
-pub struct LeasedPermit(Rc<Lease>);
+/// A permit from the worker's lease: counted where all leases of the same service on this worker count.
+pub struct LeasedPermit(Rc<Cell<u32>>);
 
 /// A permit from a shared number.
 pub struct SharedPermit(Arc<AtomicU32>);
 
 impl Drop for LeasedPermit {
     fn drop(&mut self) {
-        self.0.used.set(self.0.used.get() - 1);
+        self.0.set(self.0.get() - 1);
     }
 }
 
@@ -135,15 +135,17 @@ struct Lease {
     max: u32,
     keep: u32,
     granted: Cell<u32>,
-    used: Cell<u32>,
+    /// Requests in flight. Outlives the lease: after a change of the limit they go on counting, and what they hold is
+    /// there for others once they end.
+    used: Rc<Cell<u32>>,
     asked: Cell<bool>,
     ask_again: Cell<Option<Instant>>,
     waiting: RefCell<Vec<Waker>>,
 }
 
 impl Leases {
-    /// Admits a request or refuses it. It waits only for the coordinator's answer, which always comes; `send` passes a
-    /// question on to it and says whether that went well.
+    /// Admits a request or refuses it. It waits only for the coordinator's answer, and may be dropped meanwhile; `send`
+    /// passes a question on to it and says whether that went well.
     ///
     /// # Errors
     /// If the service's limit is reached.
@@ -158,8 +160,8 @@ impl Leases {
             return acquire_shared(shared, limit.max);
         }
         let lease = self.lease(service.place, limit);
-        if lease.take() {
-            return Ok(Permit::Leased(LeasedPermit(lease)));
+        if let Some(permit) = lease.take() {
+            return Ok(permit);
         }
         if lease.ask_again.get().is_some_and(|again| now < again) || lease.waiting.borrow().len() >= MAX_WAITING {
             return Err(Exhausted);
@@ -172,7 +174,8 @@ impl Leases {
             }
         }
         lease.answered().await;
-        if lease.take() { Ok(Permit::Leased(LeasedPermit(lease))) } else { Err(Exhausted) }
+        // It may have been replaced meanwhile.
+        self.lease(service.place, limit).take().ok_or(Exhausted)
     }
 
     /// Takes a message of the coordinator; what to answer.
@@ -196,60 +199,82 @@ impl Leases {
         }
     }
 
+    /// The lease of a service. The newest tables decide on its limit, also for a request that began with older ones: two
+    /// leases at once would admit twice.
     fn lease(&self, place: Place, limit: &Limit) -> Rc<Lease> {
-        let mut leases = self.leases.borrow_mut();
-        let index = place.index as usize;
-        if leases.len() <= index {
-            leases.resize_with(index + 1, || None);
-        }
-        match &leases[index] {
-            Some(lease) if lease.place == place && lease.max == limit.max => lease.clone(),
-            before => {
-                // After a change of the limit the requests in flight hold permits of the old lease; the new one starts with
-                // as many used, so that the sum over all workers stays within the new limit.
-                let used = before.as_ref().filter(|lease| lease.place == place).map_or(0, |lease| lease.used.get());
-                let lease = Rc::new(Lease {
-                    place,
-                    max: limit.max,
-                    keep: limit.keep,
-                    granted: Cell::new(limit.initial.saturating_sub(used)),
-                    used: Cell::new(0),
-                    asked: Cell::new(false),
-                    ask_again: Cell::new(None),
-                    waiting: RefCell::default(),
-                });
-                leases[index] = Some(lease.clone());
-                lease
-            }
-        }
+        let lease = self.leases.borrow().get(place.index as usize).cloned().flatten();
+        // Without one the service is gone, or not limited any more; what is left of its requests is not traded for.
+        lease.filter(|lease| lease.place == place).unwrap_or_else(|| Lease::new(place, limit, Rc::default()))
     }
 
-    /// Prepares the lease of a service, so that it can be recalled before its first request.
-    pub fn prepare(&self, service: &Service) {
-        if let Some(limit) = service.limit.as_ref().filter(|limit| limit.shared.is_none()) {
-            self.lease(service.place, limit);
+    /// Takes the services of new tables. Whoever waits for a lease that is replaced goes on at once: its answer would not
+    /// find it any more.
+    pub fn commit<'a>(&self, services: impl Iterator<Item = &'a Service>) {
+        let mut leases = self.leases.borrow_mut();
+        let mut before = std::mem::take(&mut *leases);
+        for service in services {
+            let Some(limit) = service.limit.as_ref().filter(|limit| limit.shared.is_none()) else { continue };
+            let index = service.place.index as usize;
+            let old = before.get_mut(index).and_then(Option::take);
+            let lease = match &old {
+                Some(old) if old.place == service.place && old.max == limit.max => old.clone(),
+                // The sum of what is lent is the new limit; requests that were admitted under the old one count in it.
+                Some(old) if old.place == service.place => Lease::new(service.place, limit, old.used.clone()),
+                _ => Lease::new(service.place, limit, Rc::default()),
+            };
+            if let Some(old) = old.filter(|old| !Rc::ptr_eq(old, &lease)) {
+                old.end();
+            }
+            if leases.len() <= index {
+                leases.resize_with(index + 1, || None);
+            }
+            leases[index] = Some(lease);
         }
+        before.into_iter().flatten().for_each(|lease| lease.end());
     }
 }
 
 impl Lease {
-    fn take(&self) -> bool {
-        let fits = self.used.get() < self.granted.get();
-        if fits {
-            self.used.set(self.used.get() + 1);
+    fn new(place: Place, limit: &Limit, used: Rc<Cell<u32>>) -> Rc<Self> {
+        Rc::new(Self {
+            place,
+            max: limit.max,
+            keep: limit.keep,
+            granted: Cell::new(limit.initial),
+            used,
+            asked: Cell::new(false),
+            ask_again: Cell::new(None),
+            waiting: RefCell::default(),
+        })
+    }
+
+    fn take(&self) -> Option<Permit> {
+        if self.used.get() >= self.granted.get() {
+            return None;
         }
-        fits
+        self.used.set(self.used.get() + 1);
+        Some(Permit::Leased(LeasedPermit(self.used.clone())))
+    }
+
+    /// Admits nobody from now on, and lets nobody wait.
+    fn end(&self) {
+        self.granted.set(0);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        self.asked.set(false);
+        for waker in self.waiting.take() {
+            waker.wake();
+        }
     }
 
     fn grant(&self, amount: u32, now: Instant) {
         self.granted.set(self.granted.get() + amount);
-        self.asked.set(false);
         if amount == 0 {
             self.ask_again.set(Some(now + ASK_AGAIN));
         }
-        for waker in self.waiting.take() {
-            waker.wake();
-        }
+        self.wake();
     }
 
     fn give_up(&self) -> u32 {
@@ -264,7 +289,10 @@ impl Lease {
             if !self.asked.get() {
                 return Poll::Ready(());
             }
-            self.waiting.borrow_mut().push(context.waker().clone());
+            let mut waiting = self.waiting.borrow_mut();
+            if !waiting.last().is_some_and(|last| last.will_wake(context.waker())) {
+                waiting.push(context.waker().clone());
+            }
             Poll::Pending
         })
         .await;

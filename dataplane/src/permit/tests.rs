@@ -43,7 +43,7 @@ impl World {
         let service = service(Some(max), workers);
         let leases: Vec<Leases> = (0..workers).map(|_| Leases::default()).collect();
         for lease in &leases {
-            lease.prepare(&service);
+            lease.commit([&service].into_iter());
         }
         let mut coordinator = Coordinator::new(workers);
         coordinator.reset([&service].into_iter());
@@ -161,4 +161,60 @@ fn a_small_limit_goes_on_counting_over_a_change() {
     let after = Limit::new(1, 4, Some(&before));
     let shared: &Arc<AtomicU32> = after.shared.as_ref().expect("small");
     assert!(acquire_shared(shared, after.max).is_err(), "the request in flight still counts");
+}
+
+/// One poll of a request for a permit.
+fn poll(leases: &Leases, service: &Service, now: Instant) -> Option<Result<Permit, Exhausted>> {
+    let future = std::pin::pin!(leases.acquire(service, now, |_| true));
+    match future.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => Some(result),
+        Poll::Pending => None,
+    }
+}
+
+#[test]
+fn a_request_that_waits_while_its_limit_changes_or_goes_is_not_forgotten() {
+    for after in [Some(service(Some(20), 1)), Some(service(Some(1), 1)), None] {
+        let (leases, now) = (Leases::default(), Instant::now());
+        let before = service(Some(10), 1);
+        leases.commit([&before].into_iter());
+        let _held: Vec<_> = (0..10).map(|_| poll(&leases, &before, now)).collect();
+        let mut waiting = std::pin::pin!(leases.acquire(&before, now, |_| true));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(waiting.as_mut().poll(&mut context).is_pending());
+        leases.commit(after.iter());
+        assert!(waiting.as_mut().poll(&mut context).is_ready());
+    }
+}
+
+#[test]
+fn requests_in_flight_over_a_change_count_until_they_end() {
+    let (leases, now) = (Leases::default(), Instant::now());
+    let admit = |service: &Service| -> Vec<_> {
+        std::iter::from_fn(|| poll(&leases, service, now).and_then(Result::ok)).collect()
+    };
+    let (small, large) = (service(Some(10), 1), service(Some(20), 1));
+    leases.commit([&small].into_iter());
+    let first = admit(&small);
+    assert_eq!(first.len(), 10);
+    leases.commit([&large].into_iter());
+    let second = admit(&large);
+    assert_eq!(second.len(), 10);
+    leases.commit([&small].into_iter());
+    leases.commit([&large].into_iter());
+    drop(first);
+    assert_eq!(admit(&large).len(), 10, "what has ended may be used again");
+    drop(second);
+    assert_eq!(admit(&large).len(), 20);
+}
+
+#[test]
+fn a_request_with_older_tables_does_not_bring_the_old_limit_back() {
+    let (leases, now) = (Leases::default(), Instant::now());
+    let (large, small) = (service(Some(20), 1), service(Some(10), 1));
+    leases.commit([&large].into_iter());
+    leases.commit([&small].into_iter());
+    let held: Vec<_> = std::iter::from_fn(|| poll(&leases, &large, now).and_then(Result::ok)).collect();
+    assert_eq!(held.len(), 10);
+    assert!(poll(&leases, &small, now).is_none_or(|result| result.is_err()));
 }

@@ -79,11 +79,8 @@ async fn forward<'t, N: Net>(
     let Target::Service(target) = &listener.target else { return Err(Reason::NoRoute) };
     let service = tables.service(target.service).ok_or(Reason::NoEndpoint)?;
     way.service = Some(service);
-    let _permit = worker
-        .leases
-        .acquire(service, worker.net.now(), |message| worker.ask(message))
-        .await
-        .map_err(|_exhausted| Reason::InFlightLimit)?;
+    let until = worker.net.now() + service.config.connect_timeout;
+    let _permit = worker.admit(service, &connection.stop, until).await?;
     let lease = reach(connection, service, target.service, way).await?;
     let sides = Sides {
         client: &connection.transport,
