@@ -159,23 +159,27 @@ impl Leases {
         if let Some(shared) = &limit.shared {
             return acquire_shared(shared, limit.max);
         }
-        let lease = self.lease(service.place, limit);
-        if let Some(permit) = lease.take() {
-            return Ok(permit);
-        }
-        if lease.ask_again.get().is_some_and(|again| now < again) || lease.waiting.borrow().len() >= MAX_WAITING {
-            return Err(Exhausted);
-        }
-        if !lease.asked.replace(true) {
-            let amount = (lease.max / 16).max(1);
-            if !send(ToCoordinator::Want(Trade { place: lease.place, max: lease.max, amount })) {
-                lease.asked.set(false);
+        loop {
+            // Looked up each time: it may have been replaced while we waited.
+            let lease = self.lease(service.place, limit);
+            if let Some(permit) = lease.take() {
+                return Ok(permit);
+            }
+            let refused = lease.ask_again.get().is_some_and(|again| now < again);
+            if refused || lease.waiting.borrow().len() >= MAX_WAITING {
                 return Err(Exhausted);
             }
+            if !lease.asked.replace(true) {
+                let amount = (lease.max / 16).max(1);
+                if !send(ToCoordinator::Want(Trade { place: lease.place, max: lease.max, amount })) {
+                    lease.asked.set(false);
+                    return Err(Exhausted);
+                }
+            }
+            // What is lent may be less than all who wait here need. Whoever gets none of it asks again, until the answer is
+            // that nothing is left.
+            lease.answered().await;
         }
-        lease.answered().await;
-        // It may have been replaced meanwhile.
-        self.lease(service.place, limit).take().ok_or(Exhausted)
     }
 
     /// Takes a message of the coordinator; what to answer.

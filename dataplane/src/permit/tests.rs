@@ -128,6 +128,43 @@ fn a_limit_is_never_exceeded_and_one_worker_alone_reaches_nine_tenths() {
 }
 
 #[test]
+fn a_burst_on_one_worker_is_admitted_as_far_as_the_limit_goes() {
+    let mut world = World::new(40, 4);
+    let queue = RefCell::new(VecDeque::new());
+    let send = |message| {
+        queue.borrow_mut().push_back((0, message));
+        true
+    };
+    let now = world.now;
+    let mut waiting: Vec<_> = (0..60).map(|_| Box::pin(world.workers[0].acquire(&world.service, now, send))).collect();
+    let mut context = Context::from_waker(Waker::noop());
+    let (mut held, mut refused) = (Vec::new(), 0);
+    while !waiting.is_empty() {
+        waiting.retain_mut(|request| match request.as_mut().poll(&mut context) {
+            Poll::Ready(Ok(permit)) => {
+                held.push(permit);
+                false
+            }
+            Poll::Ready(Err(Exhausted)) => {
+                refused += 1;
+                false
+            }
+            Poll::Pending => true,
+        });
+        let message = queue.borrow_mut().pop_front();
+        let Some((from, message)) = message else { continue };
+        let mut answers = Vec::new();
+        world.coordinator.receive(from, message, |to, answer| answers.push((to, answer)));
+        for (to, answer) in answers {
+            if let Some(reply) = world.workers[usize::from(to)].receive(answer, now) {
+                queue.borrow_mut().push_back((to, reply));
+            }
+        }
+    }
+    assert!((36..=40).contains(&held.len()), "{} of 40 at once, {refused} refused", held.len());
+}
+
+#[test]
 fn demand_that_moves_about_stays_within_the_limit() {
     let mut world = World::new(40, 4);
     let mut held: Vec<Permit> = Vec::new();
