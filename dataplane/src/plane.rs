@@ -639,6 +639,7 @@ fn report(worker: &Worker<Sockets>) -> (WorkerReport, Vec<EndpointReport>) {
 mod tests {
     use super::*;
     use crate::listener::Reserved;
+    use crate::proxy::connection;
     use ringmesh_ring::socket::Socket;
     use std::net::SocketAddr;
 
@@ -653,7 +654,9 @@ mod tests {
              socket: Socket,
              client: Option<SocketAddr>,
              place: Place,
-             reserved: Reserved| listener::task(worker, exchanges, socket, client, place, reserved),
+             reserved: Option<Reserved>| {
+                connection::serve(worker, exchanges, socket, client, place, reserved)
+            },
         )
     }
 

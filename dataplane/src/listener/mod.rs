@@ -1,9 +1,10 @@
 //! Accepting connections, and giving each to the worker with the fewest, before its first byte is read.
 
-use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ringmesh_ring::net::{Net, Sockets};
@@ -22,7 +23,62 @@ const ACCEPTS_PER_TURN: usize = 32;
 /// How long accepting pauses when there are no descriptors left.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A connection on its way to another worker.
+/// How many connections each worker has, those included that are on their way to it. All workers write it, but only when
+/// a connection comes or goes, never for a request: with numbers of their own, several that accept at once would all find
+/// the same worker the least busy, and long-lived connections stay where a burst has put them.
+#[derive(Clone)]
+pub struct Places(Arc<[Count]>);
+
+/// In a cache line of its own.
+#[repr(align(64))]
+#[derive(Default)]
+struct Count(AtomicU64);
+
+impl Places {
+    /// For so many workers, none of which has a connection.
+    pub fn new(workers: u16) -> Self {
+        Self((0..workers).map(|_| Count::default()).collect())
+    }
+
+    /// Reserves a place on the worker with the fewest connections; equal ones stay with `own`.
+    fn reserve(&self, own: u16) -> Reserved {
+        let load = |worker: u16| self.0[usize::from(worker)].0.load(Ordering::Relaxed);
+        let mut best = (load(own), own);
+        for other in 0..self.0.len() as u16 {
+            // Being equal is no reason to move.
+            let load = load(other);
+            if load < best.0 {
+                best = (load, other);
+            }
+        }
+        self.reserve_on(best.1)
+    }
+
+    fn reserve_on(&self, worker: u16) -> Reserved {
+        self.0[usize::from(worker)].0.fetch_add(1, Ordering::Relaxed);
+        Reserved { places: self.clone(), worker }
+    }
+}
+
+/// A connection's place on a worker, from its being accepted to its end.
+pub struct Reserved {
+    places: Places,
+    worker: u16,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.places.0[usize::from(self.worker)].0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl std::fmt::Debug for Reserved {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Reserved(worker {})", self.worker)
+    }
+}
+
+/// An accepted connection, on its way to its worker.
 #[derive(Debug)]
 pub struct Handover {
     /// The accepted socket.
@@ -33,56 +89,46 @@ pub struct Handover {
     pub listener: Place,
     /// The worker that accepted it.
     pub from: u16,
+    /// Its place where it goes.
+    pub reserved: Reserved,
 }
 
 /// Gives accepted connections to workers.
 pub struct Placement {
     worker: Rc<Worker<Sockets>>,
-    workers: u16,
-    /// Connections sent to each worker so far: until they are counted there they count here, so that a burst is spread.
-    sent: RefCell<Vec<u64>>,
+    places: Places,
     send: Box<dyn Fn(u16, Handover) -> Result<(), Handover>>,
 }
 
 impl Placement {
-    /// Places among so many workers; `send` passes a connection on and returns it if there is no room.
+    /// Places a worker's accepted connections; `send` passes one on and returns it if there is no room.
     pub fn new(
         worker: Rc<Worker<Sockets>>,
-        workers: u16,
+        places: Places,
         send: impl Fn(u16, Handover) -> Result<(), Handover> + 'static,
     ) -> Self {
-        let sent = (0..workers).map(|other| received(&worker, other)).collect();
-        Self { worker, workers, sent: RefCell::new(sent), send: Box::new(send) }
+        Self { worker, places, send: Box::new(send) }
     }
 
-    /// Gives a connection to the worker with the fewest; equal ones stay here.
-    fn place(&self, exchanges: &impl Exchanges<Sockets>, handover: Handover) {
+    /// Gives a connection to the worker with the fewest.
+    fn place(
+        &self,
+        exchanges: &impl Exchanges<Sockets>,
+        (descriptor, client): (OwnedFd, Option<SocketAddr>),
+        listener: Place,
+    ) {
         let own = self.worker.number;
-        let mut best = (self.worker.recorder.gauge(gauge::CONNECTIONS), own);
-        for other in (0..self.workers).filter(|other| *other != own) {
-            let underway = self.sent.borrow()[usize::from(other)].wrapping_sub(received(&self.worker, other));
-            let load = self.worker.recorder.gauge_of(other, gauge::CONNECTIONS) + underway;
-            // Being equal is no reason to move.
-            if load < best.0 {
-                best = (load, other);
-            }
-        }
-        if best.1 == own {
+        let reserved = self.places.reserve(own);
+        let to = reserved.worker;
+        let handover = Handover { descriptor, client, listener, from: own, reserved };
+        if to == own {
             return begin(&self.worker, exchanges, handover);
         }
-        match (self.send)(best.1, handover) {
-            Ok(()) => {
-                let sent = &mut self.sent.borrow_mut()[usize::from(best.1)];
-                *sent = sent.wrapping_add(1);
-            }
-            Err(handover) => begin(&self.worker, exchanges, handover),
+        if let Err(returned) = (self.send)(to, handover) {
+            let reserved = self.places.reserve_on(own);
+            begin(&self.worker, exchanges, Handover { reserved, ..returned });
         }
     }
-}
-
-/// How many connections `other` has taken over from this worker.
-fn received(worker: &Worker<Sockets>, other: u16) -> u64 {
-    worker.recorder.gauge_of(other, gauge::RECEIVED + usize::from(worker.number))
 }
 
 /// Takes over a connection from another worker.
@@ -93,14 +139,15 @@ pub fn take_over(worker: &Rc<Worker<Sockets>>, exchanges: &impl Exchanges<Socket
 }
 
 fn begin(worker: &Rc<Worker<Sockets>>, exchanges: &impl Exchanges<Sockets>, handover: Handover) {
-    let Ok(socket) = Socket::from_fd(handover.descriptor) else {
+    let Handover { descriptor, client, listener, reserved, .. } = handover;
+    let Ok(socket) = Socket::from_fd(descriptor) else {
         worker.recorder.gauge_add(gauge::ACCEPT_FAILED, 1);
         return;
     };
     // Unix sockets have no such option, and a connection without it works all the same.
     let _ = socket.set_nodelay();
-    let served = connection::serve(worker.clone(), exchanges.clone(), socket, handover.client, handover.listener);
-    ringmesh_ring::spawn(served);
+    let (worker, exchanges) = (worker.clone(), exchanges.clone());
+    ringmesh_ring::spawn(connection::serve(worker, exchanges, socket, client, listener, Some(reserved)));
 }
 
 /// Accepts until `stop` is triggered.
@@ -118,10 +165,7 @@ pub async fn accept(
         }
         for _ in 0..ACCEPTS_PER_TURN {
             match listener.accept() {
-                Ok(Some((descriptor, client))) => {
-                    let from = placement.worker.number;
-                    placement.place(&exchanges, Handover { descriptor, client, listener: place, from });
-                }
+                Ok(Some(accepted)) => placement.place(&exchanges, accepted, place),
                 Ok(None) => break,
                 Err(error) => {
                     placement.worker.recorder.gauge_add(gauge::ACCEPT_FAILED, 1);
@@ -135,5 +179,33 @@ pub async fn accept(
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loads(places: &Places) -> Vec<u64> {
+        places.0.iter().map(|count| count.0.load(Ordering::Relaxed)).collect()
+    }
+
+    #[test]
+    fn every_worker_sees_what_the_others_have_placed() {
+        let places = Places::new(4);
+        // All four accept by turns, and none has taken over anything yet.
+        let open: Vec<Reserved> = (0..100).map(|turn| places.reserve(turn % 4)).collect();
+        assert_eq!(loads(&places), [25; 4]);
+        drop(open);
+        assert_eq!(loads(&places), [0; 4]);
+    }
+
+    #[test]
+    fn a_connection_stays_where_it_was_accepted_unless_another_worker_has_fewer() {
+        let places = Places::new(3);
+        let first = places.reserve(1);
+        let second = places.reserve(2);
+        assert_eq!((first.worker, second.worker), (1, 2));
+        assert_eq!(places.reserve(1).worker, 0, "the only one without any");
     }
 }

@@ -14,6 +14,7 @@ use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use ringmesh_ring::stream::Stream;
 
 use crate::drain::Registered;
+use crate::listener::Reserved;
 use crate::outcome::Reason;
 use crate::places::Place;
 use crate::proxy::opaque;
@@ -45,6 +46,7 @@ pub struct Connection<N: Net> {
     client_text: OnceCell<Box<str>>,
     peer: Option<tls::Peer>,
     registered: Registered,
+    _reserved: Option<Reserved>,
 }
 
 /// What comes after a busy time of a connection.
@@ -78,6 +80,7 @@ impl<N: Net> Connection<N> {
             client: None,
             client_text: OnceCell::new(),
             peer: None,
+            _reserved: None,
         }
     }
 
@@ -92,16 +95,22 @@ impl<N: Net> Connection<N> {
     }
 }
 
-/// Serves a connection from accept to close. Not an `async fn`, because that would keep its arguments for as long as the
-/// connection is open.
+/// Serves a connection from accept to close; `reserved` is its place among the workers. Not an `async fn`, because that
+/// would keep its arguments for as long as the connection is open.
 pub fn serve<N: Net>(
     worker: Rc<Worker<N>>,
     exchanges: impl Exchanges<N>,
     stream: N::Stream,
     client: Option<SocketAddr>,
     listener: Place,
+    reserved: Option<Reserved>,
 ) -> impl Future<Output = ()> {
-    let admitted = Box::pin(admit(worker, stream, client, listener));
+    // Counted at once, not when the task first runs: a limit must see all that were accepted in the same turn.
+    let open = Open::new(worker, listener);
+    let admitted = Box::pin(async move {
+        let (open, all) = open?;
+        admit(open, all, stream, client, listener, reserved).await
+    });
     async move {
         let Some((connection, _open)) = admitted.await else { return };
         match connection.protocol {
@@ -117,6 +126,17 @@ struct Open<N: Net> {
     series: Series,
 }
 
+impl<N: Net> Open<N> {
+    /// With the number of the listener's open connections on all workers. None: the listener is gone.
+    fn new(worker: Rc<Worker<N>>, listener: Place) -> Option<(Self, u64)> {
+        let series = worker.tables().listener(listener)?.series;
+        worker.recorder.gauge_add(gauge::CONNECTIONS, 1);
+        worker.recorder.add(series, counter::ACCEPTED, 1);
+        let all = worker.recorder.add_and_sum(series, counter::OPEN);
+        Some((Self { worker, series }, all))
+    }
+}
+
 impl<N: Net> Drop for Open<N> {
     fn drop(&mut self) {
         self.worker.recorder.gauge_sub(gauge::CONNECTIONS, 1);
@@ -130,20 +150,18 @@ impl<N: Net> Drop for Open<N> {
 
 /// Admits a connection within the listener's limit, and finds out who the peer is.
 async fn admit<N: Net>(
-    worker: Rc<Worker<N>>,
+    open: Open<N>,
+    all: u64,
     stream: N::Stream,
     client: Option<SocketAddr>,
     listener: Place,
+    reserved: Option<Reserved>,
 ) -> Option<(Rc<Connection<N>>, Open<N>)> {
+    let worker = open.worker.clone();
     let tables = worker.tables();
     let found = tables.listener(listener)?;
-    let series = found.series;
-    worker.recorder.gauge_add(gauge::CONNECTIONS, 1);
-    worker.recorder.add(series, counter::ACCEPTED, 1);
-    let all = worker.recorder.add_and_sum(series, counter::OPEN);
-    let open = Open { worker: worker.clone(), series };
     if all > u64::from(found.config.limits.max_connections) {
-        worker.recorder.add(series, counter::REASON + Reason::ConnectionLimit as usize, 1);
+        worker.recorder.add(open.series, counter::REASON + Reason::ConnectionLimit as usize, 1);
         stream.reset_on_close();
         return None;
     }
@@ -158,7 +176,18 @@ async fn admit<N: Net>(
     };
     let protocol = found.config.protocol;
     let client_text = OnceCell::new();
-    let connection = Connection { worker, listener, protocol, transport, stop, client, client_text, peer, registered };
+    let connection = Connection {
+        worker,
+        listener,
+        protocol,
+        transport,
+        stop,
+        client,
+        client_text,
+        peer,
+        registered,
+        _reserved: reserved,
+    };
     Some((Rc::new(connection), open))
 }
 

@@ -64,7 +64,7 @@ impl World {
     /// A client's end of a new connection to the listener.
     pub(crate) fn connect(&self) -> memory::Stream {
         let (near, far) = self.net.pair();
-        ringmesh_ring::spawn(connection::serve(self.worker.clone(), Direct, far, None, self.listener));
+        ringmesh_ring::spawn(connection::serve(self.worker.clone(), Direct, far, None, self.listener, None));
         near
     }
 
