@@ -1,1 +1,195 @@
-//! In work by a second test colleague (files: tcp, limits, telemetry, panic, hostile, idle, cli, pages).
+//! A task of the data plane that panics: one connection ends, one counter moves, and nobody else notices.
+//!
+//! The data plane runs inside this process, because the filter that panics is no part of the program.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringmesh_dataplane::filter::{Filter, Verdict};
+use ringmesh_dataplane::telemetry::{Reader, layout};
+use ringmesh_dataplane::{Running, Start, start};
+use ringmesh_loadgen::load::{Entry, Reuse};
+use ringmesh_model::snapshot::{
+    AccessLog, Address, Balance, Endpoint, Key, Listener, ListenerLimits, ListenerTarget, Mtls, Object, Protocol,
+    Service, Settings, Snapshot,
+};
+use ringmesh_model::wire::{self, Pin, Runtime, ToControl, ToDataPlane, WIRE_VERSION};
+use ringmesh_ring::shared_memory::SharedMemory;
+use ringmesh_ring::socket::bind_group;
+use ringmesh_tests::{Client, Driver, eventually, on_both_drivers};
+
+use crate::load;
+
+const WORKERS: u16 = 2;
+
+/// Panics at `/panic`.
+struct Trap;
+
+impl Filter for Trap {
+    fn request(&self, _method: &[u8], path: &[u8]) -> Verdict {
+        assert!(path != b"/panic", "the filter of the test panics, as it should");
+        Verdict::Continue
+    }
+}
+
+/// A data plane with the trap, whose only port leads to one service.
+struct Plane {
+    running: Option<Running>,
+    reader: Reader,
+    front: SocketAddr,
+    _telemetry: SharedMemory,
+    _folder: tempfile::TempDir,
+}
+
+impl Plane {
+    fn start(driver: Driver, app: SocketAddr) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let running = start(Start { filters: vec![Arc::new(|| Box::new(Trap))] }).unwrap();
+        let telemetry = SharedMemory::create("telemetry", layout::memory_bytes(WORKERS)).unwrap();
+        let events = SharedMemory::create("events", layout::event_memory_bytes(WORKERS)).unwrap();
+        let nudge: OwnedFd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+        let adoption: OwnedFd = UnixListener::bind(folder.path().join("data.sock")).unwrap().into();
+        let sockets = bind_group("127.0.0.1:0".parse().unwrap(), usize::from(WORKERS)).unwrap();
+        let front = TcpListener::from(sockets[0].try_clone().unwrap()).local_addr().unwrap();
+
+        let link = &running.link;
+        link.send(&ToDataPlane::Hello { wire: WIRE_VERSION, epoch: 1 }, &[]).unwrap();
+        assert!(matches!(link.receive().unwrap().0, ToControl::Welcome { started: None, .. }));
+        let driver = match driver {
+            Driver::IoUring => wire::Driver::IoUring,
+            Driver::Epoll => wire::Driver::Epoll,
+            Driver::Auto => wire::Driver::Auto,
+        };
+        let descriptors = [telemetry.fd(), events.fd(), nudge.as_fd(), adoption.as_fd()];
+        let runtime = Runtime { driver, workers: WORKERS, pin: Pin::None };
+        link.send(&ToDataPlane::Start { runtime }, &descriptors).unwrap();
+        assert!(matches!(link.receive().unwrap().0, ToControl::Started { .. }));
+        let descriptors: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+        link.send(&ToDataPlane::Listeners { counts: vec![("front".into(), WORKERS)] }, &descriptors).unwrap();
+        link.send(&ToDataPlane::Snapshot(snapshot(front, app)), &[]).unwrap();
+        let answer = link.receive().unwrap().0;
+        assert!(matches!(answer, ToControl::Live { version: 1 }), "{answer:?}");
+        let reader = Reader::open(telemetry.map_reader().unwrap()).unwrap();
+        Self { running: Some(running), reader, front, _telemetry: telemetry, _folder: folder }
+    }
+
+    /// The sum of a counter over all workers and series of a kind.
+    fn counted(&self, kind: layout::Kind, counter: usize) -> u64 {
+        self.reader.series().iter().filter(|series| series.kind == kind).map(|series| series.counters[counter]).sum()
+    }
+
+    fn gauge(&self, gauge: usize) -> u64 {
+        (0..WORKERS).map(|worker| self.reader.gauge(worker, gauge)).sum()
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        let Some(running) = self.running.take() else { return };
+        let _ = running.link.send(&ToDataPlane::Drain { timeout: Duration::from_secs(2) }, &[]);
+        let answer = running.link.receive::<ToControl>().map(|(answer, _)| answer);
+        if !std::thread::panicking() {
+            assert!(matches!(answer, Ok(ToControl::Drained { .. })), "{answer:?}");
+            running.thread.join().unwrap().unwrap();
+        }
+    }
+}
+
+fn snapshot(front: SocketAddr, app: SocketAddr) -> Snapshot {
+    let settings = Settings {
+        trust_domain: "mesh.test".into(),
+        workload: "test".into(),
+        access_log: AccessLog::Off,
+        drain_timeout: Duration::from_secs(5),
+    };
+    let limits = ListenerLimits {
+        max_header_bytes: 32 * 1024,
+        max_headers: 100,
+        max_connections: 1000,
+        header_timeout: Duration::from_secs(20),
+        idle_timeout: Duration::from_secs(60),
+        handshake_timeout: Duration::from_secs(5),
+        request_timeout: None,
+    };
+    let listener = Listener {
+        name: "front".into(),
+        bind: Address::Ip(front),
+        protocol: Protocol::Http,
+        mtls: Mtls::Off,
+        target: ListenerTarget::Service("app".into()),
+        limits,
+    };
+    let service = Service {
+        name: "app".into(),
+        protocol: Protocol::Http,
+        peer: None,
+        endpoints: vec![Endpoint { address: Address::Ip(app), zone: None }],
+        balance: Balance::LeastRequest,
+        connect_timeout: Duration::from_secs(5),
+        connect_retries: 0,
+        idle_timeout: Duration::from_secs(60),
+        // A permit that a panicking request keeps would be missed.
+        max_in_flight: Some(100),
+        max_idle_per_endpoint: 100,
+    };
+    let objects = BTreeMap::from([
+        (Key::Settings, Object::Settings(settings)),
+        (Key::Listener("front".into()), Object::Listener(listener)),
+        (Key::Service("app".into()), Object::Service(service)),
+    ]);
+    Snapshot { version: 1, objects }
+}
+
+#[test]
+fn each_panic_under_load_ends_one_connection_and_moves_one_counter() {
+    on_both_drivers(|driver| {
+        const PANICS: u64 = 150;
+        const CONNECTIONS: u64 = 20;
+        let app = load::service();
+        let plane = Plane::start(driver, app.address());
+        let mut quiet: Vec<Client> = (0..10).map(|_| Client::connect(plane.front)).collect();
+        let mut ask_all = |number: usize| {
+            for client in &mut quiet {
+                assert_eq!(client.get("app", &format!("/{number}")).status(), 200);
+            }
+        };
+        ask_all(0);
+        let load =
+            load::steady(plane.front, 500.0, CONNECTIONS as usize, Reuse::KeepAlive, vec![Entry::get("app", "/")]);
+        for panic in 1..=PANICS {
+            let mut client = Client::connect(plane.front);
+            assert_eq!(client.get("app", "/good").status(), 200);
+            client.send("GET /panic HTTP/1.1\r\nHost: app\r\n\r\n").expect_end();
+            eventually("the counter moves", || (plane.gauge(layout::gauge::PANICS) == panic).then_some(()));
+            if panic % 50 == 0 {
+                ask_all(1);
+            }
+        }
+        ask_all(2);
+        let report = load::end(load);
+        load::assert_nothing_failed(&report, 100);
+        load::assert_no_connection_closed(&report, CONNECTIONS);
+        drop(quiet);
+
+        assert_eq!(plane.gauge(layout::gauge::PANICS), PANICS, "no other counter of panics moves");
+        eventually("every connection has ended", || (plane.gauge(layout::gauge::CONNECTIONS) == 0).then_some(()));
+        assert_eq!(plane.gauge(layout::gauge::IN_FLIGHT), 0, "what panicked is in flight no more");
+        let listener = |counter| plane.counted(layout::Kind::Listener, counter);
+        assert_eq!(listener(layout::listener::ACCEPTED), listener(layout::listener::CLOSED));
+        assert_eq!(listener(layout::listener::OPEN), 0);
+        let good = plane.counted(layout::Kind::Request, layout::request::CLASS + 2);
+        assert_eq!(
+            good,
+            report.total.succeeded + PANICS + 10 * 5,
+            "every answer is counted, and none that was not given"
+        );
+        let mut after = Client::connect(plane.front);
+        for _ in 0..200 {
+            assert_eq!(after.get("app", "/").status(), 200, "no permit was lost");
+        }
+    });
+}

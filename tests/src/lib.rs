@@ -16,6 +16,7 @@ pub mod driver;
 pub mod message;
 pub mod client;
 pub mod service;
+pub mod gate;
 pub mod peers;
 pub mod certificates;
 pub mod tls;
