@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
+use ringmesh_dataplane::filter::{Filter, Make, Verdict};
 use ringmesh_dataplane::telemetry::{Reader, layout};
 use ringmesh_dataplane::{Running, Start, start};
 use ringmesh_model::snapshot::*;
@@ -60,8 +61,12 @@ fn service(name: &str, endpoints: &[SocketAddr], protocol: Protocol) -> Service 
 
 impl Plane {
     fn start(driver: Driver, protocol: Protocol, endpoints: &[SocketAddr]) -> Self {
+        Self::start_with(driver, protocol, endpoints, Vec::new())
+    }
+
+    fn start_with(driver: Driver, protocol: Protocol, endpoints: &[SocketAddr], filters: Vec<Make>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let running = start(Start::default()).unwrap();
+        let running = start(Start { filters }).unwrap();
         let telemetry = SharedMemory::create("telemetry", layout::memory_bytes(WORKERS)).unwrap();
         let events = SharedMemory::create("events", layout::event_memory_bytes(WORKERS)).unwrap();
         let nudge: OwnedFd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
@@ -207,6 +212,49 @@ fn an_endpoint_that_refuses_is_answered_for() {
             let (head, _) = read_response(&mut client);
             assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
             assert!(head.contains("x-ringmesh-reason: connect_failed"), "{head}");
+        }
+    });
+}
+
+/// Holds up its worker, as any long task would.
+struct Hold;
+
+impl Filter for Hold {
+    fn request(&self, _method: &[u8], path: &[u8]) -> Verdict {
+        if path == b"/hold" {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Verdict::Continue
+    }
+}
+
+/// After 100 ms the proxy stops waiting for a moment, to look whether the client is still there.
+#[test]
+fn a_response_that_comes_when_the_client_is_looked_after_is_not_lost() {
+    on_both_drivers(|driver| {
+        let upstream = server(|head, stream| {
+            if head.starts_with("GET /slow ") {
+                std::thread::sleep(Duration::from_millis(90));
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").unwrap();
+        });
+        let hold: Make = std::sync::Arc::new(|| Box::new(Hold));
+        let plane = Plane::start_with(driver, Protocol::Http, &[upstream], vec![hold]);
+        let mut slow: Vec<_> = (0..8).map(|_| plane.connect()).collect();
+        let mut holding: Vec<_> = (0..4).map(|_| plane.connect()).collect();
+        for _ in 0..3 {
+            let mut send = |clients: &mut Vec<TcpStream>, path: &str| {
+                for client in clients {
+                    write!(client, "GET {path} HTTP/1.1\r\nHost: s\r\n\r\n").unwrap();
+                }
+            };
+            send(&mut slow, "/slow");
+            std::thread::sleep(Duration::from_millis(50));
+            send(&mut holding, "/hold");
+            for client in slow.iter_mut().chain(&mut holding) {
+                let (head, _) = read_response(client);
+                assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+            }
         }
     });
 }
