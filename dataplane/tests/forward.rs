@@ -243,7 +243,7 @@ fn a_response_that_comes_when_the_client_is_looked_after_is_not_lost() {
         let mut slow: Vec<_> = (0..8).map(|_| plane.connect()).collect();
         let mut holding: Vec<_> = (0..4).map(|_| plane.connect()).collect();
         for _ in 0..3 {
-            let mut send = |clients: &mut Vec<TcpStream>, path: &str| {
+            let send = |clients: &mut Vec<TcpStream>, path: &str| {
                 for client in clients {
                     write!(client, "GET {path} HTTP/1.1\r\nHost: s\r\n\r\n").unwrap();
                 }

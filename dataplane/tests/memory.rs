@@ -10,7 +10,7 @@ use ringmesh_dataplane::outcome::Reason;
 use ringmesh_dataplane::pool::Lease;
 use ringmesh_dataplane::proxy::request::{self, Account, Call, Failed, Patience};
 use ringmesh_ring::memory::{self, Network, block_on};
-use ringmesh_ring::{Net, Stream};
+use ringmesh_ring::{Buffer, Net, Size, Stream};
 use world::{World, read_head, send};
 
 #[test]
@@ -124,6 +124,76 @@ fn the_client_going_away_ends_the_request_upstream() {
         assert!(world.net.now().saturating_since(left) < Duration::from_secs(1));
     });
     assert_eq!(world.ended(Reason::ClientAborted), 1);
+}
+
+#[test]
+fn a_response_that_began_before_a_drain_tells_the_client_to_close() {
+    let world = World::new();
+    block_on(&world.net, async {
+        let client = world.connect();
+        send(&client, &world.net, b"GET / HTTP/1.1\r\nHost: s\r\n\r\n").await;
+        let upstream = world.accept().await;
+        read_head(&upstream, &world.net).await;
+        world.worker.drain();
+        send(&upstream, &world.net, b"HTTP/1.1 204 No Content\r\n\r\n").await;
+        let head = read_head(&client, &world.net).await;
+        assert!(head.contains("Connection: close\r\n"), "{head}");
+        world::read_to_end(&client, &world.net).await;
+    });
+    assert_eq!(world.ended(Reason::Ok), 1);
+}
+
+#[test]
+fn a_response_before_the_end_of_the_request_ends_the_connection_and_says_so() {
+    let world = World::new();
+    block_on(&world.net, async {
+        let client = world.connect();
+        send(&client, &world.net, b"POST / HTTP/1.1\r\nHost: s\r\nContent-Length: 10\r\n\r\nhalf").await;
+        let upstream = world.accept().await;
+        read_head(&upstream, &world.net).await;
+        send(&upstream, &world.net, b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n").await;
+        let head = read_head(&client, &world.net).await;
+        assert!(head.contains("Connection: close\r\n"), "{head}");
+        world::read_to_end(&client, &world.net).await;
+    });
+    assert_eq!(world.ended(Reason::Ok), 1);
+}
+
+#[test]
+fn nothing_follows_half_an_interim_response() {
+    let world = World::new();
+    block_on(&world.net, async {
+        let client = world.connect();
+        send(&client, &world.net, b"GET / HTTP/1.1\r\nHost: s\r\n\r\n").await;
+        let upstream = world.accept().await;
+        read_head(&upstream, &world.net).await;
+        world.net.set_capacity_bytes(8);
+        send(&upstream, &world.net, b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n").await;
+        // The client reads nothing until the request's deadline has passed.
+        world::read_to_end(&upstream, &world.net).await;
+        let mut buffer = Buffer::take(Size::Small);
+        let read = client.fill(&mut buffer, &world.net.stop()).await;
+        assert!(read.is_err(), "{:?}", String::from_utf8_lossy(buffer.filled()));
+    });
+    assert_eq!(world.ended(Reason::RequestTimeout), 1);
+}
+
+#[test]
+fn interim_responses_without_end_are_cut() {
+    let world = World::new();
+    block_on(&world.net, async {
+        let client = world.connect();
+        send(&client, &world.net, b"GET / HTTP/1.1\r\nHost: s\r\n\r\n").await;
+        let upstream = world.accept().await;
+        read_head(&upstream, &world.net).await;
+        send(&upstream, &world.net, "HTTP/1.1 102 Processing\r\n\r\n".repeat(200).as_bytes()).await;
+        let mut head = read_head(&client, &world.net).await;
+        while head.starts_with("HTTP/1.1 102 ") {
+            head = read_head(&client, &world.net).await;
+        }
+        assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
+    });
+    assert_eq!(world.ended(Reason::UpstreamGarbage), 1);
 }
 
 /// A request that never was bytes: another version of HTTP, as far as the path can tell.

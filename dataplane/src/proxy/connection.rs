@@ -237,6 +237,11 @@ async fn requests<N: Net>(connection: Rc<Connection<N>>, exchanges: impl Exchang
 }
 
 impl<N: Net> Connection<N> {
+    /// Whether another request may come on it: the worker does not drain, and the listener is still there.
+    pub fn goes_on(&self) -> bool {
+        !self.worker.draining() && self.worker.tables().listener(self.listener).is_some()
+    }
+
     /// How long it may wait for a request; None if it may not: the worker drains or the listener is gone.
     fn idle_timeout(&self) -> Option<Duration> {
         if self.worker.draining() {

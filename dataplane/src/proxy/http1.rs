@@ -2,6 +2,7 @@
 //! came (RFC 9112).
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::ops::Range;
 use std::pin::pin;
@@ -18,6 +19,7 @@ use ringmesh_codec::http1::{
 use ringmesh_ring::buffer::{Buffer, Size, Slice};
 use ringmesh_ring::net::Net;
 use ringmesh_ring::output::Output;
+use ringmesh_ring::splice::Pipe;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use ringmesh_ring::stream::{Error as StreamError, Idle, Stream};
 
@@ -35,6 +37,10 @@ const WATCH_AFTER: Duration = Duration::from_millis(100);
 
 /// Longest time that our own answer may take to be written.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Interim responses to one request at most: an endpoint that sends them without end would keep the request open for
+/// ever. A `103` or two and a `100` are usual; a `102` (RFC 2518 section 10.1) may come every 20 seconds.
+const MAX_INTERIM: u32 = 100;
 
 /// A body of known length goes through `splice(2)` if so many bytes of it are still to come.
 const SPLICE_FROM: u64 = 512 * 1024;
@@ -182,7 +188,7 @@ impl<N: Net> Exchange<'_, N> {
 
     /// Whether the client's side may be used again after this request, as far as is known before the response.
     fn client_persists(&self) -> bool {
-        self.scratch.request.persistent() && !self.worker.draining()
+        self.scratch.request.persistent() && self.connection.goes_on()
     }
 }
 
@@ -244,7 +250,8 @@ impl<N: Net> Exchange<'_, N> {
             upstream: &lease.transport,
             method: self.scratch.request.known_method(),
             version: self.scratch.request.version(),
-            client_persists: self.client_persists(),
+            client_persists: self.scratch.request.persistent(),
+            uploaded: &Cell::new(true),
             stale: lease.reused && repeatable,
             watch: Watch::Client { may_half_close: !self.scratch.request.persistent() },
             patience,
@@ -266,6 +273,7 @@ impl<N: Net> Exchange<'_, N> {
         account: &mut Account,
     ) -> Result<(), Failed> {
         let stop = &self.connection.stop;
+        let all_uploaded = Cell::new(false);
         let respond = Respond {
             worker: self.worker,
             connection: self.connection,
@@ -273,7 +281,8 @@ impl<N: Net> Exchange<'_, N> {
             upstream: &lease.transport,
             method: self.scratch.request.known_method(),
             version: self.scratch.request.version(),
-            client_persists: self.client_persists(),
+            client_persists: self.scratch.request.persistent(),
+            uploaded: &all_uploaded,
             stale: false,
             watch: Watch::Nobody,
             patience,
@@ -300,6 +309,7 @@ impl<N: Net> Exchange<'_, N> {
                     if matches!(result, Err(Uploading::Client(_))) {
                         stop.trigger(StopReason::Abort);
                     }
+                    all_uploaded.set(result.is_ok());
                     uploaded = Some(result);
                 }
                 respond.as_mut().poll(context)
@@ -308,7 +318,11 @@ impl<N: Net> Exchange<'_, N> {
             if uploaded.is_none() {
                 // The response ended before the request: an operation in flight is stopped, never dropped.
                 stop.trigger(StopReason::Abort);
-                let _ = upload.await;
+                let ended = upload.await;
+                // A deadline that both waited for is the client's fault, whoever is told of it first.
+                if responded.is_err() && matches!(ended, Err(Uploading::Client(Reason::ClientTimeout))) {
+                    uploaded = Some(ended);
+                }
             }
             responded
         };
@@ -421,6 +435,8 @@ struct Respond<'a, N: Net> {
     method: Method,
     version: Version,
     client_persists: bool,
+    /// Whether all of the request has been passed on. What is left of it when the response is complete is never read.
+    uploaded: &'a Cell<bool>,
     /// Whether an end before the first byte means that the connection was closed while it was unused.
     stale: bool,
     watch: Watch,
@@ -444,11 +460,14 @@ impl<N: Net> Respond<'_, N> {
     ) -> Result<End, Failed> {
         let mut buffer = Buffer::take(Size::Small);
         output.clear();
-        self.read_head(head, edits, output, &mut buffer).await?;
+        self.read_head(head, edits, output, &mut buffer, stage).await?;
         let length = head.framing(self.method);
         let end = End {
             upstream_persists: head.persistent(self.method) && length != BodyLength::UntilClose,
-            client_persists: self.client_persists && self.ends_by_itself(length),
+            client_persists: self.client_persists
+                && self.connection.goes_on()
+                && self.uploaded.get()
+                && self.ends_by_itself(length),
         };
         self.write_head(head, edits, output, &mut buffer, length, &end);
         account.status = head.status();
@@ -475,8 +494,10 @@ impl<N: Net> Respond<'_, N> {
         edits: &mut Edits,
         output: &mut Output,
         buffer: &mut Buffer,
+        stage: &mut Stage,
     ) -> Result<(), Failed> {
         let mut stale = self.stale;
+        let mut interim = 0;
         loop {
             head.clear();
             loop {
@@ -486,6 +507,10 @@ impl<N: Net> Respond<'_, N> {
                         Ok(Parsed::Partial) => {}
                         Err(_refusal) => return Err(Failed::Ended(Reason::UpstreamGarbage)),
                     }
+                }
+                if buffer.spare() == 0 {
+                    // Interim heads may have left room in front.
+                    buffer.compact();
                 }
                 if buffer.spare() == 0 {
                     buffer.grow();
@@ -508,11 +533,18 @@ impl<N: Net> Respond<'_, N> {
             if !head.interim() {
                 return Ok(());
             }
+            interim += 1;
+            if interim > MAX_INTERIM {
+                return Err(Failed::Ended(Reason::UpstreamGarbage));
+            }
             let bytes = buffer.slice(0..head.len());
             if self.version == Version::Http11 {
                 edits.clear();
                 head.write(&bytes, edits, &mut Spans { head: &bytes, output });
+                // Half of it may go, and then nothing else can be said.
+                *stage = Stage::Begun;
                 self.flush(output).await.map_err(Failed::Ended)?;
+                *stage = Stage::Waiting;
             }
             drop(bytes);
             buffer.consume(head.len());
@@ -566,8 +598,12 @@ impl<N: Net> Respond<'_, N> {
             if body.state() == State::Done {
                 return Ok(());
             }
-            if !only_content && self.may_splice(body, buffer) {
-                self.splice(body, account).await?;
+            // Without descriptors left the bytes are copied.
+            if !only_content
+                && self.may_splice(body, buffer)
+                && let Ok(pipe) = self.worker.take_pipe()
+            {
+                self.splice(pipe, body, account).await?;
                 continue;
             }
             buffer.compact();
@@ -594,8 +630,7 @@ impl<N: Net> Respond<'_, N> {
     }
 
     /// Moves content from socket to socket inside the kernel.
-    async fn splice(&self, body: &mut BodyScanner, account: &mut Account) -> Result<(), Reason> {
-        let mut pipe = self.worker.take_pipe().map_err(|_error| Reason::ResponseTruncated)?;
+    async fn splice(&self, mut pipe: Pipe, body: &mut BodyScanner, account: &mut Account) -> Result<(), Reason> {
         while body.unframed_bytes() > 0 {
             self.connection.stop.set_deadline(Some(self.patience.until(self.worker.net.now())));
             let max = usize::try_from(body.unframed_bytes()).unwrap_or(usize::MAX);
