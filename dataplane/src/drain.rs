@@ -30,10 +30,11 @@ pub struct Registered {
 }
 
 impl Registry {
-    /// Enters a connection of the listener at a place's index.
+    /// Enters a connection of the listener at a place's index. It is busy until it says that it waits: handshakes and
+    /// opaque connections have no moment at which they could end without a loss.
     pub fn add(self: &Rc<Self>, stop: Stop, listener: u32) -> Registered {
         let mut entries = self.entries.borrow_mut();
-        let entry = Some(Entry { stop, idle: true, listener });
+        let entry = Some(Entry { stop, idle: false, listener });
         let index = match entries.free.pop() {
             Some(index) => {
                 entries.slots[index as usize] = entry;

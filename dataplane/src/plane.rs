@@ -41,6 +41,9 @@ const MAILBOX: usize = 1024;
 /// How long a worker may take to make itself heard.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a connection may be on its way from one worker to another.
+const HANDOVER: Duration = Duration::from_millis(20);
+
 /// How long connections that were stopped at the end of a drain may take to end.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 
@@ -591,7 +594,7 @@ async fn wait_for_connections(
     tell: &impl Fn(FromWorker),
 ) {
     const STEP: Duration = Duration::from_millis(10);
-    let until = worker.net.now() + length;
+    let begun = worker.net.now();
     loop {
         while let Some(message) = receiver.try_recv() {
             match message {
@@ -605,7 +608,9 @@ async fn wait_for_connections(
                 _ => {}
             }
         }
-        if worker.connections.count() == 0 || worker.net.now() >= until {
+        // The gauge counts from the accept on. Workers that have not heard of the end yet may still hand something over.
+        let waited = worker.net.now().saturating_since(begun);
+        if waited >= length || (waited >= HANDOVER && worker.recorder.gauge(gauge::CONNECTIONS) == 0) {
             return;
         }
         ringmesh_ring::sleep_until(worker.net.now() + STEP).await;

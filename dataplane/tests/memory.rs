@@ -56,6 +56,10 @@ fn heads_and_bodies_are_sent_from_where_they_arrived() {
     });
 }
 
+async fn sleep(net: &Network, length: Duration) {
+    ringmesh_ring::sleep_until(net.now() + length).await;
+}
+
 /// Every one of the `bytes` flushed since the last look lay in a buffer that bytes were received into.
 fn check_no_copy(net: &Network, bytes: usize) {
     let (filled, flushed) = (net.take_filled(), net.take_flushed());
@@ -141,6 +145,85 @@ fn a_response_that_began_before_a_drain_tells_the_client_to_close() {
         world::read_to_end(&client, &world.net).await;
     });
     assert_eq!(world.ended(Reason::Ok), 1);
+}
+
+#[test]
+fn a_request_that_came_before_a_drain_is_served() {
+    let world = World::new();
+    block_on(&world.net, async {
+        let client = world.connect();
+        send(&client, &world.net, b"GET / HTTP/1.1\r\nHost: s\r\n\r\n").await;
+        let upstream = world.accept().await;
+        read_head(&upstream, &world.net).await;
+        send(&upstream, &world.net, b"HTTP/1.1 204 No Content\r\n\r\n").await;
+        read_head(&client, &world.net).await;
+        // The connection is idle, and has not seen the next request yet when it is told to end.
+        sleep(&world.net, Duration::from_millis(50)).await;
+        send(&client, &world.net, b"POST /pay HTTP/1.1\r\nHost: s\r\nContent-Length: 0\r\n\r\n").await;
+        world.worker.drain();
+        let upstream = world.accept().await;
+        read_head(&upstream, &world.net).await;
+        send(&upstream, &world.net, b"HTTP/1.1 204 No Content\r\n\r\n").await;
+        let head = read_head(&client, &world.net).await;
+        assert!(head.contains("Connection: close\r\n"), "{head}");
+    });
+    assert_eq!(world.ended(Reason::Ok), 2);
+}
+
+#[test]
+fn a_client_that_connected_just_before_a_drain_may_send_its_request() {
+    let world = World::new();
+    block_on(&world.net, async {
+        let clients = [world.connect(), world.connect()];
+        sleep(&world.net, Duration::from_millis(50)).await;
+        world.worker.drain();
+        sleep(&world.net, Duration::from_millis(50)).await;
+        send(&clients[0], &world.net, b"GET / HTTP/1.1\r\nHost: s\r\n\r\n").await;
+        let upstream = world.accept().await;
+        read_head(&upstream, &world.net).await;
+        send(&upstream, &world.net, b"HTTP/1.1 204 No Content\r\n\r\n").await;
+        read_head(&clients[0], &world.net).await;
+        // One that sends nothing does not hold the drain up.
+        let begun = world.net.now();
+        world::read_to_end(&clients[1], &world.net).await;
+        assert!(world.net.now().saturating_since(begun) < Duration::from_secs(2));
+    });
+    assert_eq!(world.ended(Reason::Ok), 1);
+}
+
+#[test]
+fn an_idle_connection_ends_at_once_when_the_worker_drains() {
+    let world = World::new();
+    block_on(&world.net, async {
+        let client = world.connect();
+        send(&client, &world.net, b"GET / HTTP/1.1\r\nHost: s\r\n\r\n").await;
+        let upstream = world.accept().await;
+        read_head(&upstream, &world.net).await;
+        send(&upstream, &world.net, b"HTTP/1.1 204 No Content\r\n\r\n").await;
+        read_head(&client, &world.net).await;
+        sleep(&world.net, Duration::from_millis(50)).await;
+        let begun = world.net.now();
+        world.worker.drain();
+        world::read_to_end(&client, &world.net).await;
+        assert_eq!(world.net.now(), begun);
+    });
+}
+
+#[test]
+fn an_opaque_connection_goes_on_while_the_worker_drains() {
+    let world = World::opaque();
+    block_on(&world.net, async {
+        let client = world.connect();
+        send(&client, &world.net, b"one").await;
+        let upstream = world.accept().await;
+        assert_eq!(world::read_bytes(&upstream, &world.net, 3).await, "one");
+        world.worker.drain();
+        sleep(&world.net, Duration::from_millis(50)).await;
+        send(&upstream, &world.net, b"two").await;
+        assert_eq!(world::read_bytes(&client, &world.net, 3).await, "two");
+        world.worker.connections.stop_all();
+        world::read_to_end(&client, &world.net).await;
+    });
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The way of one downstream connection: handshake, then requests one after the other, or opaque bytes.
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use ringmesh_model::spiffe::SpiffeId;
 use ringmesh_ring::buffer::{Buffer, Size};
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
-use ringmesh_ring::stream::Stream;
+use ringmesh_ring::stream::{Idle, Stream};
 
 use crate::drain::Registered;
 use crate::listener::Reserved;
@@ -31,6 +32,9 @@ use crate::worker::Worker;
 /// lose our answer if we closed at once (RFC 9112 section 9.6).
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
 
+/// How long a client that has only just connected may take to send its request to a worker that drains.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
+
 /// A downstream connection.
 pub struct Connection<N: Net> {
     /// Whose it is.
@@ -46,6 +50,8 @@ pub struct Connection<N: Net> {
     client_text: OnceCell<Box<str>>,
     peer: Option<tls::Peer>,
     registered: Registered,
+    /// Whether it has been busy.
+    served: Cell<bool>,
     _reserved: Option<Reserved>,
 }
 
@@ -76,6 +82,7 @@ impl<N: Net> Connection<N> {
             protocol: Protocol::Http,
             transport,
             registered: worker.connections.add(stop.clone(), listener.index),
+            served: Cell::new(false),
             stop,
             client: None,
             client_text: OnceCell::new(),
@@ -186,6 +193,7 @@ async fn admit<N: Net>(
         client_text,
         peer,
         registered,
+        served: Cell::new(false),
         _reserved: reserved,
     };
     Some((Rc::new(connection), open))
@@ -219,16 +227,20 @@ async fn handshake<N: Net>(
 /// Waits for requests and serves them, until one side has enough.
 async fn requests<N: Net>(connection: Rc<Connection<N>>, exchanges: impl Exchanges<N>) {
     loop {
-        let Some(idle_timeout) = connection.idle_timeout() else { return };
-        connection.registered.set_idle(true);
-        connection.stop.set_deadline(Some(connection.worker.net.now() + idle_timeout));
-        match race(connection.transport.readable(), connection.stop.stopped()).await {
-            Raced::First(Ok(())) => {}
-            Raced::First(Err(_)) => return,
-            Raced::Second(reason) => return connection.tell_idle_end(reason),
+        let may_be_there = if connection.begins_to_wait() {
+            let raced = race(connection.transport.readable(), connection.stop.stopped()).await;
+            connection.has_waited(raced)
+        } else {
+            MayBeThere::Last
+        };
+        match may_be_there {
+            MayBeThere::Yes => {}
+            MayBeThere::Last if Box::pin(connection.has_last_request()).await => {}
+            MayBeThere::Last | MayBeThere::No => return,
         }
-        connection.registered.set_idle(false);
-        match exchanges.run(connection.clone()).await {
+        let next = exchanges.run(connection.clone()).await;
+        connection.served.set(true);
+        match next {
             Next::Idle => {}
             Next::Close => return,
             Next::Linger => return Box::pin(linger(&connection)).await,
@@ -236,10 +248,57 @@ async fn requests<N: Net>(connection: Rc<Connection<N>>, exchanges: impl Exchang
     }
 }
 
+/// Whether a request has come.
+enum MayBeThere {
+    Yes,
+    /// The connection may not wait any more; see [`Connection::has_last_request`].
+    Last,
+    No,
+}
+
 impl<N: Net> Connection<N> {
     /// Whether another request may come on it: the worker does not drain, and the listener is still there.
     pub fn goes_on(&self) -> bool {
         !self.worker.draining() && self.worker.tables().listener(self.listener).is_some()
+    }
+
+    /// Begins to wait for a request; false if it may not wait.
+    fn begins_to_wait(&self) -> bool {
+        let Some(idle_timeout) = self.idle_timeout() else { return false };
+        self.stop.set_deadline(Some(self.worker.net.now() + idle_timeout));
+        self.stop.clear();
+        self.registered.set_idle(true);
+        true
+    }
+
+    fn has_waited(&self, raced: Raced<io::Result<()>, StopReason>) -> MayBeThere {
+        self.registered.set_idle(false);
+        match raced {
+            Raced::First(Ok(())) => {
+                // What stops an idle connection at the same moment is not meant for a busy one.
+                self.stop.clear();
+                MayBeThere::Yes
+            }
+            Raced::First(Err(_)) => MayBeThere::No,
+            Raced::Second(StopReason::Drain) => MayBeThere::Last,
+            Raced::Second(reason) => {
+                self.tell_idle_end(reason);
+                MayBeThere::No
+            }
+        }
+    }
+
+    /// Whether a request comes on a connection that may not wait any more. One that has come already is served, and a
+    /// client that has only just connected gets a moment for its first one: neither could know.
+    async fn has_last_request(&self) -> bool {
+        let is_there = self.worker.tables().listener(self.listener).is_some();
+        let may_have_sent = !self.served.get() || matches!(self.transport.check_idle(), Ok(Idle::Data));
+        if !is_there || !may_have_sent {
+            return false;
+        }
+        self.stop.set_deadline(Some(self.worker.net.now() + LAST_REQUEST));
+        self.stop.clear();
+        matches!(race(self.transport.readable(), self.stop.stopped()).await, Raced::First(Ok(())))
     }
 
     /// How long it may wait for a request; None if it may not: the worker drains or the listener is gone.

@@ -48,12 +48,25 @@ impl Exchanges<Network> for Direct {
 
 impl World {
     pub(crate) fn new() -> Self {
+        Self::with(|_listener| {})
+    }
+
+    /// A world whose listener passes bytes on without looking at them.
+    #[allow(dead_code, reason = "each test binary uses a part of this")]
+    pub(crate) fn opaque() -> Self {
+        Self::with(|listener| {
+            listener.protocol = Protocol::Tcp;
+            listener.target = ListenerTarget::Service("s".into());
+        })
+    }
+
+    fn with(change: impl FnOnce(&mut Listener)) -> Self {
         let net = Network::new(1);
         let upstream = net.listen(ENDPOINT.parse::<std::net::SocketAddr>().unwrap());
         let telemetry = SharedMemory::create("telemetry", layout::memory_bytes(1)).unwrap();
         let memory = Arc::new(telemetry.map_writer().unwrap());
         let mut loader = Loader::new(Directory::open(memory.clone(), 1).unwrap(), 1);
-        let tables = loader.load(snapshot()).unwrap();
+        let tables = loader.load(snapshot(change)).unwrap();
         let listener = tables.listeners.iter().flatten().next().unwrap().place;
         let recorder = Recorder::new(memory, 0);
         let worker = Rc::new(Worker::new(0, net.clone(), recorder, Events::none(), Vec::new(), |_| false));
@@ -86,8 +99,8 @@ impl World {
     }
 }
 
-fn snapshot() -> Snapshot {
-    let listener = Listener {
+fn snapshot(change: impl FnOnce(&mut Listener)) -> Snapshot {
+    let mut listener = Listener {
         name: "in".into(),
         bind: Address::Ip("127.0.0.1:1".parse().unwrap()),
         protocol: Protocol::Http,
@@ -103,6 +116,7 @@ fn snapshot() -> Snapshot {
             request_timeout: Some(REQUEST_TIMEOUT),
         },
     };
+    change(&mut listener);
     let service = Service {
         name: "s".into(),
         protocol: Protocol::Http,
@@ -130,19 +144,22 @@ fn snapshot() -> Snapshot {
     let paths = vec![path("/"), path("/a"), path("/b"), path("/pay")];
     let rule = AllowRule { name: "0".into(), from: Vec::new(), methods: Vec::new(), paths };
     let policy = Policy { name: "p".into(), listener: "in".into(), allow: vec![rule] };
+    let guarded = listener.protocol == Protocol::Http;
     let settings = Settings {
         trust_domain: "test".into(),
         workload: "test".into(),
         access_log: AccessLog::Off,
         drain_timeout: Duration::from_secs(5),
     };
-    let objects = BTreeMap::from([
+    let mut objects = BTreeMap::from([
         (Key::Settings, Object::Settings(settings)),
         (Key::Listener("in".into()), Object::Listener(listener)),
         (Key::Service("s".into()), Object::Service(service)),
         (Key::Route("s".into()), Object::Route(route)),
-        (Key::Policy("p".into()), Object::Policy(policy)),
     ]);
+    if guarded {
+        objects.insert(Key::Policy("p".into()), Object::Policy(policy));
+    }
     Snapshot { version: 1, objects }
 }
 
