@@ -243,6 +243,27 @@ fn a_response_before_the_end_of_the_request_ends_the_connection_and_says_so() {
 }
 
 #[test]
+fn a_response_that_begins_before_the_end_of_the_request_and_ends_after_it_keeps_the_connection() {
+    let world = World::new();
+    block_on(&world.net, async {
+        let client = world.connect();
+        send(&client, &world.net, b"POST / HTTP/1.1\r\nHost: s\r\nContent-Length: 8\r\n\r\nhalf").await;
+        let upstream = world.accept().await;
+        read_head(&upstream, &world.net).await;
+        send(&upstream, &world.net, b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf").await;
+        let head = read_head(&client, &world.net).await;
+        assert!(!head.to_ascii_lowercase().contains("connection:"), "{head}");
+        assert_eq!(world::read_bytes(&client, &world.net, "half".len()).await, "half");
+        send(&client, &world.net, b"more").await;
+        assert_eq!(world::read_bytes(&upstream, &world.net, "halfmore".len()).await, "halfmore");
+        send(&upstream, &world.net, b"more").await;
+        assert_eq!(world::read_bytes(&client, &world.net, "more".len()).await, "more");
+        send(&client, &world.net, b"GET / HTTP/1.1\r\nHost: s\r\n\r\n").await;
+        assert!(read_head(&upstream, &world.net).await.starts_with("GET / "), "both connections go on");
+    });
+}
+
+#[test]
 fn nothing_follows_half_an_interim_response() {
     let world = World::new();
     block_on(&world.net, async {
@@ -277,6 +298,20 @@ fn interim_responses_without_end_are_cut() {
         assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
     });
     assert_eq!(world.ended(Reason::UpstreamGarbage), 1);
+}
+
+#[test]
+fn a_client_that_never_pauses_leaves_others_their_turn() {
+    let world = World::new();
+    block_on(&world.net, async {
+        let (busy, other) = (world.connect(), world.connect());
+        send(&busy, &world.net, "GET /denied HTTP/1.1\r\nHost: s\r\n\r\n".repeat(200).as_bytes()).await;
+        send(&other, &world.net, b"GET /denied HTTP/1.1\r\nHost: s\r\n\r\n").await;
+        let head = read_head(&other, &world.net).await;
+        assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    });
+    let served = world.ended(Reason::PolicyDenied);
+    assert!(served < 100, "{served} of the other's requests came first");
 }
 
 /// A request that never was bytes: another version of HTTP, as far as the path can tell.

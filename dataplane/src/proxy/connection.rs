@@ -19,7 +19,7 @@ use crate::listener::Reserved;
 use crate::outcome::Reason;
 use crate::places::Place;
 use crate::proxy::opaque;
-use crate::proxy::relay::{Raced, race};
+use crate::proxy::relay::{Raced, Turn, race};
 use crate::proxy::transport::Transport;
 use crate::tables::Listener;
 use crate::telemetry::event::Direction;
@@ -50,6 +50,8 @@ pub struct Connection<N: Net> {
     client_text: OnceCell<Box<str>>,
     peer: Option<tls::Peer>,
     registered: Registered,
+    /// What it does in a row.
+    pub turn: Turn,
     /// Whether it has been busy.
     served: Cell<bool>,
     _reserved: Option<Reserved>,
@@ -82,6 +84,7 @@ impl<N: Net> Connection<N> {
             protocol: Protocol::Http,
             transport,
             registered: worker.connections.add(stop.clone(), listener.index),
+            turn: Turn::default(),
             served: Cell::new(false),
             stop,
             client: None,
@@ -193,6 +196,7 @@ async fn admit<N: Net>(
         client_text,
         peer,
         registered,
+        turn: Turn::default(),
         served: Cell::new(false),
         _reserved: reserved,
     };

@@ -26,6 +26,7 @@ use ringmesh_ring::stream::{Error as StreamError, Idle, Stream};
 use crate::outcome::{Reason, phrase};
 use crate::pool::Lease;
 use crate::proxy::connection::{Connection, Next};
+use crate::proxy::relay::Turn;
 use crate::proxy::request::{self, Account, Call, Failed, Patience};
 use crate::proxy::transport::Transport;
 use crate::tables::Listener;
@@ -62,6 +63,7 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>) -> Next {
     let mut scratch = worker.take_scratch();
     let mut buffer = Buffer::take(Size::Small);
     let next = loop {
+        connection.turn.step().await;
         match one(&worker, &connection, &mut buffer, &mut scratch).await {
             Some(next) => break next,
             None if buffer.is_empty() => break Next::Idle,
@@ -295,6 +297,7 @@ impl<N: Net> Exchange<'_, N> {
             client: &self.connection.transport,
             upstream: &lease.transport,
             stop,
+            turn: Turn::default(),
             patience,
         };
         let mut uploaded = None;
@@ -373,6 +376,7 @@ struct Upload<'a, N: Net> {
     client: &'a Transport<N::Stream>,
     upstream: &'a Transport<N::Stream>,
     stop: &'a Stop,
+    turn: Turn,
     patience: Patience,
 }
 
@@ -388,6 +392,7 @@ impl<N: Net> Upload<'_, N> {
         self.flush(output).await?;
         let mut full_reads = 0;
         while body.state() == State::More {
+            self.turn.step().await;
             buffer.compact();
             if full_reads >= 2 {
                 buffer.grow();
@@ -435,7 +440,9 @@ struct Respond<'a, N: Net> {
     method: Method,
     version: Version,
     client_persists: bool,
-    /// Whether all of the request has been passed on. What is left of it when the response is complete is never read.
+    /// Whether all of the request has been passed on. What is left of it when the response is complete is never read: where
+    /// that can be known when the head is written, the client is told. A longer response may well end after the request,
+    /// as that of a service does which answers while it reads.
     uploaded: &'a Cell<bool>,
     /// Whether an end before the first byte means that the connection was closed while it was unused.
     stale: bool,
@@ -466,8 +473,8 @@ impl<N: Net> Respond<'_, N> {
             upstream_persists: head.persistent(self.method) && length != BodyLength::UntilClose,
             client_persists: self.client_persists
                 && self.connection.goes_on()
-                && self.uploaded.get()
-                && self.ends_by_itself(length),
+                && self.ends_by_itself(length)
+                && (self.uploaded.get() || !is_whole(length, buffer.len() - head.len())),
         };
         self.write_head(head, edits, output, &mut buffer, length, &end);
         account.status = head.status();
@@ -518,6 +525,7 @@ impl<N: Net> Respond<'_, N> {
                 if buffer.spare() == 0 {
                     return Err(Failed::Ended(Reason::UpstreamGarbage));
                 }
+                self.connection.turn.step().await;
                 match self.receive(buffer).await {
                     Ok(0) if stale => return Err(Failed::Stale),
                     Ok(0) => return Err(Failed::Ended(Reason::UpstreamReset)),
@@ -606,6 +614,7 @@ impl<N: Net> Respond<'_, N> {
                 self.splice(pipe, body, account).await?;
                 continue;
             }
+            self.connection.turn.step().await;
             buffer.compact();
             if full_reads >= 2 {
                 buffer.grow();
@@ -634,6 +643,7 @@ impl<N: Net> Respond<'_, N> {
         while body.unframed_bytes() > 0 {
             self.connection.stop.set_deadline(Some(self.patience.until(self.worker.net.now())));
             let max = usize::try_from(body.unframed_bytes()).unwrap_or(usize::MAX);
+            self.connection.turn.step().await;
             let moved =
                 self.upstream.splice_to(&self.connection.transport, &mut pipe, max, &self.connection.stop).await;
             match moved {
@@ -711,6 +721,15 @@ async fn client_gone<S: Stream>(client: &Transport<S>, may_half_close: bool) {
         Err(_) => {}
         Ok(Idle::Closed) if !may_half_close => {}
         Ok(_) => std::future::pending().await,
+    }
+}
+
+/// Whether a body of this length is here whole, with `bytes` of it; chunks are not counted for that.
+fn is_whole(length: BodyLength, bytes: usize) -> bool {
+    match length {
+        BodyLength::None => true,
+        BodyLength::Fixed(length) => length <= bytes as u64,
+        BodyLength::Chunked | BodyLength::UntilClose => false,
     }
 }
 

@@ -13,6 +13,7 @@ use crate::policy::Decision;
 use crate::pool::Lease;
 use crate::proxy::connection::Connection;
 use crate::proxy::relay::{Sides, relay};
+use crate::proxy::request::OnDrop;
 use crate::tables::{Endpoint, Listener, Service, Tables, Target};
 use crate::telemetry::event::{self, Event};
 use crate::telemetry::layout::{gauge, listener as counter};
@@ -36,8 +37,9 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>) {
     let mut way = Way::default();
     let (received, sent) = (Cell::new(0), Cell::new(0));
     worker.recorder.gauge_add(gauge::IN_FLIGHT, 1);
+    let in_flight = OnDrop(|| worker.recorder.gauge_sub(gauge::IN_FLIGHT, 1));
     let result = forward(&connection, &tables, listener, &mut way, &received, &sent).await;
-    worker.recorder.gauge_sub(gauge::IN_FLIGHT, 1);
+    drop(in_flight);
     let reason = result.err().unwrap_or(Reason::Ok);
     if reason != Reason::Ok {
         connection.transport.reset_on_close();

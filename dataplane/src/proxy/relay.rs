@@ -10,6 +10,7 @@ use std::time::Duration;
 use ringmesh_ring::buffer::{Buffer, Size};
 use ringmesh_ring::net::Net;
 use ringmesh_ring::output::Output;
+use ringmesh_ring::splice::Pipe;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use ringmesh_ring::stream::{Error, Stream};
 
@@ -26,6 +27,25 @@ const SPLICE_BYTES: usize = 1024 * 1024;
 /// Splices smaller than this are small; after so many in a row copying begins again.
 const SMALL_BYTES: usize = 16 * 1024;
 const COPY_AFTER: u32 = 8;
+
+/// Steps that a connection takes in a row before others have their turn.
+const STEPS: u32 = 16;
+
+/// Counts what a connection does without a pause. On epoll an operation that can go on at once does so without returning
+/// to the loop, so that a peer that always has something ready would keep the whole core to itself.
+#[derive(Default)]
+pub struct Turn(Cell<u32>);
+
+impl Turn {
+    /// Takes a step; after enough of them others go first.
+    pub async fn step(&self) {
+        let steps = self.0.get() + 1;
+        self.0.set(steps % STEPS);
+        if steps == STEPS {
+            ringmesh_ring::yield_now().await;
+        }
+    }
+}
 
 /// Which of two was first.
 pub enum Raced<A, B> {
@@ -95,13 +115,17 @@ pub async fn relay<N: Net>(worker: &Worker<N>, sides: &Sides<'_, N::Stream>) -> 
         if forth_ended.is_some() && back_ended.is_some() { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
-    let failed = |end: &Option<Result<(), Error>>, io: Reason| match end {
-        Some(Err(Error::Io(_))) => Some(io),
-        Some(Err(Error::Stopped(StopReason::Deadline))) => Some(Reason::IdleTimeout),
-        Some(Err(Error::Stopped(StopReason::Drain))) => Some(Reason::Drained),
-        _ => None,
+    let (client, upstream) = (Reason::ClientAborted, Reason::UpstreamReset);
+    let failed = |end: Option<Result<(), Failed>>, from: Reason, to: Reason| match end?.err()? {
+        Failed::From(Error::Io(_)) => Some(from),
+        Failed::To(Error::Io(_)) => Some(to),
+        Failed::From(Error::Stopped(reason)) | Failed::To(Error::Stopped(reason)) => match reason {
+            StopReason::Deadline => Some(Reason::IdleTimeout),
+            StopReason::Drain => Some(Reason::Drained),
+            StopReason::Abort => None,
+        },
     };
-    let reason = failed(&forth_ended, Reason::ClientAborted).or_else(|| failed(&back_ended, Reason::UpstreamReset));
+    let reason = failed(forth_ended, client, upstream).or_else(|| failed(back_ended, upstream, client));
     match reason {
         None => Ok(()),
         Some(reason) => {
@@ -112,6 +136,12 @@ pub async fn relay<N: Net>(worker: &Worker<N>, sides: &Sides<'_, N::Stream>) -> 
     }
 }
 
+/// Which end of a direction failed.
+enum Failed {
+    From(Error),
+    To(Error),
+}
+
 /// Moves bytes one way until their source ends. Waits without a buffer, so that a silent connection holds none.
 async fn one_way<N: Net>(
     worker: &Worker<N>,
@@ -119,37 +149,40 @@ async fn one_way<N: Net>(
     from: &Transport<N::Stream>,
     to: &Transport<N::Stream>,
     moved: &Cell<u64>,
-) -> Result<(), Error> {
+) -> Result<(), Failed> {
     let both_plain = from.plain().is_some() && to.plain().is_some();
     let mut output = Output::new();
     let mut full_reads = 0;
+    let turn = Turn::default();
+    let end = || to.shutdown_write().map_err(|error| Failed::To(error.into()));
     loop {
-        if full_reads >= SPLICE_AFTER && both_plain {
-            if splice(worker, sides, from, to, moved).await? == Spliced::End {
-                to.shutdown_write()?;
-                return Ok(());
+        // Without descriptors left the bytes are copied.
+        if full_reads >= SPLICE_AFTER
+            && both_plain
+            && let Ok(pipe) = worker.take_pipe()
+        {
+            if splice(worker, sides, pipe, from, to, moved, &turn).await? == Spliced::End {
+                return end();
             }
             full_reads = 0;
         }
+        turn.step().await;
         match race(from.readable(), sides.stop.stopped()).await {
-            Raced::First(result) => result?,
-            Raced::Second(reason) => return Err(Error::Stopped(reason)),
+            Raced::First(result) => result.map_err(|error| Failed::From(error.into()))?,
+            Raced::Second(reason) => return Err(Failed::From(reason.into())),
         }
         let mut buffer = Buffer::take(if full_reads > 0 { Size::Large } else { Size::Small });
         let room = buffer.spare();
-        match from.try_fill(&mut buffer)? {
+        match from.try_fill(&mut buffer).map_err(|error| Failed::From(error.into()))? {
             None => continue,
-            Some(0) => {
-                to.shutdown_write()?;
-                return Ok(());
-            }
+            Some(0) => return end(),
             Some(count) => {
                 full_reads = if count == room { full_reads + 1 } else { 0 };
                 moved.set(moved.get() + count as u64);
                 sides.stop.set_deadline(Some(worker.net.now() + sides.idle));
                 output.push(buffer.slice(0..count));
                 drop(buffer);
-                to.flush(&mut output, sides.stop).await?;
+                to.flush(&mut output, sides.stop).await.map_err(Failed::To)?;
             }
         }
     }
@@ -168,14 +201,21 @@ enum Spliced {
 async fn splice<N: Net>(
     worker: &Worker<N>,
     sides: &Sides<'_, N::Stream>,
+    mut pipe: Pipe,
     from: &Transport<N::Stream>,
     to: &Transport<N::Stream>,
     moved: &Cell<u64>,
-) -> Result<Spliced, Error> {
-    let mut pipe = worker.take_pipe()?;
+    turn: &Turn,
+) -> Result<Spliced, Failed> {
+    // A call that failed does not say at which end; but only writing finds the other side deaf.
+    let failed = |error: Error| match &error {
+        Error::Io(cause) if cause.kind() == std::io::ErrorKind::BrokenPipe => Failed::To(error),
+        _ => Failed::From(error),
+    };
     let mut small = 0;
     while small < COPY_AFTER {
-        let count = from.splice_to(to, &mut pipe, SPLICE_BYTES, sides.stop).await?;
+        turn.step().await;
+        let count = from.splice_to(to, &mut pipe, SPLICE_BYTES, sides.stop).await.map_err(failed)?;
         if count == 0 {
             worker.return_pipe(pipe);
             return Ok(Spliced::End);
