@@ -264,27 +264,6 @@ fn a_response_that_begins_before_the_end_of_the_request_and_ends_after_it_keeps_
 }
 
 #[test]
-fn a_response_that_begins_before_the_end_of_the_request_and_ends_after_it_keeps_the_connection() {
-    let world = World::new();
-    block_on(&world.net, async {
-        let client = world.connect();
-        send(&client, &world.net, b"POST / HTTP/1.1\r\nHost: s\r\nContent-Length: 8\r\n\r\nhalf").await;
-        let upstream = world.accept().await;
-        read_head(&upstream, &world.net).await;
-        send(&upstream, &world.net, b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf").await;
-        let head = read_head(&client, &world.net).await;
-        assert!(!head.to_ascii_lowercase().contains("connection:"), "{head}");
-        assert_eq!(world::read_bytes(&client, &world.net, "half".len()).await, "half");
-        send(&client, &world.net, b"more").await;
-        assert_eq!(world::read_bytes(&upstream, &world.net, "halfmore".len()).await, "halfmore");
-        send(&upstream, &world.net, b"more").await;
-        assert_eq!(world::read_bytes(&client, &world.net, "more".len()).await, "more");
-        send(&client, &world.net, b"GET / HTTP/1.1\r\nHost: s\r\n\r\n").await;
-        assert!(read_head(&upstream, &world.net).await.starts_with("GET / "), "both connections go on");
-    });
-}
-
-#[test]
 fn nothing_follows_half_an_interim_response() {
     let world = World::new();
     block_on(&world.net, async {

@@ -733,15 +733,6 @@ fn is_whole(length: BodyLength, bytes: usize) -> bool {
     }
 }
 
-/// Whether a body of this length is here whole, with `bytes` of it; chunks are not counted for that.
-fn is_whole(length: BodyLength, bytes: usize) -> bool {
-    match length {
-        BodyLength::None => true,
-        BodyLength::Fixed(length) => length <= bytes as u64,
-        BodyLength::Chunked | BodyLength::UntilClose => false,
-    }
-}
-
 /// Moves what `buffer` has of a chunked body's content to `output`, without its framing; how many bytes.
 fn content(body: &mut BodyScanner, buffer: &mut Buffer, output: &mut Output) -> Result<usize, Reason> {
     let mut passed = 0;
