@@ -309,7 +309,7 @@ fn sigterm_finishes_open_requests_closes_idle_connections_and_exits_0() {
         idle.expect_end();
         eventually("nobody new is let in", || Client::try_connect(front).is_err().then_some(()));
         let response = busy.response();
-        assert_eq!((response.text().as_str(), response.field("connection")), ("done", None));
+        assert_eq!((response.text().as_str(), response.field("connection")), ("done", Some("close")));
         busy.expect_end();
         assert_eq!(proxy.wait(Duration::from_secs(10)).code(), Some(0));
         assert!(proxy.dataplane_pids().is_empty(), "nothing is left");

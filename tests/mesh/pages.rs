@@ -195,12 +195,11 @@ fn every_path_that_the_architecture_names_exists() {
             }
         }
         let named = paths(&without_blocks);
-        let missing: Vec<&String> =
-            named
-                .iter()
-                // What a build makes is not there before it.
-                .filter(|path| !made.contains(path) && !path.starts_with("target/") && !repository.join(path).exists())
-                .collect();
+        let missing: Vec<&String> = named
+            .iter()
+            // What a build makes is not there before it.
+            .filter(|path| !made.contains(path) && !path.starts_with("target/") && !repository.join(path).exists())
+            .collect();
         assert!(missing.is_empty(), "{page} names what is not there: {missing:?}");
         assert!(named.len() >= at_least, "{page} names paths in another way now: {named:?}");
     }

@@ -26,7 +26,11 @@ fn check(front: SocketAddr, bytes: &[u8], statuses: &[u16]) {
 #[track_caller]
 fn check_nothing_arrived(service: &Service) {
     let requests = service.requests();
-    assert!(requests.is_empty(), "the service got {:?}", requests.iter().map(|request| &request.head.start).collect::<Vec<_>>());
+    assert!(
+        requests.is_empty(),
+        "the service got {:?}",
+        requests.iter().map(|request| &request.head.start).collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -167,7 +171,8 @@ fn a_body_that_looks_like_a_request_stays_a_body() {
         let mut client = Client::connect(front);
         for framing in ["fixed", "chunked"] {
             match framing {
-                "fixed" => client.send(format!("POST / HTTP/1.1\r\nHost: app\r\nContent-Length: {}\r\n\r\n{HIDDEN}", HIDDEN.len())),
+                "fixed" => client
+                    .send(format!("POST / HTTP/1.1\r\nHost: app\r\nContent-Length: {}\r\n\r\n{HIDDEN}", HIDDEN.len())),
                 _ => client.send(format!(
                     "POST / HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{HIDDEN}\r\n0\r\n\r\n",
                     HIDDEN.len()
