@@ -19,6 +19,9 @@ use crate::telemetry::ring::producers;
 /// How often the loader looks whether a worker has ended, while nothing else happens.
 const LOOK_AFTER_WORKERS: Duration = Duration::from_secs(5);
 
+/// How long the loader pauses when it cannot accept a newcomer.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
 /// Runs the data plane of the process until it is told to end. `control` is the connection that it was started with.
 pub fn run(control: UnixStream) -> ExitCode {
     ringmesh_ring::socket::raise_descriptor_limit();
@@ -174,7 +177,15 @@ impl Served {
     /// Somebody wants to adopt us. Only our own user may.
     fn accept(&mut self) {
         let Some(started) = &self.plane else { return };
-        let Ok((stream, _)) = started.adoption.accept() else { return };
+        let stream = match started.adoption.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Without descriptors left whoever wants us stays there, and would be heard again at once.
+                tracing::warn!(target: "loader", "cannot hear a newcomer: {error}");
+                std::thread::sleep(ACCEPT_PAUSE);
+                return;
+            }
+        };
         let allowed = rustix::net::sockopt::socket_peercred(&stream)
             .is_ok_and(|peer| peer.uid == rustix::process::geteuid() || peer.uid.is_root());
         if !allowed {

@@ -1,5 +1,6 @@
 //! Accepting connections, and giving each to the worker with the fewest, before its first byte is read.
 
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -20,7 +21,7 @@ use crate::worker::Worker;
 /// Connections accepted in one turn at most, so that those that are open get theirs.
 const ACCEPTS_PER_TURN: usize = 32;
 
-/// How long accepting pauses when there are no descriptors left.
+/// How long accepting pauses when it fails, mostly because there are no descriptors left.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// How many connections each worker has, those included that are on their way to it. All workers write it, but only when
@@ -159,27 +160,50 @@ pub async fn accept(
     stop: Stop,
 ) {
     loop {
-        match race(listener.readable(), stop.stopped()).await {
-            Raced::First(Ok(())) => {}
-            Raced::First(Err(_)) | Raced::Second(_) => return,
-        }
-        for _ in 0..ACCEPTS_PER_TURN {
-            match listener.accept() {
-                Ok(Some(accepted)) => placement.place(&exchanges, accepted, place),
-                Ok(None) => break,
-                Err(error) => {
-                    placement.worker.recorder.gauge_add(gauge::ACCEPT_FAILED, 1);
-                    if is_out_of_descriptors(&error) {
-                        let until = placement.worker.net.now() + PAUSE;
-                        if let Raced::Second(_) = race(ringmesh_ring::sleep_until(until), stop.stopped()).await {
-                            return;
-                        }
-                    }
-                    break;
+        let taken = match race(listener.readable(), stop.stopped()).await {
+            Raced::First(ready) => ready.and_then(|()| take(&placement, &exchanges, &listener, place)),
+            Raced::Second(_) => return,
+        };
+        match taken {
+            Ok(Taken::All) => {}
+            // On epoll the next wait would end at once, and none of the clients would be served.
+            Ok(Taken::Many) => ringmesh_ring::yield_now().await,
+            Err(error) => {
+                placement.worker.recorder.gauge_add(gauge::ACCEPT_FAILED, 1);
+                if !is_out_of_descriptors(&error) {
+                    tracing::error!(target: "listener", "cannot accept: {error}");
+                }
+                // Whatever it is, it may last, and the listener stays readable meanwhile.
+                let until = placement.worker.net.now() + PAUSE;
+                if let Raced::Second(_) = race(ringmesh_ring::sleep_until(until), stop.stopped()).await {
+                    return;
                 }
             }
         }
     }
+}
+
+/// How many clients were taken.
+enum Taken {
+    /// All that were there.
+    All,
+    /// As many as one turn may take.
+    Many,
+}
+
+fn take(
+    placement: &Placement,
+    exchanges: &impl Exchanges<Sockets>,
+    listener: &Listener,
+    place: Place,
+) -> io::Result<Taken> {
+    for _ in 0..ACCEPTS_PER_TURN {
+        match listener.accept()? {
+            Some(accepted) => placement.place(exchanges, accepted, place),
+            None => return Ok(Taken::All),
+        }
+    }
+    Ok(Taken::Many)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
-use ringmesh_ring::stop::Stop;
+use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use ringmesh_ring::stream::Error as StreamError;
 
 use crate::outcome::Reason;
@@ -52,8 +52,15 @@ pub async fn connect<N: Net>(
         _ => (own, Reason::ConnectTimeout),
     };
     stop.set_deadline(Some(until));
-    let result = Box::pin(open(worker, service, endpoint, stop, late)).await;
+    let mut result = Box::pin(open(worker, service, endpoint, stop, late)).await;
     stop.set_deadline(deadline);
+    if result.is_ok() && stop.reason() == Some(StopReason::Deadline) {
+        // The last bytes of the handshake came together with its deadline. What follows must not end by that.
+        stop.clear();
+        if late == Reason::RequestTimeout {
+            result = Err(late);
+        }
+    }
     match result {
         Ok(transport) => {
             state.succeeded();
