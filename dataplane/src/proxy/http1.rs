@@ -91,7 +91,7 @@ async fn one<N: Net>(
             let mut account = Account::default();
             let mut answer = Answer { reason, close: true, head_only: false, account: &mut account };
             let sent = answer.send(connection, scratch).await;
-            request::count(worker, listener.unrouted, &account, reason, 0);
+            request::refused(worker, connection, &tables, listener, &account, reason);
             return Some(if sent { Next::Linger } else { Next::Close });
         }
     }

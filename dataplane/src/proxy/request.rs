@@ -116,8 +116,31 @@ pub async fn serve<N: Net>(
             reason
         }
     };
-    tell(worker, connection, tables, listener, &call.head(), begun, &way, &account, reason);
+    let head = call.head();
+    let asked = Asked { method: head.method(), path: head.path(), authority: head.authority().unwrap_or_default() };
+    tell(worker, connection, tables, listener, asked, begun, &way, &account, reason);
     reason
+}
+
+/// Counts and logs a request whose head could not be read, and which so came to nothing.
+pub fn refused<N: Net>(
+    worker: &Worker<N>,
+    connection: &Connection<N>,
+    tables: &Tables,
+    listener: &Listener,
+    account: &Account,
+    reason: Reason,
+) {
+    let now = worker.net.now();
+    tell(worker, connection, tables, listener, Asked::default(), now, &Way::default(), account, reason);
+}
+
+/// What the access log says of a request's head.
+#[derive(Default)]
+struct Asked<'a> {
+    method: &'a [u8],
+    path: &'a [u8],
+    authority: &'a [u8],
 }
 
 #[allow(clippy::too_many_arguments, reason = "one story, told once")]
@@ -215,7 +238,7 @@ fn tell<N: Net>(
     connection: &Connection<N>,
     tables: &Tables,
     listener: &Listener,
-    head: &impl Head,
+    asked: Asked<'_>,
     begun: Instant,
     way: &Way<'_>,
     account: &Account,
@@ -237,9 +260,9 @@ fn tell<N: Net>(
         client: connection.client_text(),
         peer: connection.peer_id().map_or("", |id| id.as_str()),
         decided_by: way.decided_by,
-        method: clip(head.method()),
-        path: clip(head.path()),
-        authority: clip(head.authority().unwrap_or_default()),
+        method: clip(asked.method),
+        path: clip(asked.path),
+        authority: clip(asked.authority),
         status: account.status,
         reason: reason as u8,
         attempts: account.attempts,
@@ -250,7 +273,7 @@ fn tell<N: Net>(
 }
 
 /// Counts a request that has ended.
-pub fn count<N: Net>(worker: &Worker<N>, series: Series, account: &Account, reason: Reason, micros: u64) {
+fn count<N: Net>(worker: &Worker<N>, series: Series, account: &Account, reason: Reason, micros: u64) {
     let recorder = &worker.recorder;
     let class = usize::from(account.status / 100).min(5);
     recorder.add(series, counter::CLASS + class, 1);
