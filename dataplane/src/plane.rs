@@ -293,21 +293,25 @@ impl Plane {
     fn listen(&mut self, tables: &Tables) -> io::Result<()> {
         let places: HashMap<&Name, Place> =
             tables.listeners.iter().flatten().map(|listener| (&listener.config.name, listener.place)).collect();
-        let gone: Vec<Name> = self.listeners.keys().filter(|name| !places.contains_key(name)).cloned().collect();
-        for name in gone {
-            if let Some(Listening { place, .. }) = self.listeners.remove(&name) {
-                self.unlisten(place, Open::EndIdle);
-            }
-        }
+        // Duplicated first: if that fails, what listens goes on.
         let mut messages = Vec::new();
-        for (name, sockets) in std::mem::take(&mut self.staged) {
-            let Some(place) = places.get(&name).copied() else { continue };
+        for (name, sockets) in &self.staged {
+            let Some(place) = places.get(name).copied() else { continue };
             for number in 0..self.workers.len() {
                 // One for each worker, or one that they share.
                 if let Some(socket) = sockets.get(number % sockets.len().max(1)) {
                     messages.push((number, ToWorker::Listen(place, socket.try_clone()?)));
                 }
             }
+        }
+        let gone: Vec<Name> = self.listeners.keys().filter(|name| !places.contains_key(name)).cloned().collect();
+        for name in gone {
+            if let Some(Listening { place, .. }) = self.listeners.remove(&name) {
+                self.unlisten(place, Open::EndIdle);
+            }
+        }
+        for (name, sockets) in std::mem::take(&mut self.staged) {
+            let Some(place) = places.get(&name).copied() else { continue };
             if let Some(old) = self.listeners.insert(name, Listening { sockets, place }) {
                 self.unlisten(old.place, Open::Keep);
             }
