@@ -43,6 +43,8 @@ fn control_killed_twenty_times_under_load_is_not_noticed_by_anybody() {
             let status = proxy.status();
             assert_eq!(status["dataplane"]["adopted"], true, "{status}");
             assert_eq!(status["control"]["epoch"], kill as u64 + 2, "{status}");
+            // An adoption takes some 40 ms: without a pause the load would be over before it proves anything.
+            hold(Duration::from_millis(50));
         }
         let (kept, fresh, bytes) = (end(kept), end(fresh), end(bytes));
         assert_nothing_failed(&kept, 1_000);
