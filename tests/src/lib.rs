@@ -24,6 +24,7 @@ pub mod tls;
 pub mod process;
 pub mod proxy;
 pub mod metrics;
+pub mod trace;
 
 pub use client::Client;
 pub use driver::{Driver, on_both_drivers};
