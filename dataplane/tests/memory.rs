@@ -5,10 +5,12 @@ mod world;
 use std::ops::Range;
 use std::time::Duration;
 
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType};
 use ringmesh_codec::head::Head;
 use ringmesh_dataplane::outcome::Reason;
 use ringmesh_dataplane::pool::Lease;
 use ringmesh_dataplane::proxy::request::{self, Account, Call, Failed, Patience};
+use ringmesh_model::snapshot::{Identity, Key, Mtls, Object};
 use ringmesh_ring::memory::{self, Network, block_on};
 use ringmesh_ring::{Buffer, Net, Size, Stream};
 use world::{World, read_head, send};
@@ -312,6 +314,75 @@ fn a_client_that_never_pauses_leaves_others_their_turn() {
     });
     let served = world.ended(Reason::PolicyDenied);
     assert!(served < 100, "{served} of the other's requests came first");
+}
+
+/// An SVID of its own making.
+fn identity() -> Identity {
+    let mut root = CertificateParams::default();
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    root.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let root = CertifiedIssuer::self_signed(root, KeyPair::generate().expect("a key")).expect("a root");
+    let id = "spiffe://test/ns/default/sa/test";
+    let mut leaf = CertificateParams::default();
+    leaf.subject_alt_names = vec![SanType::URI(id.try_into().expect("text"))];
+    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    let key = KeyPair::generate().expect("a key");
+    let leaf = leaf.signed_by(&key, &root).expect("a leaf");
+    Identity {
+        id: id.parse().expect("an identity"),
+        chain: vec![leaf.der().to_vec()],
+        key: key.serialize_der(),
+        bundle: vec![root.der().to_vec()],
+        expires: u64::MAX,
+    }
+}
+
+#[test]
+fn a_plain_connection_is_not_served_by_a_listener_that_has_begun_to_demand_tls() {
+    let world = World::new();
+    block_on(&world.net, async {
+        let (idle, busy) = (world.connect(), world.connect());
+        let request = b"GET / HTTP/1.1\r\nHost: s\r\n\r\n";
+        let response = b"HTTP/1.1 204 No Content\r\n\r\n";
+        send(&idle, &world.net, request).await;
+        let first = world.accept().await;
+        read_head(&first, &world.net).await;
+        send(&busy, &world.net, request).await;
+        let second = world.accept().await;
+        read_head(&second, &world.net).await;
+        send(&first, &world.net, response).await;
+        read_head(&idle, &world.net).await;
+
+        world.reload(|objects| {
+            objects.insert(Key::Identity, Object::Identity(identity()));
+            if let Some(Object::Listener(listener)) = objects.get_mut(&Key::Listener("in".into())) {
+                listener.mtls = Mtls::Strict;
+            }
+        });
+        send(&idle, &world.net, request).await;
+        world::read_to_end(&idle, &world.net).await;
+        send(&second, &world.net, response).await;
+        let head = read_head(&busy, &world.net).await;
+        assert!(head.contains("Connection: close\r\n"), "{head}");
+    });
+    assert_eq!(world.ended(Reason::Ok), 2);
+}
+
+#[test]
+fn a_listener_that_goes_takes_its_connections_along_in_order() {
+    let world = World::new();
+    block_on(&world.net, async {
+        let client = world.connect();
+        send(&client, &world.net, b"GET / HTTP/1.1\r\nHost: s\r\n\r\n").await;
+        let upstream = world.accept().await;
+        read_head(&upstream, &world.net).await;
+        world.reload(|objects| objects.retain(|key, _| !matches!(key, Key::Listener(_) | Key::Policy(_))));
+        send(&upstream, &world.net, b"HTTP/1.1 204 No Content\r\n\r\n").await;
+        let head = read_head(&client, &world.net).await;
+        assert!(head.contains("Connection: close\r\n"), "{head}");
+        world::read_to_end(&client, &world.net).await;
+    });
+    assert_eq!(world.ended(Reason::Ok), 1);
 }
 
 /// A request that never was bytes: another version of HTTP, as far as the path can tell.

@@ -261,9 +261,15 @@ enum MayBeThere {
 }
 
 impl<N: Net> Connection<N> {
-    /// Whether another request may come on it: the worker does not drain, and the listener is still there.
+    /// Whether another request may come on it: the worker does not drain, and the listener still serves it.
     pub fn goes_on(&self) -> bool {
-        !self.worker.draining() && self.worker.tables().listener(self.listener).is_some()
+        !self.worker.draining() && self.worker.tables().listener(self.listener).is_some_and(|to| self.belongs(to))
+    }
+
+    /// Whether a listener serves this connection. One that has begun to demand TLS has no word of who calls on a
+    /// connection from before.
+    pub fn belongs(&self, listener: &Listener) -> bool {
+        listener.tls.is_none() || self.transport.plain().is_none()
     }
 
     /// Begins to wait for a request; false if it may not wait.
@@ -295,7 +301,7 @@ impl<N: Net> Connection<N> {
     /// Whether a request comes on a connection that may not wait any more. One that has come already is served, and a
     /// client that has only just connected gets a moment for its first one: neither could know.
     async fn has_last_request(&self) -> bool {
-        let is_there = self.worker.tables().listener(self.listener).is_some();
+        let is_there = self.worker.tables().listener(self.listener).is_some_and(|to| self.belongs(to));
         let may_have_sent = !self.served.get() || matches!(self.transport.check_idle(), Ok(Idle::Data));
         if !is_there || !may_have_sent {
             return false;
@@ -310,7 +316,9 @@ impl<N: Net> Connection<N> {
         if self.worker.draining() {
             return None;
         }
-        Some(self.worker.tables().listener(self.listener)?.config.limits.idle_timeout)
+        let tables = self.worker.tables();
+        let listener = tables.listener(self.listener).filter(|listener| self.belongs(listener))?;
+        Some(listener.config.limits.idle_timeout)
     }
 
     fn tell_idle_end(&self, reason: StopReason) {

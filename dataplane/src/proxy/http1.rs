@@ -82,7 +82,8 @@ async fn one<N: Net>(
     scratch: &mut Scratch,
 ) -> Option<Next> {
     let tables = worker.tables();
-    let Some(listener) = tables.listener(connection.listener) else { return Some(Next::Close) };
+    let listener = tables.listener(connection.listener).filter(|listener| connection.belongs(listener));
+    let Some(listener) = listener else { return Some(Next::Close) };
     match read_head(worker, connection, listener, buffer, &mut scratch.request).await {
         Ok(true) => {}
         Ok(false) => return Some(Next::Idle),

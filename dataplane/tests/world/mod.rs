@@ -1,6 +1,7 @@
 //! A worker in memory with one listener and one service, for tests of the whole path.
 #![allow(clippy::unwrap_used, reason = "a test ends where its own world is broken")]
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ pub(crate) struct World {
     pub(crate) net: Network,
     pub(crate) worker: Rc<Worker<Network>>,
     listener: Place,
+    loader: RefCell<Loader>,
+    snapshot: RefCell<Snapshot>,
     upstream: memory::Listener,
     telemetry: SharedMemory,
 }
@@ -66,12 +69,24 @@ impl World {
         let telemetry = SharedMemory::create("telemetry", layout::memory_bytes(1)).unwrap();
         let memory = Arc::new(telemetry.map_writer().unwrap());
         let mut loader = Loader::new(Directory::open(memory.clone(), 1).unwrap(), 1);
-        let tables = loader.load(snapshot(change)).unwrap();
+        let snapshot = snapshot(change);
+        let tables = loader.load(snapshot.clone()).unwrap();
         let listener = tables.listeners.iter().flatten().next().unwrap().place;
         let recorder = Recorder::new(memory, 0);
         let worker = Rc::new(Worker::new(0, net.clone(), recorder, Events::none(), Vec::new(), |_| false));
         worker.commit(tables);
-        Self { net, worker, listener, upstream, telemetry }
+        let (loader, snapshot) = (RefCell::new(loader), RefCell::new(snapshot));
+        Self { net, worker, listener, loader, snapshot, upstream, telemetry }
+    }
+
+    /// Makes a changed snapshot live.
+    #[allow(dead_code, reason = "each test binary uses a part of this")]
+    pub(crate) fn reload(&self, change: impl FnOnce(&mut BTreeMap<Key, Object>)) {
+        let mut snapshot = self.snapshot.borrow_mut();
+        snapshot.version += 1;
+        change(&mut snapshot.objects);
+        let tables = self.loader.borrow_mut().load(snapshot.clone()).unwrap();
+        self.worker.commit(tables);
     }
 
     /// A client's end of a new connection to the listener.
