@@ -385,6 +385,47 @@ fn a_listener_that_goes_takes_its_connections_along_in_order() {
     assert_eq!(world.ended(Reason::Ok), 1);
 }
 
+#[test]
+fn the_client_going_away_after_its_body_ends_the_request_upstream() {
+    let world = World::new();
+    block_on(&world.net, async {
+        let client = world.connect();
+        send(&client, &world.net, b"POST / HTTP/1.1\r\nHost: s\r\nContent-Length: 8\r\n\r\nhalf").await;
+        let upstream = world.accept().await;
+        read_head(&upstream, &world.net).await;
+        // Longer than the proxy is patient with a silent client before it watches it.
+        sleep(&world.net, Duration::from_secs(2)).await;
+        send(&client, &world.net, b"more").await;
+        assert_eq!(world::read_bytes(&upstream, &world.net, 8).await, "halfmore");
+        sleep(&world.net, Duration::from_secs(2)).await;
+        let left = world.net.now();
+        drop(client);
+        world::read_to_end(&upstream, &world.net).await;
+        assert!(world.net.now().saturating_since(left) < Duration::from_secs(1));
+    });
+    assert_eq!(world.ended(Reason::ClientAborted), 1);
+}
+
+#[test]
+fn a_response_that_is_long_in_coming_after_a_body_reaches_the_client() {
+    let world = World::new();
+    block_on(&world.net, async {
+        let client = world.connect();
+        send(&client, &world.net, b"POST / HTTP/1.1\r\nHost: s\r\nContent-Length: 8\r\n\r\nhalf").await;
+        let upstream = world.accept().await;
+        read_head(&upstream, &world.net).await;
+        sleep(&world.net, Duration::from_secs(2)).await;
+        send(&client, &world.net, b"more").await;
+        sleep(&world.net, Duration::from_secs(2)).await;
+        send(&upstream, &world.net, b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf").await;
+        sleep(&world.net, Duration::from_secs(2)).await;
+        send(&upstream, &world.net, b"more").await;
+        read_head(&client, &world.net).await;
+        assert_eq!(world::read_bytes(&client, &world.net, 8).await, "halfmore");
+    });
+    assert_eq!(world.ended(Reason::Ok), 1);
+}
+
 /// A request that never was bytes: another version of HTTP, as far as the path can tell.
 struct Owned {
     path: &'static str,

@@ -17,6 +17,7 @@ use ringmesh_codec::http1::{
     Chunked, Connection as ConnectionOption, Edits, Parsed, RequestHead, ResponseHead, Sink, write_local_response,
 };
 use ringmesh_ring::buffer::{Buffer, Size, Slice};
+use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::output::Output;
 use ringmesh_ring::splice::Pipe;
@@ -256,7 +257,7 @@ impl<N: Net> Exchange<'_, N> {
             client_persists: self.scratch.request.persistent(),
             uploaded: &Cell::new(true),
             stale: lease.reused && repeatable,
-            watch: Watch::Client { may_half_close: !self.scratch.request.persistent() },
+            watch: &Watch::new(&self.scratch.request),
             patience,
         };
         let Scratch { response, edits, to_client, .. } = &mut *self.scratch;
@@ -277,6 +278,7 @@ impl<N: Net> Exchange<'_, N> {
     ) -> Result<(), Failed> {
         let stop = &self.connection.stop;
         let all_uploaded = Cell::new(false);
+        let watch = Watch::new(&self.scratch.request);
         let respond = Respond {
             worker: self.worker,
             connection: self.connection,
@@ -287,7 +289,7 @@ impl<N: Net> Exchange<'_, N> {
             client_persists: self.scratch.request.persistent(),
             uploaded: &all_uploaded,
             stale: false,
-            watch: Watch::Nobody,
+            watch: &watch,
             patience,
         };
         let Scratch { response, edits, to_client, to_upstream, .. } = &mut *self.scratch;
@@ -314,6 +316,9 @@ impl<N: Net> Exchange<'_, N> {
                         stop.trigger(StopReason::Abort);
                     }
                     all_uploaded.set(result.is_ok());
+                    if result.is_ok() && watch.awaiting.get() {
+                        watch.set(stop, self.worker.net.now(), patience);
+                    }
                     uploaded = Some(result);
                 }
                 respond.as_mut().poll(context)
@@ -423,13 +428,27 @@ impl<N: Net> Upload<'_, N> {
     }
 }
 
-/// Who is watched while a response is awaited.
-#[derive(Clone, Copy)]
-enum Watch {
-    /// The client: when it goes away, the request ends. One that said that it sends no more may end its side.
-    Client { may_half_close: bool },
-    /// Nobody: somebody reads from it anyway.
-    Nobody,
+/// Watches a client while the response is awaited: when it goes away, the request ends. Not while its request is still
+/// being read, because then its going away is noticed there.
+struct Watch {
+    /// One that said that it sends no more may end its side.
+    may_half_close: bool,
+    /// Whether the response's head is being waited for.
+    awaiting: Cell<bool>,
+    /// Whether the stop's deadline is the moment from which the client is watched, not the end of patience.
+    due: Cell<bool>,
+}
+
+impl Watch {
+    fn new(request: &RequestHead) -> Self {
+        Self { may_half_close: !request.persistent(), awaiting: Cell::new(false), due: Cell::new(false) }
+    }
+
+    /// Lets the watch begin in a while, if the head is not there by then.
+    fn set(&self, stop: &Stop, now: Instant, patience: Patience) {
+        self.due.set(true);
+        stop.set_deadline(Some(patience.until(now).min(now + WATCH_AFTER)));
+    }
 }
 
 /// Passes a response back.
@@ -447,7 +466,7 @@ struct Respond<'a, N: Net> {
     uploaded: &'a Cell<bool>,
     /// Whether an end before the first byte means that the connection was closed while it was unused.
     stale: bool,
-    watch: Watch,
+    watch: &'a Watch,
     patience: Patience,
 }
 
@@ -674,33 +693,30 @@ impl<N: Net> Respond<'_, N> {
     /// Waits for bytes of the response. A client that waits long is watched meanwhile.
     async fn receive(&self, buffer: &mut Buffer) -> Result<usize, StreamError> {
         let stop = &self.connection.stop;
+        self.watch.awaiting.set(true);
+        match self.uploaded.get() {
+            true => self.watch.set(stop, self.worker.net.now(), self.patience),
+            false => stop.set_deadline(Some(self.patience.until(self.worker.net.now()))),
+        }
+        let result = self.upstream.fill(buffer, stop).await;
+        self.watch.awaiting.set(false);
         let now = self.worker.net.now();
-        let until = self.patience.until(now);
-        let Watch::Client { may_half_close } = self.watch else {
-            stop.set_deadline(Some(until));
-            return self.upstream.fill(buffer, stop).await;
-        };
-        stop.set_deadline(Some(until.min(now + WATCH_AFTER)));
-        match self.upstream.fill(buffer, stop).await {
-            Err(StreamError::Stopped(StopReason::Deadline)) if self.worker.net.now() < until => {
-                stop.set_deadline(Some(until));
-                stop.clear();
-                Box::pin(self.receive_watching(buffer, may_half_close)).await
-            }
-            result => {
-                // Bytes that came at that very moment have won, and the watch's deadline is not the request's.
-                if result.is_ok() && stop.reason() == Some(StopReason::Deadline) && self.worker.net.now() < until {
-                    stop.clear();
-                }
-                result
-            }
+        if !self.watch.due.take() || self.patience.is_over(now) || stop.reason() != Some(StopReason::Deadline) {
+            return result;
+        }
+        stop.set_deadline(Some(self.patience.until(now)));
+        stop.clear();
+        match result {
+            Err(StreamError::Stopped(_)) => Box::pin(self.receive_watching(buffer)).await,
+            // Bytes that came at that very moment have won.
+            result => result,
         }
     }
 
-    async fn receive_watching(&self, buffer: &mut Buffer, may_half_close: bool) -> Result<usize, StreamError> {
+    async fn receive_watching(&self, buffer: &mut Buffer) -> Result<usize, StreamError> {
         let stop = &self.connection.stop;
         let mut receive = pin!(self.upstream.fill(buffer, stop));
-        let mut gone = pin!(client_gone(&self.connection.transport, may_half_close));
+        let mut gone = pin!(client_gone(&self.connection.transport, self.watch.may_half_close));
         let mut watching = true;
         poll_fn(|context| {
             if watching && gone.as_mut().poll(context).is_ready() {
