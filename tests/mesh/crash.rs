@@ -248,7 +248,9 @@ fn a_data_plane_killed_under_load_cuts_what_it_had_and_refuses_nobody() {
         let answered: u64 = reports.iter().map(|report| report.total.succeeded).sum();
         let counted = proxy.metrics().sum("ringmesh_request_total", &[("class", "2xx")]);
         let cut: u64 = reports.iter().map(|report| report.total.requests()).sum::<u64>() - answered;
-        assert!((answered..=answered + cut).contains(&counted), "{counted} counted, {answered} answered, {cut} cut");
+        // A request is counted once its answer is out. Death may come between the two, at most once for each connection.
+        let least = answered - DEATHS * 30;
+        assert!((least..=answered + cut).contains(&counted), "{counted} counted, {answered} answered, {cut} cut");
     });
 }
 
