@@ -377,6 +377,8 @@ impl Plane {
 
     /// How things are. Workers that do not answer in time are left out.
     pub fn report(&mut self) -> Report {
+        // Answers that came too late for an earlier question are not counted twice.
+        self.listen_to_workers();
         for number in 0..self.workers.len() {
             self.send(number, ToWorker::Report);
         }

@@ -71,6 +71,8 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>) -> Next {
             None => buffer.compact(),
         }
     };
+    // What a refused body left there would hold its buffer.
+    scratch.to_upstream.clear();
     worker.return_scratch(scratch);
     next
 }
