@@ -386,7 +386,7 @@ fn a_listener_that_goes_takes_its_connections_along_in_order() {
 }
 
 #[test]
-fn the_client_going_away_after_its_body_ends_the_request_upstream() {
+fn a_client_that_resets_after_its_body_ends_the_request_upstream() {
     let world = World::new();
     block_on(&world.net, async {
         let client = world.connect();
@@ -399,6 +399,7 @@ fn the_client_going_away_after_its_body_ends_the_request_upstream() {
         assert_eq!(world::read_bytes(&upstream, &world.net, 8).await, "halfmore");
         sleep(&world.net, Duration::from_secs(2)).await;
         let left = world.net.now();
+        client.reset_on_close();
         drop(client);
         world::read_to_end(&upstream, &world.net).await;
         assert!(world.net.now().saturating_since(left) < Duration::from_secs(1));
@@ -407,7 +408,7 @@ fn the_client_going_away_after_its_body_ends_the_request_upstream() {
 }
 
 #[test]
-fn a_response_that_is_long_in_coming_after_a_body_reaches_the_client() {
+fn a_client_that_ends_its_side_after_its_body_still_gets_its_response() {
     let world = World::new();
     block_on(&world.net, async {
         let client = world.connect();
@@ -416,6 +417,7 @@ fn a_response_that_is_long_in_coming_after_a_body_reaches_the_client() {
         read_head(&upstream, &world.net).await;
         sleep(&world.net, Duration::from_secs(2)).await;
         send(&client, &world.net, b"more").await;
+        client.shutdown_write().expect("it is open");
         sleep(&world.net, Duration::from_secs(2)).await;
         send(&upstream, &world.net, b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf").await;
         sleep(&world.net, Duration::from_secs(2)).await;

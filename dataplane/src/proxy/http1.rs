@@ -433,7 +433,8 @@ impl<N: Net> Upload<'_, N> {
 /// Watches a client while the response is awaited: when it goes away, the request ends. Not while its request is still
 /// being read, because then its going away is noticed there.
 struct Watch {
-    /// One that said that it sends no more may end its side.
+    /// One that said that it sends no more may end its side, and so may one that has sent a body: simple clients tell its
+    /// end in that way too. Only a reset says then that nobody waits.
     may_half_close: bool,
     /// Whether the response's head is being waited for.
     awaiting: Cell<bool>,
@@ -443,7 +444,8 @@ struct Watch {
 
 impl Watch {
     fn new(request: &RequestHead) -> Self {
-        Self { may_half_close: !request.persistent(), awaiting: Cell::new(false), due: Cell::new(false) }
+        let may_half_close = !request.persistent() || !request.framing().is_empty();
+        Self { may_half_close, awaiting: Cell::new(false), due: Cell::new(false) }
     }
 
     /// Lets the watch begin in a while, if the head is not there by then.
@@ -737,10 +739,13 @@ async fn client_gone<S: Stream>(client: &Transport<S>, may_half_close: bool) {
         return;
     }
     match client.check_idle() {
-        Err(_) => {}
-        Ok(Idle::Closed) if !may_half_close => {}
-        Ok(_) => std::future::pending().await,
+        Err(_) => return,
+        Ok(Idle::Closed) if !may_half_close => return,
+        // Nobody else reads now, and there is nothing but the end.
+        Ok(Idle::Closed) if client.try_fill(&mut Buffer::take(Size::Small)).is_err() => return,
+        Ok(_) => {}
     }
+    std::future::pending().await
 }
 
 /// Whether a body of this length is here whole, with `bytes` of it; chunks are not counted for that.
