@@ -1,1 +1,188 @@
-fn main() {}
+//! `ringmesh-bench`: Ringmesh beside real proxies, and what its request path costs.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "the result of a command line goes to standard output")]
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::Parser;
+use ringmesh_bench::contender::Bed;
+use ringmesh_bench::instructions::{self, Verdict};
+use ringmesh_bench::machine::Machine;
+use ringmesh_bench::programs::Build;
+use ringmesh_bench::scenario::{self, Kind};
+use ringmesh_bench::turn::Lengths;
+use ringmesh_bench::{gate, report, side_by_side};
+
+/// Rounds of a full run: enough for an interval of the median.
+const ROUNDS: usize = 30;
+
+/// Rounds of a quick one.
+const QUICK_ROUNDS: usize = 5;
+
+/// Rounds at rest: they take long and differ little.
+const MAX_IDLE_ROUNDS: usize = 3;
+
+/// Load before anything counts.
+const WARM_UP: Duration = Duration::from_millis(300);
+
+/// How long being at rest is watched.
+const IDLE_LENGTH: Duration = Duration::from_secs(5);
+
+/// Ringmesh beside HAProxy and nginx in one run: the proxy alone on the first core with one worker, load and service on the
+/// second, fresh processes each turn, the contenders taking turns.
+///
+/// Exit codes: 0 done, 1 something failed (figures of others are kept), 2 the command makes no sense.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Examples:
+  cargo run --release -p ringmesh-bench -- --quick
+      every scenario in few rounds, about 5 minutes: the order of the contenders
+  cargo run --release -p ringmesh-bench -- --scenario h1-plain
+      one scenario in all rounds, on a machine where nothing else runs
+  cargo run --release -p ringmesh-bench -- --gate
+      what CI runs: allocations of a request, and a short comparison with a wide bound
+  cargo run --release -p ringmesh-bench -- --instructions
+      instructions of a request by stage, under callgrind, compared with bench/baseline.json
+  cargo bench -p ringmesh-bench
+      each stage by itself, in nanoseconds"
+)]
+struct Cli {
+    /// Few rounds
+    #[arg(long)]
+    quick: bool,
+    /// Only this scenario; may be given several times
+    #[arg(long = "scenario", value_name = "NAME")]
+    scenarios: Vec<String>,
+    /// How many rounds [default: 30, with --quick 5]
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// How long the load of a turn is measured
+    #[arg(long, value_parser = ringmesh_loadgen::unit::duration, default_value = "1s")]
+    length: Duration,
+    /// Name the scenarios and what they ask
+    #[arg(long)]
+    list: bool,
+    /// Write nothing into bench/results
+    #[arg(long)]
+    no_save: bool,
+    /// Take the programs as they are built
+    #[arg(long)]
+    no_build: bool,
+    /// Count allocations and compare shortly with HAProxy
+    #[arg(long, conflicts_with_all = ["scenarios", "quick"])]
+    gate: bool,
+    /// Count the instructions of a request
+    #[arg(long, conflicts_with_all = ["scenarios", "quick", "gate"])]
+    instructions: bool,
+    /// Make the counted instructions the new baseline, for this reason
+    #[arg(long, value_name = "WHY", requires = "instructions")]
+    move_baseline: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match &cli {
+        cli if cli.list => list(),
+        cli if cli.gate => run_gate(cli),
+        cli if cli.instructions => count_instructions(cli),
+        cli => compare(cli),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("ringmesh-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn list() -> anyhow::Result<ExitCode> {
+    for scenario in scenario::read(&[])? {
+        println!("{:<16} {}", scenario.name, scenario.question);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The programs of this build, up to date.
+fn build(cli: &Cli) -> anyhow::Result<Build> {
+    let build = Build::of_this_program()?;
+    if build.profile() == "dev" {
+        bail!("figures of a dev build mean nothing: cargo run --release -p ringmesh-bench");
+    }
+    if !cli.no_build {
+        build.bring_up_to_date(&["--bins"])?;
+    }
+    Ok(build)
+}
+
+fn run_gate(cli: &Cli) -> anyhow::Result<ExitCode> {
+    gate::run(&build(cli)?, |line| println!("{line}"))?;
+    println!("the gate is passed");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn count_instructions(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let shares = instructions::count(&build(cli)?)?;
+    print!("{}", instructions::table(&shares));
+    let machine = Machine::here();
+    if let Some(why) = &cli.move_baseline {
+        instructions::move_baseline(&shares, &machine, why)?;
+        println!("this is the baseline now");
+        return Ok(ExitCode::SUCCESS);
+    }
+    match instructions::compare(&shares, &machine)? {
+        Verdict::Kept(ratio) => println!("{:+.1} % against the baseline", (ratio - 1.0) * 100.0),
+        Verdict::Foreign(why) => println!("the baseline says nothing here: {why}"),
+        Verdict::Exceeded(ratio) => {
+            println!("{:+.1} % against the baseline: more than is allowed", (ratio - 1.0) * 100.0);
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn compare(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let scenarios = scenario::read(&cli.scenarios)?;
+    let machine = Machine::here();
+    let bed = Bed::new(build(cli)?)?;
+    eprintln!(
+        "{}, {} cores, Linux {}, load average {:.2}, commit {}{}",
+        machine.cpu,
+        machine.cores,
+        machine.kernel,
+        machine.load_average,
+        machine.commit,
+        if machine.modified { " with changes" } else { "" }
+    );
+    let mut code = ExitCode::SUCCESS;
+    for scenario in scenarios {
+        let mut rounds = cli.rounds.unwrap_or(if cli.quick { QUICK_ROUNDS } else { ROUNDS });
+        let mut lengths = Lengths { warm_up: WARM_UP, measured: cli.length };
+        if scenario.load.kind == Kind::Idle {
+            rounds = rounds.min(if cli.quick { 1 } else { MAX_IDLE_ROUNDS });
+            lengths.measured = IDLE_LENGTH;
+        }
+        eprintln!("\n{}", scenario.name);
+        let outcome = match side_by_side::run(&bed, scenario, rounds, lengths, |line| eprintln!("  {line}")) {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                eprintln!("  {error:#}");
+                code = ExitCode::FAILURE;
+                continue;
+            }
+        };
+        if !outcome.failures.is_empty() {
+            code = ExitCode::FAILURE;
+        }
+        let records = report::records(&outcome, &machine);
+        println!("{}", report::table(&outcome, &records));
+        if !cli.no_save {
+            report::save(&report::results(), &outcome, &records, &machine, lengths)?;
+        }
+    }
+    Ok(code)
+}

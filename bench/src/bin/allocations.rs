@@ -1,0 +1,114 @@
+//! Counts what a worker allocates for steady plain HTTP/1.1 requests on kept connections, which must be nothing: the real
+//! data plane in this process, over real sockets, on both drivers, with and without an access log.
+//!
+//! Its allocator counts by thread, so it is built apart (feature `count-allocations`).
+
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "the result of a command line goes to standard output")]
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::ensure;
+use ringmesh_bench::plane::Plane;
+use ringmesh_bench::snapshot::HOST;
+use ringmesh_dataplane::filter::{Filter, Verdict};
+use ringmesh_loadgen::load::{self, Entry};
+use ringmesh_loadgen::serve::{self, ResponseForm, Service};
+use ringmesh_model::snapshot::AccessLog;
+use ringmesh_model::wire::Driver;
+use ringmesh_ring::allocator::{Counting, Counts, counts};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Requests that warm up: every connection is made, every buffer and table has its size.
+const WARM_UP: u64 = 4000;
+
+/// Requests that are looked at.
+const REQUESTS: u64 = 1000;
+
+/// Kept connections.
+const CONNECTIONS: usize = 32;
+
+fn main() -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for (driver, name) in [(Driver::IoUring, "io_uring"), (Driver::Epoll, "epoll")] {
+        for access_log in [AccessLog::Off, AccessLog::On] {
+            let log = if access_log == AccessLog::On { "on" } else { "off" };
+            match count(driver, access_log) {
+                Ok((driver, Counts { allocations, bytes })) => {
+                    println!(
+                        "{driver}, access log {log}: {allocations} allocations, {bytes} bytes in {REQUESTS} requests"
+                    );
+                    if allocations > 0 {
+                        code = ExitCode::FAILURE;
+                    }
+                }
+                Err(error) => {
+                    eprintln!("{name}, access log {log}: {error:#}");
+                    code = ExitCode::FAILURE;
+                }
+            }
+        }
+    }
+    code
+}
+
+/// What the worker had allocated at certain requests. Only its own thread writes.
+#[derive(Default)]
+struct Marks {
+    seen: AtomicU64,
+    begin: [AtomicU64; 2],
+    end: [AtomicU64; 2],
+}
+
+/// Runs on the worker at each request, behind the policy.
+struct Observer(Arc<Marks>);
+
+impl Filter for Observer {
+    fn request(&self, _method: &[u8], _path: &[u8]) -> Verdict {
+        let seen = self.0.seen.load(Ordering::Relaxed);
+        let mark = match seen {
+            WARM_UP => Some(&self.0.begin),
+            seen if seen == WARM_UP + REQUESTS => Some(&self.0.end),
+            _ => None,
+        };
+        if let Some([allocations, bytes]) = mark {
+            let counts = counts();
+            allocations.store(counts.allocations, Ordering::Relaxed);
+            bytes.store(counts.bytes, Ordering::Relaxed);
+        }
+        self.0.seen.store(seen + 1, Ordering::Relaxed);
+        Verdict::Continue
+    }
+}
+
+fn count(driver: Driver, access_log: AccessLog) -> anyhow::Result<(String, Counts)> {
+    let marks = Arc::new(Marks::default());
+    let observed = marks.clone();
+    let filters: Vec<ringmesh_dataplane::filter::Make> =
+        vec![Arc::new(move || Box::new(Observer(observed.clone())) as Box<dyn Filter>)];
+    let answers = serve::Http { body_bytes: 100, form: ResponseForm::Fixed, ..serve::Http::default() };
+    let mut service =
+        serve::start(serve::Settings::new(SocketAddr::from(([127, 0, 0, 1], 0)), Service::Http(answers)))?;
+    let plane = Plane::start(driver, service.address(), access_log, filters)?;
+    let wanted = WARM_UP + REQUESTS + 1;
+    let load = load::Settings {
+        connections: CONNECTIONS,
+        requests: Some(wanted),
+        duration: None,
+        ..load::Settings::http(plane.address().into(), vec![Entry::get(HOST, "/items/17")])
+    };
+    let report = load::run(load)?;
+    ensure!(report.total.succeeded == wanted, "requests failed:\n{report}");
+    ensure!(marks.seen.load(Ordering::Relaxed) == wanted, "requests went past the filter");
+    let driver = plane.driver().to_owned();
+    plane.end()?;
+    service.end();
+    let [allocations, bytes] =
+        [0, 1].map(|which| marks.end[which].load(Ordering::Relaxed) - marks.begin[which].load(Ordering::Relaxed));
+    Ok((driver, Counts { allocations, bytes }))
+}

@@ -1,0 +1,100 @@
+//! One run of the load generator.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+use crate::process::on_cores;
+use crate::scenario::{Kind, Load};
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Operations that succeeded; all of them did.
+    pub operations: f64,
+    /// How long they took together.
+    pub seconds: f64,
+    /// Latencies, where an operation has one.
+    pub latency: Option<Latency>,
+    /// Share of the time that the generator was on CPU.
+    pub busy_share: f64,
+}
+
+/// Latencies in microseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Latency {
+    /// Half of the operations took no longer.
+    pub p50: u64,
+    /// 99 % took no longer.
+    pub p99: u64,
+    /// 99.9 % took no longer.
+    pub p999: u64,
+}
+
+/// Sends load to an address for so long, from these cores.
+///
+/// # Errors
+/// If it cannot be sent, or an operation fails: then there is nothing to compare.
+pub fn run(
+    program: &Path,
+    load: &Load,
+    address: SocketAddr,
+    length: Duration,
+    cores: &[usize],
+) -> anyhow::Result<Outcome> {
+    let output =
+        on_cores(cores, &command(program, load, address, length))?.output().context("cannot start the load")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let Ok(report) = serde_json::from_str::<Value>(&text) else {
+        bail!("the load says: {text}{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let total = &report["total"];
+    let (requests, succeeded) = (number(&total["requests"])?, number(&total["succeeded"])?);
+    if succeeded < requests || succeeded == 0.0 {
+        bail!("{succeeded} of {requests} operations succeeded: {} {}", total["statuses"], total["failures"]);
+    }
+    let operations = match load.kind {
+        Kind::Upload => number(&report["bytes_sent"])? / MIB,
+        _ => succeeded,
+    };
+    let latency = &total["latency_us"];
+    let latency = match load.kind {
+        Kind::Upload => None,
+        _ => Some(Latency {
+            p50: number(&latency["p50"])? as u64,
+            p99: number(&latency["p99"])? as u64,
+            p999: number(&latency["p999"])? as u64,
+        }),
+    };
+    Ok(Outcome {
+        operations,
+        seconds: number(&report["elapsed_seconds"])?,
+        latency,
+        busy_share: number(&report["busy_share"])?,
+    })
+}
+
+fn command(program: &Path, load: &Load, address: SocketAddr, length: Duration) -> Vec<String> {
+    let mut words = vec![program.to_string_lossy().into_owned()];
+    match load.kind {
+        Kind::Http | Kind::Idle => words.extend(["http".to_owned(), format!("http://{address}/items/17")]),
+        Kind::PingPong => words.extend(["tcp".to_owned(), address.to_string()]),
+        Kind::Upload => words.extend(["tcp".to_owned(), address.to_string(), "--upload".to_owned()]),
+    }
+    match load.rate {
+        Some(rate) => words.extend(["--rate".to_owned(), rate.to_string()]),
+        None => words.push("--closed".to_owned()),
+    }
+    words.extend(["--connections".to_owned(), load.connections.to_string()]);
+    words.extend(["--duration".to_owned(), format!("{}ms", length.as_millis()), "--json".to_owned()]);
+    words
+}
+
+fn number(value: &Value) -> anyhow::Result<f64> {
+    value.as_f64().context("the load's report is of another version: a number is missing")
+}

@@ -1,0 +1,86 @@
+//! The programs that take part: Ringmesh's own, built from this tree, and Debian's.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+/// Where programs of this build are, and which profile that is.
+#[derive(Clone, Debug)]
+pub struct Build {
+    folder: PathBuf,
+    profile: String,
+}
+
+impl Build {
+    /// The build that this program is part of.
+    ///
+    /// # Errors
+    /// If the program has no place.
+    pub fn of_this_program() -> anyhow::Result<Self> {
+        let program = env::current_exe().context("where is this program?")?;
+        let folder = program.parent().context("a program is in a folder")?.to_owned();
+        let profile = match folder.file_name().unwrap_or_default().to_string_lossy().as_ref() {
+            "debug" => "dev".to_owned(),
+            name => name.to_owned(),
+        };
+        Ok(Self { folder, profile })
+    }
+
+    /// The profile: figures of `dev` mean nothing.
+    pub fn profile(&self) -> &str {
+        &self.profile
+    }
+
+    /// Brings the programs up to date. Always the whole workspace at once, so that everybody shares one build.
+    ///
+    /// # Errors
+    /// If they cannot be built.
+    pub fn bring_up_to_date(&self, further: &[&str]) -> anyhow::Result<()> {
+        let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+        let mut command = Command::new(cargo);
+        command.args(["build", "--quiet", "--locked", "--workspace", "--profile", &self.profile]).args(further);
+        command.current_dir(env!("CARGO_MANIFEST_DIR"));
+        let status = command.status().context("cannot run cargo")?;
+        if !status.success() {
+            bail!("cargo build has failed, {status}");
+        }
+        Ok(())
+    }
+
+    /// One of its programs.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+}
+
+/// A program of the system, by name.
+///
+/// # Errors
+/// If it is missing; then the error names Debian's package.
+pub fn of_system(name: &str) -> anyhow::Result<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    // Where Debian puts servers, which is not on everybody's path.
+    let folders = env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    let found = folders.map(|folder| folder.join(name)).find(|program| program.is_file());
+    found.with_context(|| {
+        let package = match name {
+            "taskset" => "util-linux",
+            name => name,
+        };
+        format!("{name} is missing: apt-get install {package}")
+    })
+}
+
+/// Checks that nginx can carry TCP, which is a module of its own in Debian.
+///
+/// # Errors
+/// If the module is missing; then the error names Debian's package.
+pub fn check_nginx_stream() -> anyhow::Result<()> {
+    if Path::new("/usr/lib/nginx/modules/ngx_stream_module.so").is_file() {
+        return Ok(());
+    }
+    bail!("nginx cannot carry TCP: apt-get install libnginx-mod-stream");
+}
