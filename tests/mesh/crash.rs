@@ -9,7 +9,9 @@ use ringmesh_loadgen::serve;
 use ringmesh_tests::process::{self, Role};
 use ringmesh_tests::service::ok;
 use ringmesh_tests::wait::within;
-use ringmesh_tests::{Client, Proxy, Service, eventually, hold, on_both_drivers, peers, ports};
+use ringmesh_tests::{
+    Client, Proxy, Service, eventually, hold, on_both_drivers, on_both_drivers_at_once, peers, ports,
+};
 use rustix::process::Signal;
 
 use crate::load::{
@@ -58,7 +60,8 @@ fn control_killed_twenty_times_under_load_is_not_noticed_by_anybody() {
 
 #[test]
 fn control_killed_twenty_times_inside_a_pid_namespace_is_not_noticed_by_anybody() {
-    on_both_drivers(|driver| {
+    // Init waits longer and longer before it starts a control that dies again and again: a minute for twenty.
+    on_both_drivers_at_once(|driver| {
         let app = service();
         let front = ports::free();
         let config = forwarding(front, &[app.address()], "", "");

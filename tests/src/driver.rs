@@ -49,12 +49,27 @@ impl fmt::Display for Driver {
 /// If the test does, or this machine denies io_uring: half of the tests would be skipped otherwise.
 pub fn on_both_drivers(test: impl Fn(Driver)) {
     for driver in Driver::ALL {
-        if let Err(denied) = probe(driver.wish()) {
-            panic!(
-                "{denied}; the tests need io_uring too: sysctl kernel.io_uring_disabled=0, or another seccomp profile"
-            );
-        }
-        eprintln!("=== on {driver}");
-        test(driver);
+        on(driver, &test);
     }
+}
+
+/// Runs a test that mostly waits on both drivers at once.
+///
+/// # Panics
+/// As [`on_both_drivers`].
+pub fn on_both_drivers_at_once(test: impl Fn(Driver) + Sync) {
+    std::thread::scope(|scope| {
+        for driver in Driver::ALL {
+            let test = &test;
+            scope.spawn(move || on(driver, test));
+        }
+    });
+}
+
+fn on(driver: Driver, test: &impl Fn(Driver)) {
+    if let Err(denied) = probe(driver.wish()) {
+        panic!("{denied}; the tests need io_uring too: sysctl kernel.io_uring_disabled=0, or another seccomp profile");
+    }
+    eprintln!("=== on {driver}");
+    test(driver);
 }

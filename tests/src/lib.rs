@@ -27,7 +27,7 @@ pub mod metrics;
 pub mod trace;
 
 pub use client::Client;
-pub use driver::{Driver, on_both_drivers};
+pub use driver::{Driver, on_both_drivers, on_both_drivers_at_once};
 pub use message::{Head, Message};
 pub use metrics::Metrics;
 pub use proxy::{Builder, Proxy};
