@@ -184,11 +184,18 @@ impl Waiters {
     fn add(&mut self, waker: &Waker) {
         match &self.first {
             None => self.first = Some(waker.clone()),
-            Some(first) if first.will_wake(waker) => {}
-            Some(_) if self.others.iter().any(|other| other.will_wake(waker)) => {}
+            Some(first) if wakes_same_task(first, waker) => {}
+            Some(_) if self.others.iter().any(|other| wakes_same_task(other, waker)) => {}
             Some(_) => self.others.push(waker.clone()),
         }
     }
+}
+
+/// `Waker::will_wake` compares the tables of functions too, and the compiler may have made several of one kind of task's
+/// in an optimised build: then no waker of a task would ever be known again, and each wait of a connection would add one.
+/// The data alone names a task: it points to it, and a waker that is kept keeps its task.
+fn wakes_same_task(one: &Waker, other: &Waker) -> bool {
+    one.data() == other.data()
 }
 
 /// An operation in flight; the canceller goes back to the pool with the last one.
@@ -228,6 +235,8 @@ impl std::fmt::Debug for Stop {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{RawWaker, RawWakerVTable};
+
     use super::*;
 
     #[test]
@@ -235,6 +244,24 @@ mod tests {
         // The reference counts lie in front of the value.
         let bytes = size_of::<Inner>() + 2 * size_of::<usize>();
         assert!((96..=144).contains(&bytes), "{bytes} bytes");
+    }
+
+    #[test]
+    fn a_task_waits_once_however_its_wakers_are_made() {
+        fn waker(table: &'static RawWakerVTable) -> Waker {
+            // SAFETY: the functions of both tables ignore the data, which points to nothing.
+            unsafe { Waker::new(std::ptr::without_provenance(8), table) }
+        }
+        static FIRST: RawWakerVTable = RawWakerVTable::new(|data| RawWaker::new(data, &FIRST), |_| {}, |_| {}, |_| {});
+        static SECOND: RawWakerVTable = RawWakerVTable::new(|data| RawWaker::new(data, &FIRST), |_| {}, |_| (), |_| {});
+        let stop = Stop::new();
+        for table in [&FIRST, &SECOND, &FIRST, &SECOND] {
+            let waker = waker(table);
+            assert!(stop.poll_stopped(&mut Context::from_waker(&waker)).is_pending());
+        }
+        assert_eq!(stop.0.waiters.borrow().others.len(), 0);
+        assert!(stop.poll_stopped(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert_eq!(stop.0.waiters.borrow().others.len(), 1, "another task waits too");
     }
 
     #[test]
