@@ -109,7 +109,7 @@ fn blocks(page: &str) -> Vec<Block> {
         if let Some(language) = line.strip_prefix("```") {
             let text: String =
                 lines.by_ref().take_while(|line| !line.starts_with("```")).map(|line| format!("{line}\n")).collect();
-            let file = before.split('`').filter(|word| word.ends_with(".toml") && !word.contains(' ')).next_back();
+            let file = before.split('`').rfind(|word| word.ends_with(".toml") && !word.contains(' '));
             blocks.push(Block { language: language.to_owned(), text, file: file.map(str::to_owned) });
         } else if !line.is_empty() {
             before = line;

@@ -180,8 +180,7 @@ impl<S: Read + Write> Client<S> {
         if method == "HEAD" || matches!(head.status(), 204 | 304) {
             return Ok(Message { head, ..Message::default() });
         }
-        let (body, trailers) = self.reader.body(&head, WithoutLength::UntilClose)?;
-        Ok(Message { head, body, trailers })
+        self.reader.rest_of(head, WithoutLength::UntilClose)
     }
 
     /// So many bytes of what comes.

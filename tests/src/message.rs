@@ -5,13 +5,16 @@ use std::io::{self, Read};
 /// Largest head that is read.
 const MAX_HEAD_BYTES: usize = 2 * 1024 * 1024;
 
+/// Names as they came, and values without the blanks around them.
+pub type Fields = Vec<(String, String)>;
+
 /// A start line and fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     /// Request line or status line, without its end.
     pub start: String,
-    /// Names as they came, and values without the blanks around them.
-    pub fields: Vec<(String, String)>,
+    /// Its fields, in their order.
+    pub fields: Fields,
 }
 
 impl Head {
@@ -64,7 +67,7 @@ pub struct Message {
     /// Its content, without framing.
     pub body: Vec<u8>,
     /// Fields behind a chunked body.
-    pub trailers: Vec<(String, String)>,
+    pub trailers: Fields,
 }
 
 impl Message {
@@ -120,22 +123,24 @@ impl<S: Read> Reader<S> {
         }
     }
 
-    /// The body and trailers that a head announces.
+    /// The message whose head this is, with the body and trailers that it announces.
     ///
     /// # Errors
-    /// If the stream fails or ends before it, or the framing is broken.
-    pub fn body(&mut self, head: &Head, without_length: WithoutLength) -> io::Result<(Vec<u8>, Vec<(String, String)>)> {
+    /// If the stream fails or ends before them, or the framing is broken.
+    pub fn rest_of(&mut self, head: Head, without_length: WithoutLength) -> io::Result<Message> {
         if head.values("transfer-encoding").any(|value| value.eq_ignore_ascii_case("chunked")) {
-            return self.chunked();
+            let (body, trailers) = self.chunked()?;
+            return Ok(Message { head, body, trailers });
         }
-        if let Some(length) = head.field("content-length") {
-            let length = length.parse().map_err(|_| malformed(format!("a length of `{length}`")))?;
-            return Ok((self.exactly(length)?, Vec::new()));
-        }
-        match without_length {
-            WithoutLength::Empty => Ok((Vec::new(), Vec::new())),
-            WithoutLength::UntilClose => Ok((self.rest()?, Vec::new())),
-        }
+        let body = match (head.field("content-length"), without_length) {
+            (Some(length), _) => {
+                let length = length.parse().map_err(|_| malformed(format!("a length of `{length}`")))?;
+                self.exactly(length)?
+            }
+            (None, WithoutLength::Empty) => Vec::new(),
+            (None, WithoutLength::UntilClose) => self.rest()?,
+        };
+        Ok(Message { head, body, trailers: Fields::new() })
     }
 
     /// So many bytes.
@@ -160,7 +165,7 @@ impl<S: Read> Reader<S> {
         Ok(std::mem::take(&mut self.bytes))
     }
 
-    fn chunked(&mut self) -> io::Result<(Vec<u8>, Vec<(String, String)>)> {
+    fn chunked(&mut self) -> io::Result<(Vec<u8>, Fields)> {
         let mut body = Vec::new();
         loop {
             let line = self.line()?;
@@ -170,11 +175,11 @@ impl<S: Read> Reader<S> {
                 break;
             }
             body.extend(self.exactly(size)?);
-            if self.line()? != "" {
+            if !self.line()?.is_empty() {
                 return Err(malformed("a chunk longer than its size".to_owned()));
             }
         }
-        let mut trailers = Vec::new();
+        let mut trailers = Fields::new();
         loop {
             let line = self.line()?;
             match line.split_once(':') {

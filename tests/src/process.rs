@@ -27,9 +27,9 @@ fn role(pid: u32, file: &str, directory: &str) -> Option<Role> {
     let words: Vec<&str> = line.split(|byte| *byte == 0).filter_map(|word| std::str::from_utf8(word).ok()).collect();
     let follows = |flag: &str, value: &str| words.windows(2).any(|pair| pair == [flag, value]);
     // A zombie has no command line, so what is found here lives.
-    match words.get(1)? {
-        &"dataplane" if follows("--of", directory) => Some(Role::Dataplane),
-        &"run" if follows("-c", file) => Some(Role::Run),
+    match *words.get(1)? {
+        "dataplane" if follows("--of", directory) => Some(Role::Dataplane),
+        "run" if follows("-c", file) => Some(Role::Run),
         _ => None,
     }
 }

@@ -182,8 +182,7 @@ impl Talk {
     /// # Errors
     /// If it does not come whole.
     pub fn rest_of(&mut self, head: Head) -> io::Result<Message> {
-        let (body, trailers) = self.reader.body(&head, WithoutLength::Empty)?;
-        let request = Message { head, body, trailers };
+        let request = self.reader.rest_of(head, WithoutLength::Empty)?;
         self.shared.requests().push(request.clone());
         Ok(request)
     }

@@ -1,6 +1,6 @@
 //! Plain rustls on both sides, which admits every certificate: whom the proxy admits is what is tested.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use rustls::{
 
 use crate::certificates::Svid;
 use crate::client::Client;
-use crate::message::Message;
+use crate::message::{Message, Reader, WithoutLength};
 use crate::service::Service;
 use crate::wait::DEADLINE;
 
@@ -70,11 +70,10 @@ pub fn service(svid: &Svid, answer: impl Fn(&Message) -> String + Send + Sync + 
     let config = Arc::new(config);
     Service::sockets(move |stream| {
         let Ok(connection) = ServerConnection::new(config.clone()) else { return };
-        let mut reader = crate::message::Reader::new(StreamOwned::new(connection, stream));
+        let mut reader = Reader::new(StreamOwned::new(connection, stream));
         while let Ok(Some(head)) = reader.head() {
-            let Ok((body, trailers)) = reader.body(&head, crate::message::WithoutLength::Empty) else { return };
-            let answer = answer(&Message { head, body, trailers });
-            if io::Write::write_all(&mut reader.stream, answer.as_bytes()).is_err() {
+            let Ok(request) = reader.rest_of(head, WithoutLength::Empty) else { return };
+            if reader.stream.write_all(answer(&request).as_bytes()).is_err() {
                 return;
             }
         }
