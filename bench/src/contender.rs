@@ -157,7 +157,7 @@ impl Bed {
     fn command(&self, contender: &Contender, file: &Path, folder: &Path, text: &str) -> anyhow::Result<Vec<String>> {
         let (program, words): (PathBuf, &[&str]) = match contender.program() {
             "ringmesh" => (self.build.program("ringmesh"), &["run", "-c", "@file@", "--runtime-dir", "@folder@/run"]),
-            "haproxy" => (programs::of_system("haproxy")?, &["-q", "-db", "-f", "@file@"]),
+            "haproxy" => (programs::of_system("haproxy")?, &["-db", "-f", "@file@"]),
             "nginx" => {
                 if text.contains("stream {") {
                     programs::check_nginx_stream()?;

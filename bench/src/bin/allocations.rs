@@ -24,11 +24,15 @@ use ringmesh_ring::allocator::{Counting, Counts, counts};
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Requests that warm up: every connection is made, every buffer and table has its size.
-const WARM_UP: u64 = 4000;
+/// Requests that warm up: every connection is made, every buffer and table has its size, the timer's too, which learns its
+/// own from the first deadlines that pass, a tenth of a second after the first requests.
+const WARM_UP: u64 = 30_000;
 
 /// Requests that are looked at.
-const REQUESTS: u64 = 1000;
+const REQUESTS: u64 = 10_000;
+
+/// Requests that follow, so that no connection ends while others are still looked at.
+const COOL_DOWN: u64 = 1000;
 
 /// Kept connections.
 const CONNECTIONS: usize = 32;
@@ -95,7 +99,7 @@ fn count(driver: Driver, access_log: AccessLog) -> anyhow::Result<(String, Count
     let mut service =
         serve::start(serve::Settings::new(SocketAddr::from(([127, 0, 0, 1], 0)), Service::Http(answers)))?;
     let plane = Plane::start(driver, service.address(), access_log, filters)?;
-    let wanted = WARM_UP + REQUESTS + 1;
+    let wanted = WARM_UP + REQUESTS + COOL_DOWN;
     let load = load::Settings {
         connections: CONNECTIONS,
         requests: Some(wanted),
