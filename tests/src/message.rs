@@ -206,7 +206,7 @@ impl<S: Read> Reader<S> {
         let mut buffer = [0; 16 * 1024];
         let count = loop {
             match self.stream.read(&mut buffer) {
-                // A read with a deadline is not begun again by the kernel when the process was held for a moment.
+                // A read with a deadline is not begun again by the kernel when something has interrupted it.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => break result?,
             }
