@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ringmesh_tests::gate::Gate;
+use ringmesh_tests::gate::{Gate, LEAVING};
 use ringmesh_tests::service::ok;
 use ringmesh_tests::{Client, Driver, Message, Proxy, Service, eventually, hold, on_both_drivers, ports};
 
@@ -129,7 +129,7 @@ fn under_shifting_load_the_service_never_sees_more_than_the_limit() {
                             answered[usize::from(client.get("app", "/").status() == 200)] += 1;
                         }
                         if number % 3 == 0 {
-                            client.send(REQUEST);
+                            client.send(format!("GET {LEAVING} HTTP/1.1\r\nHost: app\r\n\r\n"));
                         }
                     }
                     answered

@@ -6,6 +6,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use crate::service::{Service, ok};
 use crate::wait::eventually;
 
+/// What a client asks for that goes away before it is answered. It is held as all others are, but not counted: the proxy
+/// may admit another one in its place before the service has heard that nobody waits any more.
+pub const LEAVING: &str = "/leaving";
+
 /// Requests are held while it is shut. Dropped, it lets all go.
 pub struct Gate {
     service: Service,
@@ -25,16 +29,17 @@ impl Gate {
         let shared: Arc<(Mutex<State>, Condvar)> = Arc::default();
         lock(&shared.0).shut = true;
         let inside = shared.clone();
-        let service = Service::http(move |_| {
+        let service = Service::http(move |request| {
             let (state, opened) = &*inside;
             let mut state = lock(state);
-            state.inside += 1;
+            let counted = usize::from(request.head.request().1 != LEAVING);
+            state.inside += counted;
             state.most = state.most.max(state.inside);
             while state.shut {
                 state = opened.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
             // Before its answer is on its way, so that the next request is never counted beside this one.
-            state.inside -= 1;
+            state.inside -= counted;
             ok("let go")
         });
         Self { service, shared }
