@@ -170,6 +170,7 @@ fn each_panic_under_load_ends_one_connection_and_moves_one_counter() {
             }
         }
         ask_all(2);
+        eventually("the load went on beside all that", || (load.progress().total.requests() >= 100).then_some(()));
         let report = load::end(load);
         load::assert_nothing_failed(&report, 100);
         load::assert_no_connection_closed(&report, CONNECTIONS);
