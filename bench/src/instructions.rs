@@ -73,14 +73,15 @@ fn callgrind(build: &Build, between: &str, requests: u64, folder: &Path) -> anyh
     fs::read_to_string(&file).with_context(|| format!("valgrind has left no {}", file.display()))
 }
 
-/// Adds up the self cost of every source file, inlined code where it was written.
+/// Adds up the self cost by stage, crate or library.
 fn by_place(text: &str) -> anyhow::Result<Shares> {
     let mut shares = Shares::new();
-    let (mut file, mut object, mut is_call) = (String::new(), String::new(), false);
+    let (mut file, mut function, mut object, mut is_call) = (String::new(), String::new(), String::new(), false);
     for line in text.lines() {
         if let Some((key, value)) = line.split_once('=') {
             match key {
                 "fl" | "fi" | "fe" => value.clone_into(&mut file),
+                "fn" => value.clone_into(&mut function),
                 "ob" => value.clone_into(&mut object),
                 // The line after it is what the callee costs, which is counted there.
                 "calls" => is_call = true,
@@ -95,7 +96,7 @@ fn by_place(text: &str) -> anyhow::Result<Shares> {
         }
         let cost: f64 = cost.parse().with_context(|| format!("callgrind has written `{line}`"))?;
         if !std::mem::take(&mut is_call) {
-            *shares.entry(place_of(&file, &object)).or_default() += cost;
+            *shares.entry(place_of(&file, &function, &object)).or_default() += cost;
         }
     }
     if shares.is_empty() {
@@ -104,31 +105,52 @@ fn by_place(text: &str) -> anyhow::Result<Shares> {
     Ok(shares)
 }
 
-/// The stage, crate or library that a source file belongs to.
-fn place_of(file: &str, object: &str) -> String {
-    let after = |word: &str| file.split_once(word).map(|(_, rest)| rest);
-    let first = |rest: &str| rest.split('/').next().unwrap_or(rest).trim_end_matches(".rs").to_owned();
-    if let Some(rest) = after("dataplane/ring/src/") {
-        return format!("ring/{}", first(rest));
+/// Where an instruction belongs: inlined code of ours to the file it was written in, that of the standard library to the
+/// function that it was inlined into.
+fn place_of(file: &str, function: &str, object: &str) -> String {
+    let after = |text: &str, word: &str| text.split_once(word).map(|(_, rest)| rest.to_owned());
+    let word = |rest: String| rest.split(['/', ':', '.']).next().unwrap_or_default().to_owned();
+    if let Some(rest) = after(file, "dataplane/ring/src/") {
+        return in_ring(&word(rest));
     }
-    if after("dataplane/codec/src/").is_some() {
+    if after(file, "dataplane/codec/src/").is_some() {
         return "codec".to_owned();
     }
-    if let Some(rest) = after("dataplane/src/") {
-        return first(rest);
+    if let Some(rest) = after(file, "dataplane/src/") {
+        return word(rest);
     }
-    if let Some(rest) = after("/registry/src/") {
-        return rest.split('/').nth(1).map_or_else(|| "crates".to_owned(), str::to_owned);
+    if after(file, "bench/src/").is_some() {
+        return "client and service".to_owned();
     }
-    if after("/library/").is_some() || after("/rustc/").is_some() {
-        return "std".to_owned();
+    if let Some(rest) = after(file, "/registry/src/") {
+        let name = rest.split('/').nth(1).unwrap_or("crates");
+        return name.rsplit_once('-').map_or(name, |(name, _version)| name).to_owned();
     }
-    if after("bench/src/").is_some() {
-        return "bench".to_owned();
+    if let Some(rest) = after(function, "ringmesh_ring::") {
+        return in_ring(&word(rest));
+    }
+    if after(function, "ringmesh_codec::").is_some() {
+        return "codec".to_owned();
+    }
+    if let Some(rest) = after(function, "ringmesh_dataplane::") {
+        return word(rest);
+    }
+    if after(function, "ringmesh_bench::").is_some() {
+        return "client and service".to_owned();
+    }
+    if function.starts_with("httparse::") {
+        return "httparse".to_owned();
     }
     match object.rsplit('/').next() {
         Some(name) if name.starts_with("libc") => "libc".to_owned(),
-        _ => "other".to_owned(),
+        _ => "std".to_owned(),
+    }
+}
+
+fn in_ring(module: &str) -> String {
+    match module {
+        "memory" => "ring: memory, in place of a kernel".to_owned(),
+        module => format!("ring: {module}"),
     }
 }
 
@@ -213,13 +235,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn self_cost_is_added_up_by_source_file_and_calls_are_not() {
-        let text = "events: Ir\n\nob=/x/request\nfl=/work/dataplane/src/route/mod.rs\nfn=find\n10 5\nfi=/rustc/abc/library/core/src/slice.rs\n\
-            20 7\nfe=/work/dataplane/src/route/mod.rs\ncfn=other\ncalls=3 0\n11 900\n12 1\n\nob=/lib/libc.so.6\nfl=???\nfn=memcpy\n0 40\n\
-            fl=/root/.cargo/registry/src/index/httparse-1.10.1/src/lib.rs\n1 2\ntotals: 955\n";
-        let shares = by_place(text).unwrap();
-        let expected = [("httparse-1.10.1", 2.0), ("libc", 40.0), ("route", 6.0), ("std", 7.0)];
-        assert_eq!(shares, expected.map(|(place, cost)| (place.to_owned(), cost)).into());
+    fn self_cost_is_added_up_by_stage_and_calls_are_not() {
+        let text = "events: Ir
+
+ob=/x/request
+fl=/work/dataplane/src/route/mod.rs
+fn=<ringmesh_dataplane::route::Table>::find
+10 5
+fi=/rustc/abc/library/core/src/slice.rs
+20 7
+fe=/work/dataplane/src/route/mod.rs
+cfn=other
+calls=3 0
+11 900
+12 1
+fl=/rustc/abc/library/core/src/str.rs
+fn=core::str::from_utf8
+1 3
+fl=/root/.cargo/registry/src/index/httparse-1.10.1/src/lib.rs
+fn=httparse::parse
+1 2
+ob=/lib/libc.so.6
+fl=???
+fn=memcpy
+0 40
+totals: 958
+";
+        let expected = [("httparse", 2.0), ("libc", 40.0), ("route", 13.0), ("std", 3.0)];
+        assert_eq!(by_place(text).unwrap(), expected.map(|(place, cost)| (place.to_owned(), cost)).into());
     }
 
     #[test]
