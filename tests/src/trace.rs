@@ -75,8 +75,11 @@ impl Trace {
 
 impl Drop for Trace {
     fn drop(&mut self) {
-        process::signal(self.strace.id(), Signal::INT);
-        let _ = self.strace.wait();
+        // One that has ended may have left its id to another process.
+        if let Ok(None) = self.strace.try_wait() {
+            process::signal(self.strace.id(), Signal::INT);
+            let _ = self.strace.wait();
+        }
     }
 }
 
