@@ -1,6 +1,7 @@
 //! What most tests begin with.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use ringmesh_tests::certificates::{Authority, Svid};
 use ringmesh_tests::{Builder, Driver, Proxy, ports};
@@ -94,3 +95,22 @@ pub(crate) fn identity(workload: &str) -> String {
 
 /// The trust domain of the tests.
 pub(crate) const DOMAIN: &str = "mesh.test";
+
+/// A copy of the program of its own: pages shared with proxies of tests beside this one would look cheaper than they are.
+pub(crate) struct Program {
+    _folder: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl Program {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ringmesh");
+        std::fs::copy(RINGMESH, &path).unwrap();
+        Self { _folder: folder, path }
+    }
+
+    pub(crate) fn builder(&self, driver: Driver) -> Builder {
+        Builder::new(self.path.to_str().unwrap(), driver)
+    }
+}
