@@ -23,7 +23,6 @@ mod limits;
 mod tcp;
 mod telemetry;
 mod panic;
-mod hostile;
 mod idle;
 mod cli;
 mod demo;
