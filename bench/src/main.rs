@@ -151,6 +151,9 @@ fn count_instructions(cli: &Cli) -> anyhow::Result<ExitCode> {
 }
 
 fn compare(cli: &Cli) -> anyhow::Result<ExitCode> {
+    if cli.no_build && !cli.no_save {
+        bail!("figures are kept under a commit, so they need programs of it: drop --no-build, or add --no-save");
+    }
     let scenarios = scenario::read(&cli.scenarios)?;
     let machine = Machine::here();
     let bed = Bed::new(build(cli)?)?;
