@@ -215,6 +215,15 @@ impl Running {
         })
     }
 
+    /// What its processes have to say after something went wrong.
+    pub fn last_words(&mut self) -> String {
+        let words = |process: &mut Process| match process.check() {
+            Ok(()) => process.log_tail(),
+            Err(ended) => ended.to_string(),
+        };
+        self.processes.iter_mut().map(words).collect::<Vec<_>>().join("\n")
+    }
+
     /// Whether there is anybody at all.
     pub fn is_direct(&self) -> bool {
         self.processes.is_empty()

@@ -57,6 +57,9 @@ struct Cli {
     /// Only this scenario; may be given several times
     #[arg(long = "scenario", value_name = "NAME")]
     scenarios: Vec<String>,
+    /// Only this contender; may be given several times
+    #[arg(long = "proxy", value_name = "NAME", requires = "no_save")]
+    proxies: Vec<String>,
     /// How many rounds [default: 30, with --quick 5]
     #[arg(long)]
     rounds: Option<usize>,
@@ -167,7 +170,10 @@ fn compare(cli: &Cli) -> anyhow::Result<ExitCode> {
         if machine.modified { " with changes" } else { "" }
     );
     let mut code = ExitCode::SUCCESS;
-    for scenario in scenarios {
+    for mut scenario in scenarios {
+        if !cli.proxies.is_empty() {
+            scenario.contenders.retain(|contender| cli.proxies.contains(&contender.proxy));
+        }
         let mut rounds = cli.rounds.unwrap_or(if cli.quick { QUICK_ROUNDS } else { ROUNDS });
         let mut lengths = Lengths { warm_up: WARM_UP, measured: cli.length };
         if scenario.load.kind == Kind::Idle {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::contender::Bed;
+use crate::contender::{Bed, Running};
 use crate::load::{self, Latency};
 use crate::machine;
 use crate::scenario::{Contender, Kind, Scenario};
@@ -71,11 +71,15 @@ pub fn run(bed: &Bed, scenario: &Scenario, contender: &Contender, lengths: Lengt
     let program = bed.load_program();
     let (_service, address) = service::start(&program, load.kind, load.body_bytes, bed.load_cores(), folder.path())?;
     let core = [bed.proxy_core()];
-    let running = bed.start(contender, load.kind, load.workers, address, &core, folder.path())?;
-    load::run(&program, load, running.address(), lengths.warm_up, bed.load_cores())?;
+    let mut running = bed.start(contender, load.kind, load.workers, address, &core, folder.path())?;
+    let send = |running: &mut Running, length| {
+        let outcome = load::run(&program, load, running.address(), length, bed.load_cores());
+        outcome.map_err(|error| error.context(running.last_words()))
+    };
+    send(&mut running, lengths.warm_up)?;
 
     let before = (running.usage(), machine::core_time(core[0]));
-    let outcome = load::run(&program, load, running.address(), lengths.measured, bed.load_cores())?;
+    let outcome = send(&mut running, lengths.measured)?;
     let after = (running.usage(), machine::core_time(core[0]));
 
     let cpu = after.0.cpu.saturating_sub(before.0.cpu);
