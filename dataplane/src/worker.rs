@@ -29,6 +29,9 @@ use crate::tls;
 /// Unused pipes that a worker keeps: each is two descriptors and a buffer of the kernel's.
 const MAX_KEPT_PIPES: usize = 8;
 
+/// Storage of busy connections that a worker keeps for the next; what a peak needed beyond is freed when it ends.
+const MAX_KEPT_SCRATCH: usize = 256;
+
 /// What one core owns.
 pub struct Worker<N: Net> {
     /// Its number, from 0.
@@ -175,7 +178,10 @@ impl<N: Net> Worker<N> {
 
     /// Returns what [`Worker::take_scratch`] gave.
     pub fn return_scratch(&self, scratch: Box<Scratch>) {
-        self.scratch.borrow_mut().push(scratch);
+        let mut kept = self.scratch.borrow_mut();
+        if kept.len() < MAX_KEPT_SCRATCH {
+            kept.push(scratch);
+        }
     }
 
     /// A pipe for `splice(2)`.
