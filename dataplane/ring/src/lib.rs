@@ -12,6 +12,7 @@ pub mod clock;
 mod storage;
 pub mod buffer;
 pub mod output;
+pub mod reclaim;
 
 mod wheel;
 mod timer;

@@ -38,6 +38,11 @@ impl<A, F: Future> Pool<A, F> {
         Run { slot: Some(slot), pool: self.0.clone() }
     }
 
+    /// Frees the boxes that wait to be used.
+    pub fn clear(&self) {
+        drop(std::mem::take(&mut *self.0.idle.borrow_mut()));
+    }
+
     /// Boxes that wait to be used.
     pub fn idle(&self) -> usize {
         self.0.idle.borrow().len()
@@ -124,6 +129,18 @@ mod tests {
             assert_eq!((second.await, first.await), (2, 1));
         });
         assert_eq!(pool.idle(), 2);
+    }
+
+    #[test]
+    fn cleared_pool_holds_no_box_and_goes_on() {
+        let pool = Pool::new(|x: u32| async move { x });
+        let first = pool.run(1);
+        drop(pool.run(2));
+        assert_eq!(pool.idle(), 1);
+        pool.clear();
+        assert_eq!(pool.idle(), 0);
+        assert_eq!(block_on(&Network::new(1), first), 1);
+        assert_eq!(pool.idle(), 1);
     }
 
     #[test]

@@ -58,6 +58,12 @@ thread_local! {
 /// Cancellers a thread keeps; more operations at once than this allocate.
 const MAX_POOLED_CANCELLERS: usize = 1024;
 
+/// Frees the cancellers that this thread keeps.
+pub(crate) fn free_unused() {
+    // A thread that is being torn down has freed them already.
+    let _ = CANCELLERS.try_with(|pool| drop(pool.take()));
+}
+
 impl Default for Stop {
     fn default() -> Self {
         Self::new()

@@ -169,9 +169,22 @@ impl Pool {
     }
 }
 
+impl Pool {
+    fn clear(&self) {
+        for size in [Size::Small, Size::Large] {
+            std::mem::take(&mut *self.blocks(size).borrow_mut()).into_iter().for_each(|block| free(block, size));
+        }
+    }
+}
+
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.small.get_mut().drain(..).for_each(|block| free(block, Size::Small));
-        self.large.get_mut().drain(..).for_each(|block| free(block, Size::Large));
+        self.clear();
     }
+}
+
+/// Frees the blocks that this thread keeps.
+pub(crate) fn free_unused() {
+    // A thread that is being torn down has freed them already.
+    let _ = POOL.try_with(Pool::clear);
 }
