@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringmesh_model::snapshot::Name;
 use ringmesh_model::wire::{MAX_FRAME_DESCRIPTORS, Runtime, ToControl, ToDataPlane, WIRE_VERSION};
@@ -16,7 +16,8 @@ use crate::link::{self, Link};
 use crate::plane::{self, Plane};
 use crate::telemetry::ring::producers;
 
-/// How often the loader looks whether a worker has ended, while nothing else happens.
+/// How often the loader looks whether a worker has ended while nothing else happens, and whether there is memory to give
+/// back.
 const LOOK_AFTER_WORKERS: Duration = Duration::from_secs(5);
 
 /// How long the loader pauses when it cannot accept a newcomer.
@@ -114,8 +115,15 @@ impl Served {
     }
 
     fn serve(mut self) -> Result<(), Error> {
+        let mut look = Instant::now() + LOOK_AFTER_WORKERS;
         loop {
             let ready = self.wait()?;
+            if Instant::now() >= look
+                && let Some(started) = &mut self.plane
+            {
+                started.plane.look_after_memory();
+                look = Instant::now() + LOOK_AFTER_WORKERS;
+            }
             if ready.workers
                 && let Some(started) = &mut self.plane
             {

@@ -15,6 +15,7 @@ use ringmesh_model::wire::{EndpointReport, Pin, Report, Runtime, WorkerReport};
 use ringmesh_ring::affinity;
 use ringmesh_ring::mailbox::{Receiver, Sender, mailbox};
 use ringmesh_ring::net::{Net, Sockets};
+use ringmesh_ring::reclaim;
 use ringmesh_ring::setup::{self, Grant, Wish};
 use ringmesh_ring::shared_memory::Memory;
 use ringmesh_ring::slot::Pool;
@@ -33,6 +34,7 @@ use crate::telemetry::directory::{self, Directory};
 use crate::telemetry::layout::{self, gauge};
 use crate::telemetry::recorder::Recorder;
 use crate::telemetry::ring::Producer;
+use crate::tls;
 use crate::worker::{Events, Worker};
 
 /// Messages that wait for one receiver at most. A burst of accepted connections is the largest of them.
@@ -62,6 +64,8 @@ enum ToWorker {
     Permit(permit::ToWorker),
     /// Tell how things are.
     Report,
+    /// Free what is kept unused.
+    Shrink,
     /// Accept no more, end what is open by then.
     Drain(Duration),
 }
@@ -101,8 +105,25 @@ pub enum Error {
     TooManyWorkers,
 }
 
+/// So many connections more than there are now make a peak whose memory is worth giving back: each may have held two
+/// buffers and what goes with them, so that these are 20 MiB.
+const PEAK: u64 = 512;
+
+/// What is done after a peak of connections, one step a look.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// There was none.
+    Nothing,
+    /// Many have ended; so many are left. What ends later would leave its storage behind, so the number must stand first.
+    Falling(u64),
+    /// The workers have been told to free what they keep.
+    Shrinking,
+}
+
 /// A data plane with its workers.
 pub struct Plane {
+    places: Places,
+    after_peak: After,
     grant: Grant,
     runtime: Runtime,
     started: Instant,
@@ -201,6 +222,8 @@ impl Plane {
             workers.push(Handle { sender, thread, version: 0 });
         }
         Ok(Self {
+            places,
+            after_peak: After::Nothing,
             grant,
             coordinator: Coordinator::new(count),
             loader: Loader::new(directory, count),
@@ -234,6 +257,29 @@ impl Plane {
     /// Readable when a worker has said something; then call [`Plane::listen_to_workers`].
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.receiver.descriptor()
+    }
+
+    /// Gives memory back once a peak of connections is over. To be called every few seconds: once their number stands the
+    /// workers free what they keep, and the next call gives it to the system.
+    pub fn look_after_memory(&mut self) {
+        let (now, peak) = self.places.now_and_peak();
+        self.after_peak = match self.after_peak {
+            After::Nothing | After::Falling(_) if peak < 2 * now + PEAK => After::Nothing,
+            After::Falling(before) if now + PEAK / 16 >= before => {
+                self.places.forget_peak();
+                for number in 0..self.workers.len() {
+                    self.send(number, ToWorker::Shrink);
+                }
+                After::Shrinking
+            }
+            After::Nothing | After::Falling(_) => After::Falling(now),
+            After::Shrinking => {
+                let begun = Instant::now();
+                reclaim::release();
+                tracing::info!(target: "loader", took = ?begun.elapsed(), "memory of a peak of connections is given back");
+                After::Nothing
+            }
+        };
     }
 
     /// Takes listening sockets in place of those of the same name, as soon as the next snapshot or change is live.
@@ -553,6 +599,12 @@ impl Seat {
                     ToWorker::Report => {
                         let (report, endpoints) = report(&worker);
                         tell(&to_loader, number, FromWorker::Report(report, endpoints));
+                    }
+                    ToWorker::Shrink => {
+                        exchanges.0.clear();
+                        worker.free_scratch();
+                        tls::free_unused();
+                        reclaim::free_unused();
                     }
                     ToWorker::Drain(timeout) => {
                         for (_, stop) in accepting.drain() {

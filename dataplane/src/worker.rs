@@ -184,6 +184,11 @@ impl<N: Net> Worker<N> {
         }
     }
 
+    /// Frees what is kept for the next busy connections.
+    pub fn free_scratch(&self) {
+        drop(self.scratch.take());
+    }
+
     /// A pipe for `splice(2)`.
     ///
     /// # Errors

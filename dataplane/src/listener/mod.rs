@@ -33,7 +33,11 @@ pub struct Places(Arc<[Count]>);
 /// In a cache line of its own.
 #[repr(align(64))]
 #[derive(Default)]
-struct Count(AtomicU64);
+struct Count {
+    now: AtomicU64,
+    /// The most since it was last asked for.
+    most: AtomicU64,
+}
 
 impl Places {
     /// For so many workers, none of which has a connection.
@@ -41,9 +45,22 @@ impl Places {
         Self((0..workers).map(|_| Count::default()).collect())
     }
 
+    /// Connections of all workers, and the most that there were, worker by worker, since [`Self::forget_peak`].
+    pub fn now_and_peak(&self) -> (u64, u64) {
+        let sum = |of: fn(&Count) -> &AtomicU64| self.0.iter().map(|count| of(count).load(Ordering::Relaxed)).sum();
+        (sum(|count| &count.now), sum(|count| &count.most))
+    }
+
+    /// A peak begins anew with what there is now.
+    pub fn forget_peak(&self) {
+        for count in &*self.0 {
+            count.most.store(count.now.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
     /// Reserves a place on the worker with the fewest connections; equal ones stay with `own`.
     fn reserve(&self, own: u16) -> Reserved {
-        let load = |worker: u16| self.0[usize::from(worker)].0.load(Ordering::Relaxed);
+        let load = |worker: u16| self.0[usize::from(worker)].now.load(Ordering::Relaxed);
         let mut best = (load(own), own);
         for other in 0..self.0.len() as u16 {
             // Being equal is no reason to move.
@@ -56,7 +73,11 @@ impl Places {
     }
 
     fn reserve_on(&self, worker: u16) -> Reserved {
-        self.0[usize::from(worker)].0.fetch_add(1, Ordering::Relaxed);
+        let count = &self.0[usize::from(worker)];
+        let now = count.now.fetch_add(1, Ordering::Relaxed) + 1;
+        if now > count.most.load(Ordering::Relaxed) {
+            count.most.fetch_max(now, Ordering::Relaxed);
+        }
         Reserved { places: self.clone(), worker }
     }
 }
@@ -69,7 +90,7 @@ pub struct Reserved {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        self.places.0[usize::from(self.worker)].0.fetch_sub(1, Ordering::Relaxed);
+        self.places.0[usize::from(self.worker)].now.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -211,7 +232,7 @@ mod tests {
     use super::*;
 
     fn loads(places: &Places) -> Vec<u64> {
-        places.0.iter().map(|count| count.0.load(Ordering::Relaxed)).collect()
+        places.0.iter().map(|count| count.now.load(Ordering::Relaxed)).collect()
     }
 
     #[test]
@@ -222,6 +243,18 @@ mod tests {
         assert_eq!(loads(&places), [25; 4]);
         drop(open);
         assert_eq!(loads(&places), [0; 4]);
+    }
+
+    #[test]
+    fn a_peak_is_remembered_until_it_is_forgotten() {
+        let places = Places::new(2);
+        let open: Vec<Reserved> = (0..10).map(|turn| places.reserve(turn % 2)).collect();
+        assert_eq!(places.now_and_peak(), (10, 10));
+        drop(open);
+        let _one = places.reserve(0);
+        assert_eq!(places.now_and_peak(), (1, 10));
+        places.forget_peak();
+        assert_eq!(places.now_and_peak(), (1, 1));
     }
 
     #[test]

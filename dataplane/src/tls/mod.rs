@@ -24,6 +24,7 @@ pub use config::{Error, client, server};
 pub use fault::Fault;
 pub use handshake::{Peer, accept, connect};
 pub use refused::Refused;
+pub use shared::free_unused;
 pub use stream::TlsStream;
 
 #[cfg(test)]

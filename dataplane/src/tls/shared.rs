@@ -49,6 +49,11 @@ thread_local! {
 /// Lists that a thread keeps; more sends at once than this allocate.
 const MAX_POOLED_OUTPUTS: usize = 256;
 
+/// Frees the lists that this thread keeps.
+pub fn free_unused() {
+    SEALED.with(|pool| drop(pool.take()));
+}
+
 impl<S: Stream> Shared<S> {
     pub(super) fn new(inner: S, session: Session) -> Rc<Self> {
         let state = RefCell::new(State { session, reading: Reading::new(), pending: Vec::new() });
