@@ -23,6 +23,7 @@ mod limits;
 mod tcp;
 mod telemetry;
 mod panic;
+mod hostile;
 mod idle;
 mod cli;
 mod demo;
