@@ -51,15 +51,19 @@ pub struct World {
 }
 
 /// Busy connections in boxes that are used again, as in the product.
-struct Pooled<F>(Pool<Rc<Connection<Network>>, F>);
+struct Pooled<F, M>(Pool<F, M>);
 
-impl<F> Clone for Pooled<F> {
+impl<F, M: Clone> Clone for Pooled<F, M> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<F: Future<Output = Next> + 'static> Exchanges<Network> for Pooled<F> {
+impl<F, M> Exchanges<Network> for Pooled<F, M>
+where
+    F: Future<Output = Next> + 'static,
+    M: Fn(Rc<Connection<Network>>) -> F + Clone + 'static,
+{
     fn run(&self, connection: Rc<Connection<Network>>) -> impl Future<Output = Next> {
         self.0.run(connection)
     }

@@ -503,15 +503,19 @@ struct Seat {
 }
 
 /// Busy connections run in boxes that are used again.
-struct Pooled<F>(Pool<Rc<Connection<Sockets>>, F>);
+struct Pooled<F, M>(Pool<F, M>);
 
-impl<F> Clone for Pooled<F> {
+impl<F, M: Clone> Clone for Pooled<F, M> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<F: Future<Output = Next> + 'static> Exchanges<Sockets> for Pooled<F> {
+impl<F, M> Exchanges<Sockets> for Pooled<F, M>
+where
+    F: Future<Output = Next> + 'static,
+    M: Fn(Rc<Connection<Sockets>>) -> F + Clone + 'static,
+{
     fn run(&self, connection: Rc<Connection<Sockets>>) -> impl Future<Output = Next> {
         self.0.run(connection)
     }
@@ -707,13 +711,13 @@ mod tests {
     use std::net::SocketAddr;
 
     /// The size of the task that a connection is, whatever kind of future its exchanges are.
-    fn task_bytes<F: Future<Output = Next> + 'static>(_: &Pooled<F>) -> usize {
-        fn size<A, B, C, D, E, F, G: Future>(_: impl Fn(A, B, C, D, E, F) -> G) -> usize {
-            size_of::<G>()
+    fn task_bytes<E: Exchanges<Sockets>>(_: &E) -> usize {
+        fn size<A, B, C, D, F, G, H: Future>(_: impl Fn(A, B, C, D, F, G) -> H) -> usize {
+            size_of::<H>()
         }
         size(
             |worker: Rc<Worker<Sockets>>,
-             exchanges: Pooled<F>,
+             exchanges: E,
              socket: Socket,
              client: Option<SocketAddr>,
              place: Place,
@@ -723,7 +727,7 @@ mod tests {
         )
     }
 
-    fn exchange_bytes<F>(_: &Pooled<F>) -> usize {
+    fn exchange_bytes<F, M>(_: &Pooled<F, M>) -> usize {
         size_of::<F>()
     }
 

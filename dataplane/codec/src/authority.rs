@@ -42,8 +42,18 @@ pub fn parse(authority: &[u8]) -> Result<Authority<'_>, Refusal> {
 }
 
 fn is_name(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+    NAME[usize::from(byte)]
 }
+
+static NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric() || matches!(byte as u8, b'-' | b'.' | b'_' | b'~');
+        byte += 1;
+    }
+    table
+};
 
 fn check_ipv6(address: &[u8]) -> Result<(), Refusal> {
     let text = std::str::from_utf8(address).map_err(|_| Refusal::BadHost)?;

@@ -33,27 +33,25 @@ pub enum Name {
 }
 
 impl Name {
-    /// Recognizes a name in any case. The length decides for nearly all other names.
+    /// Recognizes a name in any case; `name` is a token, as parsers see to. The length decides for nearly all other
+    /// names.
     #[inline]
     pub fn from_bytes(name: &[u8]) -> Self {
-        let (candidate, known): (&[u8], Self) = match name.len() {
-            2 => (b"te", Self::Te),
-            4 => (b"host", Self::Host),
-            6 => (b"expect", Self::Expect),
-            7 => (b"upgrade", Self::Upgrade),
-            10 if name[0] | 0x20 == b'k' => (b"keep-alive", Self::KeepAlive),
-            10 => (b"connection", Self::Connection),
-            14 if name[0] | 0x20 == b'h' => (b"http2-settings", Self::Http2Settings),
-            14 => (b"content-length", Self::ContentLength),
-            16 => (b"proxy-connection", Self::ProxyConnection),
-            17 => (b"transfer-encoding", Self::TransferEncoding),
-            _ => return Self::Other,
-        };
-        if name.eq_ignore_ascii_case(candidate) {
-            return known;
+        match name.len() {
+            2 if is(name, b"te") => Self::Te,
+            4 if is(name, b"host") => Self::Host,
+            6 if is(name, b"expect") => Self::Expect,
+            7 if is(name, b"upgrade") => Self::Upgrade,
+            10 if is(name, b"connection") => Self::Connection,
+            10 if is(name, b"keep-alive") => Self::KeepAlive,
+            14 if is(name, b"content-length") => Self::ContentLength,
+            14 if is(name, b"http2-settings") => Self::Http2Settings,
+            14 if looks_like(name, b"content-length") => Self::Lookalike,
+            16 if is(name, b"proxy-connection") => Self::ProxyConnection,
+            17 if is(name, b"transfer-encoding") => Self::TransferEncoding,
+            17 if looks_like(name, b"transfer-encoding") => Self::Lookalike,
+            _ => Self::Other,
         }
-        let decides_length = matches!(known, Self::ContentLength | Self::TransferEncoding);
-        if decides_length && looks_like(name, candidate) { Self::Lookalike } else { Self::Other }
     }
 
     /// Whether the field says something about this connection only, so that it is not forwarded as it came (RFC 9110
@@ -65,6 +63,18 @@ impl Name {
             Self::Connection | Self::KeepAlive | Self::ProxyConnection | Self::Te | Self::Upgrade | Self::Http2Settings
         )
     }
+}
+
+/// Whether a token is this name, in any case: all bytes at once, because the bit that tells the cases apart is set in
+/// letters of the lower one, digits and `-`, and no byte of a token becomes one of those by it but a letter.
+#[inline]
+fn is<const N: usize>(name: &[u8], lower: &[u8; N]) -> bool {
+    let Ok(name) = <&[u8; N]>::try_from(name) else { return false };
+    let mut difference = 0;
+    for i in 0..N {
+        difference |= (name[i] | 0x20) ^ lower[i];
+    }
+    difference == 0
 }
 
 fn looks_like(name: &[u8], candidate: &[u8]) -> bool {
@@ -101,4 +111,26 @@ pub(crate) fn trim(mut value: &[u8]) -> &[u8] {
         value = rest;
     }
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_recognized_in_any_case_and_no_token_that_differs_in_one_byte_is() {
+        let names = ["host", "te", "expect", "upgrade", "connection", "keep-alive", "content-length", "http2-settings"];
+        for name in names.into_iter().chain(["proxy-connection", "transfer-encoding"]) {
+            let known = Name::from_bytes(name.as_bytes());
+            assert_ne!(known, Name::Other, "{name}");
+            assert_eq!(Name::from_bytes(name.to_ascii_uppercase().as_bytes()), known, "{name}");
+            for (index, byte) in (0..name.len()).flat_map(|index| (0..=255).map(move |byte| (index, byte))) {
+                let mut other = name.as_bytes().to_vec();
+                other[index] = byte;
+                if is_token(byte) && !other.eq_ignore_ascii_case(name.as_bytes()) {
+                    assert_ne!(Name::from_bytes(&other), known, "{}", String::from_utf8_lossy(&other));
+                }
+            }
+        }
+    }
 }

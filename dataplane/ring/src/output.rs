@@ -1,7 +1,5 @@
 //! What is to be sent: a reusable list of slices, and the vectors that show it to the kernel.
 
-use std::collections::VecDeque;
-
 use crate::buffer::{Buffer, Size, Slice};
 
 /// Slices that one vectored send shows the kernel at most. More are sent in further rounds; the kernel's own limit is
@@ -20,7 +18,10 @@ pub struct Output {
 /// Boxed, so that it can be handed to the kernel's side by moving a pointer.
 #[derive(Default)]
 pub(crate) struct Parts {
-    slices: VecDeque<Slice>,
+    slices: Vec<Slice>,
+    /// How many of them are sent. A plain list with a mark, because nearly every output is one piece or two and is sent
+    /// as a whole.
+    sent: usize,
     /// Where copied bytes live; given back as soon as everything is sent.
     scratch: Option<Buffer>,
     bytes: usize,
@@ -76,7 +77,7 @@ impl Output {
 
     /// The pieces in the order they will be sent.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
-        self.parts.iter().flat_map(|parts| parts.slices.iter().map(|slice| &slice[..]))
+        self.parts.iter().flat_map(|parts| parts.waiting().iter().map(|slice| &slice[..]))
     }
 
     /// Notes that the first `len` bytes are sent.
@@ -102,16 +103,23 @@ impl Output {
 impl Parts {
     fn push(&mut self, slice: Slice) {
         self.bytes += slice.len();
-        let joined = self.slices.back_mut().is_some_and(|last| last.join(&slice));
+        let joined = self.slices[self.sent..].last_mut().is_some_and(|last| last.join(&slice));
         if !joined {
-            self.slices.push_back(slice);
+            self.slices.push(slice);
         }
     }
 
+    fn waiting(&self) -> &[Slice] {
+        &self.slices[self.sent..]
+    }
+
     fn clear(&mut self) {
-        self.slices.clear();
+        if !self.slices.is_empty() {
+            self.slices.clear();
+            self.sent = 0;
+            self.bytes = 0;
+        }
         self.scratch = None;
-        self.bytes = 0;
     }
 
     fn advance(&mut self, mut len: usize) {
@@ -120,24 +128,26 @@ impl Parts {
             return self.clear();
         }
         while len > 0 {
-            let first = &mut self.slices[0];
+            let first = &mut self.slices[self.sent];
             let whole = first.len() <= len;
             let sent = first.len().min(len);
             first.advance(sent);
             len -= sent;
-            if whole {
-                self.slices.pop_front();
-            }
+            self.sent += usize::from(whole);
+        }
+        if self.sent >= MAX_VECTORS {
+            self.slices.drain(..self.sent);
+            self.sent = 0;
         }
     }
 
     pub(crate) fn is_one_piece(&self) -> bool {
-        self.slices.len() == 1
+        self.waiting().len() == 1
     }
 
     /// The first piece, which is all there is to send in a plain (not vectored) operation.
     pub(crate) fn first(&self) -> &[u8] {
-        self.slices.front().map_or(&[], |slice| &slice[..])
+        self.waiting().first().map_or(&[], |slice| &slice[..])
     }
 
     /// Writes down where the first pieces lie. The result stays true until the slices change, wherever `self` moves:
@@ -145,7 +155,7 @@ impl Parts {
     pub(crate) fn aim(&mut self) {
         self.vectors.clear();
         self.vectors.extend(
-            self.slices
+            self.slices[self.sent..]
                 .iter()
                 .take(MAX_VECTORS)
                 .map(|slice| libc::iovec { iov_base: slice.as_ptr().cast_mut().cast(), iov_len: slice.len() }),

@@ -12,50 +12,62 @@ const MAX_IDLE: usize = 1024;
 type Slot<F> = Pin<Box<Option<F>>>;
 
 /// Makes futures of one kind, in boxes that are used again. Clones are the same pool.
-pub struct Pool<A, F>(Rc<Inner<A, F>>);
-
-struct Inner<A, F> {
-    make: Box<dyn Fn(A) -> F>,
-    idle: RefCell<Vec<Slot<F>>>,
+///
+/// What makes them is part of the type, so that it is compiled into [`run`](Pool::run): a new future is then a few
+/// words written into its box, where a call through a pointer has to return it whole and have it copied twice.
+pub struct Pool<F, M> {
+    make: M,
+    idle: Rc<Idle<F>>,
 }
 
-impl<A, F> Clone for Pool<A, F> {
+type Idle<F> = RefCell<Vec<Slot<F>>>;
+
+impl<F, M: Clone> Clone for Pool<F, M> {
     fn clone(&self) -> Self {
-        Pool(self.0.clone())
+        Pool { make: self.make.clone(), idle: self.idle.clone() }
     }
 }
 
-impl<A, F: Future> Pool<A, F> {
+impl<F, M> Pool<F, M> {
     /// A pool of the futures that `make` makes.
-    pub fn new(make: impl Fn(A) -> F + 'static) -> Pool<A, F> {
-        Pool(Rc::new(Inner { make: Box::new(make), idle: RefCell::new(Vec::new()) }))
+    pub fn new<A>(make: M) -> Pool<F, M>
+    where
+        F: Future,
+        M: Fn(A) -> F,
+    {
+        Pool { make, idle: Rc::default() }
     }
 
     /// Runs the future made from `argument` in a box of the pool. The box goes back when it is done or dropped.
-    pub fn run(&self, argument: A) -> Run<A, F> {
-        let mut slot = self.0.idle.borrow_mut().pop().unwrap_or_else(|| Box::pin(None));
-        slot.set(Some((self.0.make)(argument)));
-        Run { slot: Some(slot), pool: self.0.clone() }
+    #[inline]
+    pub fn run<A>(&self, argument: A) -> Run<F>
+    where
+        F: Future,
+        M: Fn(A) -> F,
+    {
+        let mut slot = self.idle.borrow_mut().pop().unwrap_or_else(|| Box::pin(None));
+        slot.set(Some((self.make)(argument)));
+        Run { slot: Some(slot), idle: self.idle.clone() }
     }
 
     /// Frees the boxes that wait to be used.
     pub fn clear(&self) {
-        drop(std::mem::take(&mut *self.0.idle.borrow_mut()));
+        drop(std::mem::take(&mut *self.idle.borrow_mut()));
     }
 
     /// Boxes that wait to be used.
     pub fn idle(&self) -> usize {
-        self.0.idle.borrow().len()
+        self.idle.borrow().len()
     }
 }
 
 /// A future in a pooled box; two pointers large.
-pub struct Run<A, F> {
+pub struct Run<F> {
     slot: Option<Slot<F>>,
-    pool: Rc<Inner<A, F>>,
+    idle: Rc<Idle<F>>,
 }
 
-impl<A, F: Future> Future for Run<A, F> {
+impl<F: Future> Future for Run<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
@@ -67,19 +79,19 @@ impl<A, F: Future> Future for Run<A, F> {
     }
 }
 
-impl<A, F> Run<A, F> {
+impl<F> Run<F> {
     fn give_back(&mut self) {
         let Some(mut slot) = self.slot.take() else { return };
         // Should this unwind, the box is freed instead.
         slot.set(None);
-        let mut idle = self.pool.idle.borrow_mut();
+        let mut idle = self.idle.borrow_mut();
         if idle.len() < MAX_IDLE {
             idle.push(slot);
         }
     }
 }
 
-impl<A, F> Drop for Run<A, F> {
+impl<F> Drop for Run<F> {
     fn drop(&mut self) {
         self.give_back();
     }
@@ -145,8 +157,8 @@ mod tests {
 
     #[test]
     fn running_future_is_two_pointers() {
-        fn size<A, F>(_: &Pool<A, F>) -> usize {
-            size_of::<Run<A, F>>()
+        fn size<F, M>(_: &Pool<F, M>) -> usize {
+            size_of::<Run<F>>()
         }
         assert_eq!(size(&Pool::new(|x: [u8; 4096]| async move { x.len() })), 2 * size_of::<usize>());
     }

@@ -36,20 +36,22 @@ impl Target {
     /// # Errors
     /// [`Refusal::BadTarget`], [`Refusal::BadHost`].
     pub(super) fn parse(head: &[u8], target: &[u8], method: Method) -> Result<Self, Refusal> {
-        // httparse lets fragments and bytes above ASCII pass. The former never belong on the wire, the latter are
-        // decoded differently by everybody.
-        if !target.iter().all(|&byte| byte < 0x80 && byte != b'#') {
-            return Err(Refusal::BadTarget);
-        }
+        // One walk finds the query and what must not be there.
+        let special = |&byte: &u8| SPECIAL[usize::from(byte)];
+        let query = match target.iter().position(special) {
+            Some(found) if target[found] != b'?' || target[found..].iter().any(is_forbidden) => {
+                return Err(Refusal::BadTarget);
+            }
+            found => found.unwrap_or(target.len()),
+        };
         match target {
-            [b'/', ..] => Ok(Self::origin(head, target, target, Form::Origin)),
-            b"*" if method == Method::Options => Ok(Self::origin(head, target, target, Form::Asterisk)),
+            [b'/', ..] => Ok(Self::origin(head, target, target, query, Form::Origin)),
+            b"*" if method == Method::Options => Ok(Self::origin(head, target, target, query, Form::Asterisk)),
             _ => Self::absolute(head, target),
         }
     }
 
-    fn origin(head: &[u8], raw: &[u8], origin: &[u8], form: Form) -> Self {
-        let path_length = origin.iter().position(|&byte| byte == b'?').unwrap_or(origin.len());
+    fn origin(head: &[u8], raw: &[u8], origin: &[u8], path_length: usize, form: Form) -> Self {
         Self {
             form,
             raw: Span::locate(head, raw),
@@ -74,7 +76,27 @@ impl Target {
         if origin.first() == Some(&b'?') {
             return Err(Refusal::BadTarget);
         }
-        let parts = Self::origin(head, target, origin, Form::Absolute);
+        let path_length = origin.iter().position(|&byte| byte == b'?').unwrap_or(origin.len());
+        let parts = Self::origin(head, target, origin, path_length, Form::Absolute);
         Ok(Self { authority: Span::locate(head, authority), ..parts })
     }
 }
+
+/// httparse lets fragments and bytes above ASCII pass. The former never belong on the wire, the latter are decoded
+/// differently by everybody.
+fn is_forbidden(byte: &u8) -> bool {
+    *byte >= 0x80 || *byte == b'#'
+}
+
+/// What is forbidden, and where the query begins.
+static SPECIAL: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0x80;
+    while byte < 256 {
+        table[byte] = true;
+        byte += 1;
+    }
+    table[b'#' as usize] = true;
+    table[b'?' as usize] = true;
+    table
+};
