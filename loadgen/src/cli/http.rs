@@ -1,0 +1,89 @@
+//! `ringmesh-load http`: HTTP/1.1 requests.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use ringmesh_loadgen::load::{BodyCheck, BodyForm, Entry, Expect, Http, Protocol, Reuse};
+use ringmesh_loadgen::unit;
+
+use super::load::{self, LoadArgs};
+use super::target::{field, resolve, split_url};
+
+#[derive(Args)]
+pub(crate) struct HttpArgs {
+    /// Where to send, such as http://127.0.0.1:8080/path
+    url: String,
+    #[command(flatten)]
+    load: LoadArgs,
+    /// Host field, if not the one of the URL
+    #[arg(long)]
+    host: Option<String>,
+    /// Method
+    #[arg(long, short, default_value = "GET")]
+    method: String,
+    /// Bytes in the body, such as 100 or 64KiB
+    #[arg(long, value_parser = unit::size, default_value = "0")]
+    body: u64,
+    /// Send the body chunked
+    #[arg(long)]
+    chunked: bool,
+    /// A further field, such as 'x-a: b'; may be given several times
+    #[arg(long = "header", short = 'H', value_parser = field)]
+    fields: Vec<(String, String)>,
+    /// One of several kinds of request, as 'METHOD PATH WEIGHT'; replaces the URL's path
+    #[arg(long = "entry", value_parser = entry)]
+    entries: Vec<(String, String, u32)>,
+    /// A new connection for each request
+    #[arg(long)]
+    new_connections: bool,
+    /// The status that counts as success, if not any from 200 to 299
+    #[arg(long)]
+    expect: Option<u16>,
+    /// The answer must be the body that was sent
+    #[arg(long)]
+    check_echo: bool,
+    /// Count the values of this response field
+    #[arg(long)]
+    count_field: Option<String>,
+}
+
+pub(crate) fn http(args: HttpArgs) -> anyhow::Result<ExitCode> {
+    let (authority, path) = split_url(&args.url)?;
+    let mut address = resolve(&authority)?;
+    if address.port() == 0 {
+        address.set_port(80);
+    }
+    let host = args.host.clone().unwrap_or(authority);
+    let kinds = match args.entries.is_empty() {
+        true => vec![(args.method.clone(), path, 1)],
+        false => args.entries.clone(),
+    };
+    let entries = kinds.into_iter().map(|(method, path, weight)| Entry {
+        name: format!("{method} {path}"),
+        // Only these methods have a body whose meaning is defined (RFC 9110 section 9.3).
+        body_bytes: if matches!(method.as_str(), "POST" | "PUT" | "PATCH") { args.body } else { 0 },
+        body_form: if args.chunked { BodyForm::Chunked } else { BodyForm::Fixed },
+        fields: args.fields.clone(),
+        expect: args.expect.map_or(Expect::Success, Expect::Status),
+        check: if args.check_echo { BodyCheck::Echo } else { BodyCheck::None },
+        weight,
+        ..Entry { method, ..Entry::get(&host, &path) }
+    });
+    let protocol = Protocol::Http(Http {
+        entries: entries.collect(),
+        reuse: if args.new_connections { Reuse::PerRequest } else { Reuse::KeepAlive },
+        count_field: args.count_field,
+    });
+    load::run(&args.load, address, protocol)
+}
+
+fn entry(text: &str) -> Result<(String, String, u32), String> {
+    match text.split_whitespace().collect::<Vec<_>>()[..] {
+        [method, path] => Ok((method.to_owned(), path.to_owned(), 1)),
+        [method, path, weight] => {
+            let weight = weight.parse().map_err(|_| format!("the weight `{weight}` is no whole number"))?;
+            Ok((method.to_owned(), path.to_owned(), weight))
+        }
+        _ => Err("write METHOD PATH WEIGHT".to_owned()),
+    }
+}

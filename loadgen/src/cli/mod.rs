@@ -1,0 +1,58 @@
+//! The command line, one command a file.
+
+pub(crate) mod http;
+pub(crate) mod load;
+pub(crate) mod serve;
+pub(crate) mod target;
+pub(crate) mod tcp;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use ringmesh_loadgen::Wish;
+
+/// How often the state is looked at.
+const TICK: Duration = Duration::from_millis(50);
+
+#[derive(Args)]
+pub(crate) struct RuntimeArgs {
+    /// Threads, each with its own ring
+    #[arg(long, default_value_t = 1)]
+    pub(crate) threads: usize,
+    /// I/O driver
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) driver: Driver,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Driver {
+    /// io_uring where the kernel grants it, else epoll
+    Auto,
+    /// io_uring or nothing
+    #[value(name = "io_uring")]
+    IoUring,
+    /// epoll
+    Epoll,
+}
+
+impl From<Driver> for Wish {
+    fn from(driver: Driver) -> Self {
+        match driver {
+            Driver::Auto => Self::Auto,
+            Driver::IoUring => Self::IoUring,
+            Driver::Epoll => Self::Epoll,
+        }
+    }
+}
+
+/// A flag that Ctrl-C and SIGTERM set. A second one ends the process at once.
+fn on_signal() -> anyhow::Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, flag.clone())?;
+        signal_hook::flag::register(signal, flag.clone())?;
+    }
+    Ok(flag)
+}
