@@ -1,16 +1,17 @@
-//! What must hold before a change lands, in less than two minutes: nothing is allocated for a steady request, and Ringmesh
-//! is not far from where it was beside HAProxy.
+//! What must hold before a change lands, in few minutes: no part of a request takes more instructions or allocations than it
+//! did, nothing is allocated for a steady request, and Ringmesh is not far from where it was beside HAProxy.
 
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use crate::callgrind::PROGRAM;
 use crate::contender::Bed;
 use crate::machine::Machine;
 use crate::programs::Build;
 use crate::turn::Lengths;
-use crate::{report, scenario, side_by_side};
+use crate::{baseline, counts, report, scenario, side_by_side};
 
 /// What is run side by side.
 const SCENARIO: &str = "h1-plain";
@@ -30,13 +31,15 @@ const MAX_RATIO: f64 = 1.5;
 /// # Errors
 /// If one fails, or cannot be made.
 pub fn run(build: &Build, mut tell: impl FnMut(&str)) -> anyhow::Result<()> {
+    tell("instructions and allocations of each part of a request:");
+    let mut counted = counts::count(&build.program(PROGRAM))?;
+    let verdict = baseline::compare(build, &mut counted, &Machine::here(), &mut tell)?;
+    tell(&format!("against {}:\n{}", verdict.against, counts::table(&counted.costs, Some(&verdict.before)).trim_end()));
+    if !verdict.excesses.is_empty() {
+        bail!(baseline::complaint(&verdict));
+    }
+    baseline::praise(&verdict, &counted.costs).iter().for_each(|praise| tell(praise));
     tell("allocations of steady HTTP/1.1 requests:");
-    build.bring_up_to_date(&[
-        "--features",
-        "ringmesh-bench/count-allocations",
-        "--bin",
-        "ringmesh-bench-allocations",
-    ])?;
     let status = Command::new(build.program("ringmesh-bench-allocations")).status().context("counting allocations")?;
     if !status.success() {
         bail!("a steady request allocates; it must not");

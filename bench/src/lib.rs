@@ -3,7 +3,7 @@
 //! ```text
 //! scenario → turn → report          Ringmesh beside real proxies: fresh processes, taking turns
 //!            contender, service, process, load
-//! memory, plane                     the data plane inside this process: micro benchmarks, instructions, allocations
+//! memory, parts, plane              the data plane inside this process: micro benchmarks, instructions, allocations
 //! ```
 
 #![forbid(unsafe_code)]
@@ -24,9 +24,13 @@ pub mod report;
 // In this process.
 pub mod snapshot;
 pub mod memory;
+pub mod parts;
 pub mod plane;
 
 // One number, and a bound for it.
-pub mod instructions;
+pub mod callgrind;
+pub mod counts;
+pub mod baseline;
+pub mod parent;
 pub mod gate;
 pub mod programs;

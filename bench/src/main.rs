@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::Parser;
+use ringmesh_bench::baseline::{self, Baseline};
+use ringmesh_bench::callgrind::PROGRAM;
 use ringmesh_bench::contender::Bed;
-use ringmesh_bench::instructions::{self, Verdict};
 use ringmesh_bench::machine::Machine;
 use ringmesh_bench::programs::Build;
 use ringmesh_bench::scenario::{self, Kind};
 use ringmesh_bench::turn::Lengths;
-use ringmesh_bench::{gate, report, side_by_side};
+use ringmesh_bench::{counts, gate, report, side_by_side};
 
 /// Rounds of a full run: enough for an interval of the median.
 const ROUNDS: usize = 30;
@@ -44,9 +45,9 @@ const IDLE_LENGTH: Duration = Duration::from_secs(5);
   cargo run --release -p ringmesh-bench -- --scenario h1-plain
       one scenario in all rounds, on a machine where nothing else runs
   cargo run --release -p ringmesh-bench -- --gate
-      what CI runs: allocations of a request, and a short comparison with a wide bound
+      what CI runs: instructions and allocations against bench/baseline.json, and a short comparison with a wide bound
   cargo run --release -p ringmesh-bench -- --instructions
-      instructions of a request by stage, under callgrind, compared with bench/baseline.json
+      instructions of a request by stage and of its parts, under callgrind, compared with bench/baseline.json
   cargo bench -p ringmesh-bench
       each stage by itself, in nanoseconds"
 )]
@@ -75,7 +76,7 @@ struct Cli {
     /// Take the programs as they are built
     #[arg(long)]
     no_build: bool,
-    /// Count allocations and compare shortly with HAProxy
+    /// Compare counted instructions and allocations with the baseline, and shortly with HAProxy
     #[arg(long, conflicts_with_all = ["scenarios", "quick"])]
     gate: bool,
     /// Count the instructions of a request
@@ -121,6 +122,9 @@ fn build(cli: &Cli) -> anyhow::Result<Build> {
     if build.profile() == "dev" {
         bail!("figures of a dev build mean nothing: cargo run --release -p ringmesh-bench");
     }
+    if (cli.gate || cli.instructions) && build.profile() != "release" {
+        bail!("the baseline holds for the release profile: cargo run --release -p ringmesh-bench");
+    }
     if !cli.no_build {
         build.bring_up_to_date(&["--bins"])?;
     }
@@ -134,23 +138,23 @@ fn run_gate(cli: &Cli) -> anyhow::Result<ExitCode> {
 }
 
 fn count_instructions(cli: &Cli) -> anyhow::Result<ExitCode> {
-    let shares = instructions::count(&build(cli)?)?;
-    say(instructions::table(&shares).trim_end());
+    let build = build(cli)?;
+    let mut counted = counts::count(&build.program(PROGRAM))?;
     let machine = Machine::here();
+    say(&counts::shares_table(&counted.shares));
     if let Some(why) = &cli.move_baseline {
-        instructions::move_baseline(&shares, &machine, why)?;
+        say(counts::table(&counted.costs, None).trim_end());
+        Baseline::of(&counted, &machine, why).write()?;
         say("this is the baseline now");
         return Ok(ExitCode::SUCCESS);
     }
-    match instructions::compare(&shares, &machine)? {
-        Verdict::Kept(ratio) => say(&format!("{:+.1} % against the baseline", (ratio - 1.0) * 100.0)),
-        Verdict::Foreign(why) => say(&format!("the baseline says nothing here: {why}")),
-        Verdict::Exceeded(ratio) => {
-            say(&format!("{:+.1} % against the baseline: more than is allowed", (ratio - 1.0) * 100.0));
-            return Ok(ExitCode::FAILURE);
-        }
+    let verdict = baseline::compare(&build, &mut counted, &machine, say)?;
+    say(counts::table(&counted.costs, Some(&verdict.before)).trim_end());
+    baseline::praise(&verdict, &counted.costs).iter().for_each(|praise| say(praise));
+    if verdict.excesses.is_empty() {
+        return Ok(ExitCode::SUCCESS);
     }
-    Ok(ExitCode::SUCCESS)
+    bail!(baseline::complaint(&verdict));
 }
 
 fn compare(cli: &Cli) -> anyhow::Result<ExitCode> {

@@ -34,6 +34,11 @@ impl Build {
         &self.profile
     }
 
+    /// Where its programs are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Brings the programs up to date. Always the whole workspace at once, so that everybody shares one build.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ pub fn snapshot(bind: SocketAddr, endpoint: SocketAddr, hosts: usize, access_log
     let mut objects = BTreeMap::from([
         (Key::Settings, Object::Settings(settings)),
         (Key::Listener(LISTENER.into()), Object::Listener(listener(bind))),
-        (Key::Service("app".into()), Object::Service(service(endpoint))),
+        (Key::Service("app".into()), Object::Service(service("app", endpoint))),
         (Key::Policy("reads".into()), Object::Policy(policy())),
     ]);
     for host in std::iter::once(HOST.to_owned()).chain((1..hosts).map(other_host)) {
@@ -56,9 +56,10 @@ fn listener(bind: SocketAddr) -> Listener {
     }
 }
 
-fn service(endpoint: SocketAddr) -> Service {
+/// A service with one endpoint.
+pub fn service(name: &str, endpoint: SocketAddr) -> Service {
     Service {
-        name: "app".into(),
+        name: name.into(),
         protocol: Protocol::Http,
         peer: None,
         endpoints: vec![Endpoint { address: Address::Ip(endpoint), zone: None }],

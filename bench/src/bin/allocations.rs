@@ -1,7 +1,7 @@
 //! Counts what a worker allocates for steady plain HTTP/1.1 requests on kept connections, which must be nothing: the real
 //! data plane in this process, over real sockets, on both drivers, with and without an access log.
 //!
-//! Its allocator counts by thread, so it is built apart (feature `count-allocations`).
+//! Its allocator counts by thread.
 
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "the result of a command line goes to standard output")]

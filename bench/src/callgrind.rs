@@ -1,0 +1,231 @@
+//! Running one part of a request's path under callgrind, and reading what it has counted: noise plays no part there.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::parts::Part;
+use crate::programs;
+
+/// The program that runs one part.
+pub const PROGRAM: &str = "ringmesh-bench-parts";
+
+/// Its function that callgrind counts in.
+const COUNTED: &str = "ringmesh_bench_parts::counted*";
+
+/// The C library's functions that return memory; everything ends there, Rust's allocator too.
+const ALLOCATING: [&str; 6] = ["malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc", "memalign"];
+
+/// Instructions by where they are.
+pub type Shares = BTreeMap<String, f64>;
+
+/// What running something once takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Instructions in user space.
+    pub instructions: f64,
+    /// Calls that return memory, reallocations among them.
+    pub allocations: f64,
+}
+
+/// What a part takes, and where.
+#[derive(Clone, Debug, Default)]
+pub struct Profile {
+    /// Calls that return memory.
+    pub allocations: f64,
+    /// Instructions by stage, crate or library.
+    pub shares: Shares,
+}
+
+impl Profile {
+    /// Without the places.
+    pub fn cost(&self) -> Cost {
+        Cost { instructions: self.shares.values().sum(), allocations: self.allocations }
+    }
+
+    /// What is left without `other`.
+    pub fn without(mut self, other: &Self) -> Self {
+        self.allocations -= other.allocations;
+        for (place, cost) in &other.shares {
+            *self.shares.entry(place.clone()).or_default() -= cost;
+        }
+        self
+    }
+
+    fn divided(mut self, by: f64) -> Self {
+        self.allocations /= by;
+        self.shares.values_mut().for_each(|cost| *cost /= by);
+        self
+    }
+}
+
+/// Counts what running a part once takes, in this build of the program.
+///
+/// # Errors
+/// If valgrind is missing or fails, or the program does not know the part.
+pub fn count(program: &Path, part: &Part) -> anyhow::Result<Profile> {
+    let folder = tempfile::tempdir()?;
+    let run = |count| read(&callgrind(program, part.name, count, folder.path())?);
+    let (few, many) = part.runs;
+    Ok(run(many)?.without(&run(few)?).divided((many - few) as f64))
+}
+
+fn callgrind(program: &Path, part: &str, count: u64, folder: &Path) -> anyhow::Result<String> {
+    let file = folder.join(count.to_string());
+    let output = Command::new(programs::of_system("valgrind")?)
+        .args(["--tool=callgrind", "--quiet", "--compress-strings=no", "--compress-pos=no"])
+        .arg(format!("--toggle-collect={COUNTED}"))
+        .arg(format!("--callgrind-out-file={}", file.display()))
+        .arg(program)
+        .args([part, &count.to_string()])
+        .output()?;
+    if !output.status.success() {
+        bail!("{part} under valgrind: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    fs::read_to_string(&file).with_context(|| format!("valgrind has left no {}", file.display()))
+}
+
+/// Adds up the self cost by stage, crate or library, and the calls that return memory.
+fn read(text: &str) -> anyhow::Result<Profile> {
+    let mut profile = Profile::default();
+    let (mut file, mut function, mut object, mut is_call) = (String::new(), String::new(), String::new(), false);
+    let mut callee = String::new();
+    for line in text.lines() {
+        if let Some((key, value)) = line.split_once('=') {
+            match key {
+                "fl" | "fi" | "fe" => value.clone_into(&mut file),
+                "fn" => value.clone_into(&mut function),
+                "ob" => value.clone_into(&mut object),
+                "cfn" => value.clone_into(&mut callee),
+                // The line after it is what the callee costs, which is counted there.
+                "calls" => {
+                    is_call = true;
+                    // One that allocates by calling another is one call.
+                    if allocates(&callee) && !allocates(&function) {
+                        let count = value.split_whitespace().next().and_then(|word| word.parse::<f64>().ok());
+                        profile.allocations += count.with_context(|| format!("callgrind has written `{line}`"))?;
+                    }
+                }
+                _ => {}
+            }
+            continue;
+        }
+        let mut words = line.split_whitespace();
+        let (Some(place), Some(cost), None) = (words.next(), words.next(), words.next()) else { continue };
+        if !place.starts_with(|first: char| first.is_ascii_digit()) {
+            continue;
+        }
+        let cost: f64 = cost.parse().with_context(|| format!("callgrind has written `{line}`"))?;
+        if !std::mem::take(&mut is_call) {
+            *profile.shares.entry(place_of(&file, &function, &object)).or_default() += cost;
+        }
+    }
+    if profile.shares.is_empty() {
+        bail!("callgrind has counted nothing");
+    }
+    Ok(profile)
+}
+
+fn allocates(function: &str) -> bool {
+    ALLOCATING.contains(&function)
+}
+
+/// Where an instruction belongs: inlined code of ours to the file it was written in, that of the standard library to the
+/// function that it was inlined into.
+fn place_of(file: &str, function: &str, object: &str) -> String {
+    let after = |text: &str, word: &str| text.split_once(word).map(|(_, rest)| rest.to_owned());
+    let word = |rest: String| rest.split(['/', ':', '.']).next().unwrap_or_default().to_owned();
+    if let Some(rest) = after(file, "dataplane/ring/src/") {
+        return in_ring(&word(rest));
+    }
+    if after(file, "dataplane/codec/src/").is_some() {
+        return "codec".to_owned();
+    }
+    if let Some(rest) = after(file, "dataplane/src/") {
+        return word(rest);
+    }
+    if after(file, "bench/src/").is_some() {
+        return "client and service".to_owned();
+    }
+    if let Some(rest) = after(file, "/registry/src/") {
+        let name = rest.split('/').nth(1).unwrap_or("crates");
+        return name.rsplit_once('-').map_or(name, |(name, _version)| name).to_owned();
+    }
+    if let Some(rest) = after(function, "ringmesh_ring::") {
+        return in_ring(&word(rest));
+    }
+    if after(function, "ringmesh_codec::").is_some() {
+        return "codec".to_owned();
+    }
+    if let Some(rest) = after(function, "ringmesh_dataplane::") {
+        return word(rest);
+    }
+    if after(function, "ringmesh_bench::").is_some() {
+        return "client and service".to_owned();
+    }
+    if function.starts_with("httparse::") {
+        return "httparse".to_owned();
+    }
+    match object.rsplit('/').next() {
+        Some(name) if name.starts_with("libc") => "libc".to_owned(),
+        _ => "std".to_owned(),
+    }
+}
+
+fn in_ring(module: &str) -> String {
+    match module {
+        "memory" => "ring: memory, in place of a kernel".to_owned(),
+        module => format!("ring: {module}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn self_cost_is_added_up_by_stage_and_a_call_that_allocates_counts_once() {
+        let text = "events: Ir
+
+ob=/x/request
+fl=/work/dataplane/src/route/mod.rs
+fn=<ringmesh_dataplane::route::Table>::find
+10 5
+fi=/rustc/abc/library/core/src/slice.rs
+20 7
+fe=/work/dataplane/src/route/mod.rs
+cfn=other
+calls=3 0
+11 900
+cob=/lib/libc.so.6
+cfn=malloc
+calls=4 0
+11 80
+12 1
+fl=/rustc/abc/library/core/src/str.rs
+fn=core::str::from_utf8
+1 3
+fl=/root/.cargo/registry/src/index/httparse-1.10.1/src/lib.rs
+fn=httparse::parse
+1 2
+ob=/lib/libc.so.6
+fl=???
+fn=memcpy
+0 40
+fn=realloc
+0 6
+cfn=malloc
+calls=2 0
+0 30
+totals: 1036
+";
+        let expected = [("httparse", 2.0), ("libc", 46.0), ("route", 13.0), ("std", 3.0)];
+        let profile = read(text).unwrap();
+        assert_eq!(profile.shares, expected.map(|(place, cost)| (place.to_owned(), cost)).into());
+        assert_eq!(profile.cost(), Cost { instructions: 64.0, allocations: 4.0 });
+    }
+}
