@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use foldhash::fast::FixedState;
 use ringmesh_codec::head::Head;
 use ringmesh_codec::normalize;
 use ringmesh_model::snapshot::{self, HostPattern, PathMatch};
@@ -19,10 +20,13 @@ const MAX_HOST_BYTES: usize = 255;
 /// The routes of one listener.
 #[derive(Debug, Default)]
 pub struct Table {
-    exact: HashMap<Box<[u8]>, Vec<Rule>>,
-    suffix: HashMap<Box<[u8]>, Vec<Rule>>,
+    exact: Hosts,
+    suffix: Hosts,
     any: Vec<Rule>,
 }
+
+/// Only the config puts keys in, so nobody can choose ones that collide.
+type Hosts = HashMap<Box<[u8]>, Vec<Rule>, FixedState>;
 
 /// One rule, ready for matching.
 #[derive(Clone, Debug)]
@@ -113,16 +117,21 @@ impl Rule {
 
 /// The host of an authority: without port and trailing dot, in lower case; empty if it is too long.
 fn host_of<'a>(authority: &[u8], lower: &'a mut [u8; MAX_HOST_BYTES]) -> &'a [u8] {
-    let host = match authority.first() {
-        Some(b'[') => authority.iter().position(|byte| *byte == b']').map_or(authority, |end| &authority[..=end]),
-        _ => authority.iter().position(|byte| *byte == b':').map_or(authority, |colon| &authority[..colon]),
-    };
-    let host = host.strip_suffix(b".").unwrap_or(host);
-    let Some(lower) = lower.get_mut(..host.len()) else { return &[] };
-    for (to, from) in lower.iter_mut().zip(host) {
-        *to = from.to_ascii_lowercase();
+    let bracketed = authority.first() == Some(&b'[');
+    let mut length = 0;
+    for &byte in authority {
+        if byte == b':' && !bracketed {
+            break;
+        }
+        let Some(to) = lower.get_mut(length) else { return &[] };
+        *to = byte.to_ascii_lowercase();
+        length += 1;
+        if byte == b']' {
+            break;
+        }
     }
-    lower
+    let host = &lower[..length];
+    host.strip_suffix(b".").unwrap_or(host)
 }
 
 /// Whether a request is like that; `path` is its path in normal form, if it has one.
