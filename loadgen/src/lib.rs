@@ -16,6 +16,10 @@ pub mod unit;
 mod chunked;
 mod message;
 
+mod proxy_header;
+pub mod tls;
+mod transport;
+
 // When requests are due, and what came of them.
 pub mod arrival;
 pub mod report;
@@ -28,4 +32,5 @@ mod pace;
 mod thread;
 mod wait;
 
+pub use proxy_header::{ProxyHeader, ProxyVersion};
 pub use ringmesh_ring::{Grant, Wish};

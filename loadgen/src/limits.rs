@@ -21,6 +21,12 @@ pub const MAX_FIELD_VALUES: usize = 64;
 /// Longest value of the counted response field that is kept, in bytes.
 pub const MAX_FIELD_VALUE_BYTES: usize = 128;
 
+/// Most different explanations of what went wrong that are told apart.
+pub const MAX_EXPLANATIONS: usize = 16;
+
+/// Most targets of one load.
+pub const MAX_TARGETS: usize = 1_000;
+
 /// Most entries in one load.
 pub const MAX_ENTRIES: usize = 1_000;
 

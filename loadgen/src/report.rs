@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::limits::{MAX_FIELD_VALUES, MAX_LATENCY_MICROSECONDS};
+use crate::limits::{MAX_EXPLANATIONS, MAX_FIELD_VALUES, MAX_LATENCY_MICROSECONDS};
 use crate::unit::{show_bytes, show_duration};
 
 /// Share of a core above which the generator is suspected of being what limits the result.
@@ -20,6 +20,8 @@ pub const SUSPECT_BUSY_SHARE: f64 = 0.8;
 pub enum Failure {
     /// The server refused the connection, or could not be reached.
     Connect,
+    /// The two sides could not agree on TLS, or one broke it.
+    Tls,
     /// No answer, or no complete one, within the timeout.
     Timeout,
     /// The connection ended before the head of the answer was complete: nobody knows whether the request had an effect.
@@ -37,6 +39,7 @@ impl Failure {
     pub fn label(self) -> &'static str {
         match self {
             Self::Connect => "connect",
+            Self::Tls => "tls",
             Self::Timeout => "timeout",
             Self::Cut => "cut",
             Self::Truncated => "truncated",
@@ -213,6 +216,14 @@ pub struct Report {
     pub unsent: u64,
     /// Connections made.
     pub connections: u64,
+    /// TLS handshakes completed, and how many of them took up an earlier session.
+    pub handshakes: u64,
+    /// See `handshakes`.
+    pub resumed: u64,
+    /// From the first byte of a TLS handshake to its end.
+    handshake: Histogram<u64>,
+    /// What went wrong where, and what to do about it, for people; with how often.
+    pub explanations: BTreeMap<String, u64>,
     /// Kept connections that turned out to be closed by the server when the next request was due.
     pub closed_by_server: u64,
     /// Bytes sent and received, as the protocol above TCP counts them.
@@ -238,6 +249,10 @@ impl Report {
             delay: new_histogram(),
             unsent: 0,
             connections: 0,
+            handshakes: 0,
+            resumed: 0,
+            handshake: new_histogram(),
+            explanations: BTreeMap::new(),
             closed_by_server: 0,
             bytes_sent: 0,
             bytes_received: 0,
@@ -258,6 +273,12 @@ impl Report {
         self.delay.add(&other.delay).expect("all histograms have the same bounds");
         self.unsent += other.unsent;
         self.connections += other.connections;
+        self.handshakes += other.handshakes;
+        self.resumed += other.resumed;
+        self.handshake.add(&other.handshake).expect("all histograms have the same bounds");
+        for (text, count) in &other.explanations {
+            self.explain_often(text, *count);
+        }
         self.closed_by_server += other.closed_by_server;
         self.bytes_sent += other.bytes_sent;
         self.bytes_received += other.bytes_received;
@@ -274,6 +295,26 @@ impl Report {
         record(&mut self.delay, delay);
     }
 
+    pub(crate) fn shook_hands(&mut self, took: Duration, resumed: bool) {
+        self.handshakes += 1;
+        self.resumed += u64::from(resumed);
+        record(&mut self.handshake, took);
+    }
+
+    pub(crate) fn explain(&mut self, text: &str) {
+        self.explain_often(text, 1);
+    }
+
+    fn explain_often(&mut self, text: &str, count: u64) {
+        if let Some(known) = self.explanations.get_mut(text) {
+            *known += count;
+            return;
+        }
+        // What a server says is part of some, so they are bounded.
+        let text = if self.explanations.len() < MAX_EXPLANATIONS { text } else { "further causes" };
+        *self.explanations.entry(text.to_owned()).or_default() += count;
+    }
+
     /// One entry's tally.
     pub fn entry(&self, name: &str) -> Option<&Tally> {
         self.entries.iter().find(|(entry, _)| entry == name).map(|(_, tally)| tally)
@@ -282,6 +323,11 @@ impl Report {
     /// From sending to the end of the answer, in microseconds.
     pub fn service(&self) -> &Histogram<u64> {
         &self.service
+    }
+
+    /// How long TLS handshakes took, in microseconds.
+    pub fn handshake(&self) -> &Histogram<u64> {
+        &self.handshake
     }
 
     /// The generator's own lateness, in microseconds.
@@ -336,6 +382,10 @@ impl Report {
             "delay_us": histogram_json(&self.delay),
             "unsent": self.unsent,
             "connections": self.connections,
+            "handshakes": self.handshakes,
+            "resumed": self.resumed,
+            "handshake_us": histogram_json(&self.handshake),
+            "explanations": self.explanations,
             "closed_by_server": self.closed_by_server,
             "bytes_sent": self.bytes_sent,
             "bytes_received": self.bytes_received,
@@ -363,6 +413,17 @@ impl fmt::Display for Report {
             if self.workers == 1 { "" } else { "s" },
         )?;
         writeln!(f, "{} sent, {} received", show_bytes(self.bytes_sent), show_bytes(self.bytes_received))?;
+        if self.handshakes > 0 {
+            let took = |share| show_duration(Duration::from_micros(self.handshake.value_at_quantile(share)));
+            writeln!(
+                f,
+                "{} TLS handshakes, {} resumed, p50 {}, p99 {}",
+                self.handshakes,
+                self.resumed,
+                took(0.5),
+                took(0.99)
+            )?;
+        }
         writeln!(f)?;
         writeln!(f, "  succeeded {:>10}   {:.3} %", total.succeeded, total.success_rate() * 100.0)?;
         writeln!(f, "  failed    {:>10}", total.failed())?;
@@ -376,6 +437,9 @@ impl fmt::Display for Report {
         for (value, count) in &total.field_values {
             let share = *count as f64 / total.answered().max(1) as f64 * 100.0;
             writeln!(f, "  {:<10}{count:>10}   {share:.1} %", if value.is_empty() { "(none)" } else { value })?;
+        }
+        for (text, count) in &self.explanations {
+            writeln!(f, "  {count} times: {text}")?;
         }
         if total.answered() > 0 {
             writeln!(f, "\n  latency     p50 {:>9}", show_duration(total.quantile(0.5)))?;

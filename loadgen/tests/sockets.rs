@@ -2,50 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+mod common;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ringmesh_loadgen::Grant;
+use common::{LIMIT, any_port, http, on_every_driver, run, serve};
 use ringmesh_loadgen::arrival::Arrivals;
-use ringmesh_loadgen::load::{self, BodyCheck, BodyForm, Entry, Exchange, Expect, Protocol, Reuse};
-use ringmesh_loadgen::report::{Failure, Report};
+use ringmesh_loadgen::load::{self, BodyCheck, BodyForm, Entry, Exchange, Expect, Protocol, Reuse, Target};
+use ringmesh_loadgen::report::Failure;
 use ringmesh_loadgen::serve::{self, Call, Delay, Http, ResponseForm, SERVED_BY, Service, Shop};
-use ringmesh_ring::setup::probe_all;
-
-/// Far beyond what any of these tests takes.
-const LIMIT: Duration = Duration::from_secs(60);
-
-fn serve(grant: &Grant, service: Service) -> serve::Running {
-    serve::start_on(grant, serve::Settings::new("127.0.0.1:0".parse().unwrap(), service)).unwrap()
-}
-
-fn http(address: SocketAddr, entries: Vec<Entry>, requests: u64) -> load::Settings {
-    load::Settings {
-        duration: None,
-        requests: Some(requests),
-        connections: 4,
-        timeout: Duration::from_secs(20),
-        ..load::Settings::http(address.into(), entries)
-    }
-}
-
-fn run(grant: &Grant, settings: load::Settings) -> Report {
-    let started = Instant::now();
-    let running = load::start_on(grant, settings).unwrap();
-    while !running.is_finished() {
-        assert!(started.elapsed() < LIMIT, "the load does not end: {}", running.progress());
-        thread::sleep(Duration::from_millis(5));
-    }
-    running.wait().unwrap()
-}
-
-fn on_every_driver(check: impl Fn(&Grant)) {
-    let grants = probe_all();
-    assert!(!grants.is_empty(), "this machine grants no driver at all");
-    grants.iter().for_each(check);
-}
+use ringmesh_loadgen::{ProxyHeader, ProxyVersion};
+use ringmesh_ring::net::Address;
 
 /// Every request of every entry must succeed.
 fn check(service: Http, change: impl Fn(&mut load::Settings), entries: Vec<Entry>) {
@@ -437,14 +407,80 @@ fn shop_services_call_each_other_and_say_who_had_a_part() {
         // A refusal by the one that is called, and no answer at all, are failures of the one that called.
         let refused = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno";
         let denied = serve(grant, shop("checkout", "v1", vec![call("payments", raw(refused))]));
-        settings.address = denied.address().into();
+        settings.targets = vec![Address::from(denied.address()).into()];
         let report = run(grant, settings.clone());
         assert_eq!(report.total.statuses.get(&502), Some(&30), "{report}");
 
         drop(payments);
         let alone = serve(grant, shop("checkout", "v1", vec![call("payments", raw(b""))]));
-        settings.address = alone.address().into();
+        settings.targets = vec![Address::from(alone.address()).into()];
         let report = run(grant, settings);
         assert_eq!(report.total.statuses.get(&502), Some(&30), "{report}");
+    });
+}
+
+#[test]
+fn unix_sockets_carry_what_tcp_does_and_a_file_left_behind_is_replaced() {
+    on_every_driver(|grant| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("shop.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let bind = Address::Unix(path.clone());
+        let settings = serve::Settings { bind: bind.clone(), ..serve::Settings::new(any_port(), Service::Echo) };
+        let server = serve::start_on(grant, settings).unwrap();
+        let load = load::Settings {
+            requests: Some(40),
+            duration: None,
+            ..load::Settings::tcp(server.listening().clone(), Exchange::PingPong { bytes: 64 })
+        };
+        let report = run(grant, load);
+        assert_eq!(report.total.succeeded, 40, "{report}");
+        drop(server);
+        assert!(!path.exists(), "the file of a server that has ended is taken away");
+    });
+}
+
+#[test]
+fn targets_get_requests_by_their_weights_and_a_dead_one_fails_its_share_alone() {
+    on_every_driver(|grant| {
+        let first = serve(grant, Service::Http(Http::default()));
+        let second = serve(grant, Service::Http(Http { status: 201, ..Http::default() }));
+        let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut settings = http(first.address(), vec![Entry::get("shop", "/")], 100);
+        settings.targets = [(first.address(), 6), (second.address(), 3), (dead, 1)]
+            .map(|(address, weight)| Target { address: address.into(), weight })
+            .to_vec();
+        let report = run(grant, settings);
+        assert_eq!((report.total.statuses[&200], report.total.statuses[&201]), (60, 30), "{report}");
+        assert_eq!(report.total.failure(Failure::Connect), 10, "{report}");
+        let why = report.explanations.keys().next().unwrap();
+        assert!(why.contains(&dead.to_string()) && why.contains("does the server run"), "{why}");
+    });
+}
+
+#[test]
+fn a_proxy_header_precedes_the_first_request_of_each_connection() {
+    on_every_driver(|grant| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut seen = vec![0; 4096];
+            let mut length = 0;
+            while !seen[..length].ends_with(b"\r\n\r\n") {
+                length += stream.read(&mut seen[length..]).unwrap();
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+            String::from_utf8(seen[..length].to_vec()).unwrap()
+        });
+        let source = Some("10.1.2.3:4567".parse().unwrap());
+        let mut settings = http(address, vec![Entry::get("shop", "/")], 1);
+        settings.connections = 1;
+        settings.proxy_header = Some(ProxyHeader { version: ProxyVersion::V1, source });
+        let report = run(grant, settings);
+        assert_eq!(report.total.succeeded, 1, "{report}");
+        let seen = server.join().unwrap();
+        let expected = format!("PROXY TCP4 10.1.2.3 127.0.0.1 4567 {}\r\nGET / HTTP/1.1\r\n", address.port());
+        assert!(seen.starts_with(&expected), "{seen}");
     });
 }

@@ -7,12 +7,14 @@ use ringmesh_loadgen::load::{BodyCheck, BodyForm, Entry, Expect, Http, Protocol,
 use ringmesh_loadgen::unit;
 
 use super::load::{self, LoadArgs};
-use super::target::{field, resolve, split_url};
+use super::target::{TargetArgs, field, split_url};
 
 #[derive(Args)]
 pub(crate) struct HttpArgs {
-    /// Where to send, such as http://127.0.0.1:8080/path
+    /// Where to send, such as http://127.0.0.1:8080/path or https://localhost/
     url: String,
+    #[command(flatten)]
+    target: TargetArgs,
     #[command(flatten)]
     load: LoadArgs,
     /// Host field, if not the one of the URL
@@ -34,7 +36,7 @@ pub(crate) struct HttpArgs {
     #[arg(long = "entry", value_parser = entry)]
     entries: Vec<(String, String, u32)>,
     /// A new connection for each request
-    #[arg(long)]
+    #[arg(long, visible_alias = "no-keepalive")]
     new_connections: bool,
     /// The status that counts as success, if not any from 200 to 299
     #[arg(long)]
@@ -48,11 +50,8 @@ pub(crate) struct HttpArgs {
 }
 
 pub(crate) fn http(args: HttpArgs) -> anyhow::Result<ExitCode> {
-    let (authority, path) = split_url(&args.url)?;
-    let mut address = resolve(&authority)?;
-    if address.port() == 0 {
-        address.set_port(80);
-    }
+    let (security, authority, path) = split_url(&args.url)?;
+    let place = args.target.place(&authority, security)?;
     let host = args.host.clone().unwrap_or(authority);
     let kinds = match args.entries.is_empty() {
         true => vec![(args.method.clone(), path, 1)],
@@ -74,7 +73,7 @@ pub(crate) fn http(args: HttpArgs) -> anyhow::Result<ExitCode> {
         reuse: if args.new_connections { Reuse::PerRequest } else { Reuse::KeepAlive },
         count_field: args.count_field,
     });
-    load::run(&args.load, address, protocol)
+    load::run(&args.load, place, protocol)
 }
 
 fn entry(text: &str) -> Result<(String, String, u32), String> {

@@ -1,7 +1,6 @@
 //! What all loads have in common: how much, how long, and what is shown.
 
 use std::io::{IsTerminal, Write};
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -11,8 +10,8 @@ use ringmesh_loadgen::arrival::Arrivals;
 use ringmesh_loadgen::load::{self, Exchange, Protocol};
 use ringmesh_loadgen::report::Report;
 use ringmesh_loadgen::unit;
-use ringmesh_ring::net::Address;
 
+use super::target::Place;
 use super::{RuntimeArgs, TICK, on_signal};
 
 #[derive(Args)]
@@ -42,9 +41,12 @@ pub(crate) struct LoadArgs {
     json: bool,
 }
 
-pub(crate) fn run(args: &LoadArgs, address: SocketAddr, protocol: Protocol) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &LoadArgs, place: Place, protocol: Protocol) -> anyhow::Result<ExitCode> {
     let closed = args.closed || matches!(protocol, Protocol::Tcp(Exchange::Upload { .. }));
     let settings = load::Settings {
+        targets: place.targets,
+        tls: place.tls,
+        proxy_header: place.proxy_header,
         protocol,
         connections: args.connections,
         arrivals: if closed { Arrivals::Closed } else { Arrivals::Constant { per_second: args.rate } },
@@ -53,7 +55,6 @@ pub(crate) fn run(args: &LoadArgs, address: SocketAddr, protocol: Protocol) -> a
         timeout: args.timeout,
         threads: args.runtime.threads,
         driver: args.runtime.driver.into(),
-        ..load::Settings::tcp(Address::Ip(address), Exchange::PingPong { bytes: 0 })
     };
     let stopped = on_signal()?;
     let mut running = load::start(settings)?;

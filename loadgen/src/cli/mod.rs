@@ -5,6 +5,7 @@ pub(crate) mod load;
 pub(crate) mod serve;
 pub(crate) mod target;
 pub(crate) mod tcp;
+pub(crate) mod tls;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

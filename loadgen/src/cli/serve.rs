@@ -8,7 +8,8 @@ use clap::{Args, ValueEnum};
 use ringmesh_loadgen::serve::{self, Delay, ResponseForm, Service};
 use ringmesh_loadgen::unit;
 
-use super::target::field;
+use super::target::{Security, address, field};
+use super::tls::ServerTlsArgs;
 use super::{RuntimeArgs, TICK, on_signal};
 
 #[derive(Args)]
@@ -16,9 +17,11 @@ pub(crate) struct ServeArgs {
     /// What to serve
     #[arg(value_enum)]
     service: ServiceName,
-    /// Where to listen; port 0 takes a free one, which is printed
+    /// Where to listen: ADDRESS:PORT or unix:PATH; port 0 takes a free one, which is printed
     #[arg(long)]
-    bind: SocketAddr,
+    bind: String,
+    #[command(flatten)]
+    tls: ServerTlsArgs,
     /// Status of the answers
     #[arg(long, default_value_t = 200)]
     status: u16,
@@ -83,9 +86,11 @@ pub(crate) fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let mut running = serve::start(serve::Settings {
         threads: args.runtime.threads,
         driver: args.runtime.driver.into(),
-        ..serve::Settings::new(args.bind, service)
+        bind: address(&args.bind, Security::Plain)?,
+        tls: args.tls.server()?,
+        ..serve::Settings::new(SocketAddr::from(([127, 0, 0, 1], 0)), service)
     })?;
-    println!("listening on {}", running.address());
+    println!("listening on {}", running.listening());
     while !stopped.load(Ordering::Relaxed) && !running.is_finished() {
         std::thread::sleep(TICK);
     }

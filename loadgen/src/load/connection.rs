@@ -44,6 +44,11 @@ impl<S: Stream> Connection<S> {
         }
     }
 
+    /// One that is open.
+    pub(crate) fn over(stream: S) -> Self {
+        Self { stream }
+    }
+
     /// Whether a request may be sent: nothing came, and the server has not closed.
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.stream.check_idle(), Ok(Idle::Open))

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use ringmesh_ring::Instant;
 use ringmesh_ring::Output;
-use ringmesh_ring::net::{Net, Sockets};
+use ringmesh_ring::net::Net;
 use ringmesh_ring::runtime;
 use ringmesh_ring::stop::Stop;
 
@@ -16,11 +16,14 @@ use super::{Http, Reuse};
 use crate::arrival::Arrivals;
 use crate::limits::MAX_FIELD_VALUE_BYTES;
 use crate::report::{Expected, Failure, Tally};
+use crate::tls;
+use crate::transport::Transport;
 
 /// What all connections of a thread send.
 struct Plan {
     prepared: Vec<Prepared>,
     mix: RefCell<Mix>,
+    tls: Option<tls::Client>,
     reuse: Reuse,
     count_field: Option<String>,
 }
@@ -30,7 +33,8 @@ struct Task {
     shared: Rc<Shared>,
     plan: Rc<Plan>,
     stop: Stop,
-    connection: Option<Connection<<Sockets as Net>::Stream>>,
+    /// One for each target.
+    connections: Box<[Option<Connection<Transport>>]>,
     output: Output,
 }
 
@@ -39,6 +43,7 @@ pub(super) fn spawn(shared: &Rc<Shared>, http: &Http, connections: usize) {
     let plan = Rc::new(Plan {
         prepared: http.entries.iter().map(|entry| Prepared::new(entry, http.reuse)).collect(),
         mix: RefCell::new(Mix::new(http.entries.iter().map(|entry| entry.weight))),
+        tls: shared.settings.tls.as_ref().map(|tls| tls.offering(&[tls::HTTP1])),
         reuse: http.reuse,
         count_field: http.count_field.clone(),
     });
@@ -48,7 +53,7 @@ pub(super) fn spawn(shared: &Rc<Shared>, http: &Http, connections: usize) {
             stop: shared.net.stop(),
             shared: shared.clone(),
             plan: plan.clone(),
-            connection: None,
+            connections: shared.settings.targets.iter().map(|_| None).collect(),
             output: Output::new(),
         };
         runtime::spawn(async move {
@@ -63,13 +68,17 @@ impl Task {
         if self.plan.reuse == Reuse::KeepAlive {
             self.begin_deadline();
             // A failure here is met again, and counted, with the first request.
-            let _failure = self.connect().await;
+            for target in 0..self.connections.len() {
+                self.connections[target] = self.connect(target).await.ok();
+            }
             self.stop.set_deadline(None);
         }
         self.shared.clone().begin(ready).await;
         while let Some(due) = self.shared.next().await {
             let failure = self.request(&due).await;
-            if failure == Some(Failure::Connect) && self.shared.settings.arrivals == Arrivals::Closed {
+            if matches!(failure, Some(Failure::Connect | Failure::Tls))
+                && self.shared.settings.arrivals == Arrivals::Closed
+            {
                 self.shared.pacer.until(Instant::now() + CONNECT_PAUSE).await;
             }
         }
@@ -95,29 +104,28 @@ impl Task {
     }
 
     async fn attempt(&mut self, request: &Prepared, body: &mut Seen<'_>) -> Result<Answer, Failure> {
-        if self.connection.as_ref().is_some_and(|connection| !connection.is_open()) {
-            self.shared.report.borrow_mut().closed_by_server += 1;
-            self.connection = None;
-        }
-        if self.connection.is_none() {
-            self.connect().await?;
-        }
+        let target = self.shared.pick_target();
         // Taken out for the time of the exchange: a connection whose answer is not complete never comes back.
-        let connection = self.connection.take().ok_or(Failure::Connect)?;
+        let connection = match self.connections[target].take() {
+            Some(connection) if connection.is_open() => connection,
+            Some(_) => {
+                self.shared.report.borrow_mut().closed_by_server += 1;
+                self.connect(target).await?
+            }
+            None => self.connect(target).await?,
+        };
         let field = self.plan.count_field.as_deref();
         let sink = |bytes: &[u8]| body.take(bytes);
-        let answer = connection.exchange(request, field, &mut self.output, &self.stop, sink).await?;
+        let result = connection.exchange(request, field, &mut self.output, &self.stop, sink).await;
+        let answer = result.map_err(|failure| self.shared.blame(target, connection.stream(), failure))?;
         if answer.persistent && self.plan.reuse == Reuse::KeepAlive {
-            self.connection = Some(connection);
+            self.connections[target] = Some(connection);
         }
         Ok(answer)
     }
 
-    async fn connect(&mut self) -> Result<(), Failure> {
-        let connection = Connection::open(&self.shared.net, &self.shared.settings.address, &self.stop).await?;
-        self.shared.report.borrow_mut().connections += 1;
-        self.connection = Some(connection);
-        Ok(())
+    async fn connect(&self, target: usize) -> Result<Connection<Transport>, Failure> {
+        self.shared.connect(target, self.plan.tls.as_ref(), &self.stop).await.map(Connection::over)
     }
 
     fn begin_deadline(&self) {

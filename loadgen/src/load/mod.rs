@@ -1,6 +1,7 @@
 //! The client side: threads of connections that send requests by a schedule, and count what comes of them.
 
 mod connection;
+mod dial;
 mod entry;
 mod http;
 mod tcp;
@@ -14,12 +15,15 @@ use ringmesh_ring::setup::{self, Grant, Wish};
 use ringmesh_ring::socket::raise_descriptor_limit;
 
 use crate::arrival::Arrivals;
-use crate::limits::{MAX_CONNECTIONS, MAX_ENTRIES};
+use crate::limits::{MAX_CONNECTIONS, MAX_ENTRIES, MAX_TARGETS};
+use crate::proxy_header::ProxyHeader;
 use crate::report::Report;
 use crate::thread::Worker;
+use crate::tls;
 
 pub use crate::thread::Error;
 pub(crate) use connection::Connection;
+pub use dial::Target;
 pub use entry::{BodyCheck, BodyForm, Entry, Expect};
 pub(crate) use entry::{Prepared, body_pattern};
 pub use tcp::Exchange;
@@ -33,8 +37,12 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// What to send where.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where to connect.
-    pub address: Address,
+    /// Where to connect; requests are spread over them by their weights.
+    pub targets: Vec<Target>,
+    /// TLS with them, if any.
+    pub tls: Option<tls::Client>,
+    /// Sent ahead on each connection, if any.
+    pub proxy_header: Option<ProxyHeader>,
     /// What is spoken there.
     pub protocol: Protocol,
     /// Connections over all threads.
@@ -95,7 +103,9 @@ impl Settings {
 
     fn new(address: Address, protocol: Protocol) -> Self {
         Self {
-            address,
+            targets: vec![address.into()],
+            tls: None,
+            proxy_header: None,
             protocol,
             connections: 10,
             arrivals: Arrivals::Closed,
@@ -111,6 +121,12 @@ impl Settings {
         let wrong = |message| Err(Error::Settings(message));
         if self.connections == 0 || self.connections > MAX_CONNECTIONS {
             return wrong("a load has 1 to 100,000 connections");
+        }
+        if self.targets.is_empty() || self.targets.len() > MAX_TARGETS {
+            return wrong("a load has 1 to 1,000 targets");
+        }
+        if self.targets.iter().all(|target| target.weight == 0) {
+            return wrong("the weights of the targets sum to nothing");
         }
         if self.threads == 0 || self.threads > self.connections {
             return wrong("a load has at least one thread, and no more threads than connections");

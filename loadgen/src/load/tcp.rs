@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use ringmesh_ring::Instant;
-use ringmesh_ring::net::{Net, Sockets};
+use ringmesh_ring::net::Net;
 use ringmesh_ring::runtime;
 use ringmesh_ring::stop::Stop;
 use ringmesh_ring::stream::{Error, Stream};
@@ -15,6 +15,8 @@ use super::worker::{CONNECT_PAUSE, Due, Ready, Shared, tokens};
 use crate::message::{Fault, fill};
 use crate::report::{Expected, Failure};
 use crate::serve::SINK_RECEIPT_BYTES;
+use crate::tls;
+use crate::transport::Transport;
 
 /// What a TCP load does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +44,7 @@ pub(super) fn spawn(shared: &Rc<Shared>, exchange: Exchange, connections: usize)
         Exchange::Upload { .. } => pattern(UPLOAD_BYTES, 0, &mut slices),
     }
     let slices: Rc<[Slice]> = slices.into();
+    let tls = shared.settings.tls.as_ref().map(|tls| tls.offering(&[]));
     for _ in 0..connections {
         let (ready, open) = tokens(shared);
         let task = Task {
@@ -50,6 +53,8 @@ pub(super) fn spawn(shared: &Rc<Shared>, exchange: Exchange, connections: usize)
             exchange,
             slices: slices.clone(),
             connection: None,
+            target: 0,
+            tls: tls.clone(),
             output: Output::new(),
         };
         runtime::spawn(async move {
@@ -65,7 +70,9 @@ struct Task {
     exchange: Exchange,
     slices: Rc<[Slice]>,
     stop: Stop,
-    connection: Option<Connection<<Sockets as Net>::Stream>>,
+    connection: Option<Connection<Transport>>,
+    target: usize,
+    tls: Option<tls::Client>,
     output: Output,
 }
 
@@ -77,14 +84,17 @@ impl Task {
         self.stop.set_deadline(None);
         self.shared.clone().begin(ready).await;
         while let Some(due) = self.shared.next().await {
-            let result = self.exchange(&due).await;
+            let result = match (self.exchange(&due).await, &self.connection) {
+                (Err(failure), Some(connection)) => Err(self.shared.blame(self.target, connection.stream(), failure)),
+                (result, _) => result,
+            };
             self.stop.set_deadline(None);
             self.output.clear();
             if result.is_err() {
                 self.connection = None;
             }
             self.count(&due, result);
-            if result == Err(Failure::Connect) {
+            if matches!(result, Err(Failure::Connect | Failure::Tls)) {
                 self.shared.pacer.until(Instant::now() + CONNECT_PAUSE).await;
             }
         }
@@ -153,7 +163,7 @@ impl Task {
     }
 
     /// The number of bytes that the sink says it got.
-    async fn receipt(&self, connection: &Connection<<Sockets as Net>::Stream>) -> Result<u64, Failure> {
+    async fn receipt(&self, connection: &Connection<Transport>) -> Result<u64, Failure> {
         let mut buffer = Buffer::take(Size::Small);
         while fill(connection.stream(), &mut buffer, &self.stop).await.map_err(failure_of_fault)? > 0 {}
         let bytes: [u8; SINK_RECEIPT_BYTES] = buffer.filled().try_into().map_err(|_| match buffer.filled() {
@@ -165,9 +175,9 @@ impl Task {
     }
 
     async fn connect(&mut self) -> Result<(), Failure> {
-        let connection = Connection::open(&self.shared.net, &self.shared.settings.address, &self.stop).await?;
-        self.shared.report.borrow_mut().connections += 1;
-        self.connection = Some(connection);
+        self.target = self.shared.pick_target();
+        let stream = self.shared.connect(self.target, self.tls.as_ref(), &self.stop).await?;
+        self.connection = Some(Connection::over(stream));
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use ringmesh_ring::mailbox::Receiver;
 use ringmesh_ring::net::Sockets;
 use ringmesh_ring::runtime;
 
+use super::entry::Mix;
 use super::{Error, Progress, Protocol, Settings, http, tcp};
 use crate::arrival::{Arrivals, Schedule};
 use crate::pace::{Pacer, Waited};
@@ -36,6 +37,7 @@ pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) report: RefCell<Report>,
     pub(super) pacer: Rc<Pacer>,
+    targets: RefCell<Mix>,
     schedule: RefCell<Option<Schedule>>,
     /// Requests that may still be sent.
     left: Cell<u64>,
@@ -64,6 +66,7 @@ pub(super) async fn run(part: Part, report: Report, mut asked: Receiver<()>) -> 
         net: Sockets,
         report: RefCell::new(report),
         pacer: Pacer::start()?,
+        targets: RefCell::new(Mix::new(part.settings.targets.iter().map(|target| target.weight))),
         schedule: RefCell::new(match part.settings.arrivals {
             Arrivals::Constant { per_second } => Some(Schedule::new(per_second, part.index, part.settings.threads)),
             Arrivals::Closed => None,
@@ -138,6 +141,11 @@ impl Shared {
             self.count_unsent(Instant::now());
             self.pacer.end();
         }
+    }
+
+    /// The target of the next request.
+    pub(super) fn pick_target(&self) -> usize {
+        self.targets.borrow_mut().pick()
     }
 
     /// Whether no more is to be sent.

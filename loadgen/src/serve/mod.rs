@@ -6,14 +6,16 @@ mod shop;
 mod tcp;
 
 use std::cell::Cell;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::time::Duration;
 
 use ringmesh_ring::Listener;
 use ringmesh_ring::mailbox::Receiver;
-use ringmesh_ring::net::{Net, Sockets};
+use ringmesh_ring::net::{Address, Net, Sockets};
 use ringmesh_ring::runtime;
 use ringmesh_ring::setup::{self, Grant, Wish};
 use ringmesh_ring::socket::raise_descriptor_limit;
@@ -24,6 +26,8 @@ use crate::limits::MAX_SERVED_CONNECTIONS;
 use crate::message::Fault;
 use crate::pace::Pacer;
 use crate::thread::{Error, Worker};
+use crate::tls::{self, TlsStream};
+use crate::transport::Transport;
 use crate::wait::{First, first};
 
 pub use delay::{Delay, Error as DelayError};
@@ -40,8 +44,10 @@ pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// What to serve where.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where to listen; port 0 takes a free one.
-    pub bind: SocketAddr,
+    /// Where to listen; port 0 takes a free one. A file that a dead server has left in place of a Unix socket is replaced.
+    pub bind: Address,
+    /// TLS, if any.
+    pub tls: Option<tls::Server>,
     /// What to answer.
     pub service: Service,
     /// How long an idle connection is kept.
@@ -68,13 +74,20 @@ pub enum Service {
 impl Settings {
     /// A service on an address, on one thread and the best driver.
     pub fn new(bind: SocketAddr, service: Service) -> Self {
-        Self { bind, service, idle_timeout: DEFAULT_IDLE_TIMEOUT, threads: 1, driver: Wish::Auto }
+        Self {
+            bind: bind.into(),
+            tls: None,
+            service,
+            idle_timeout: DEFAULT_IDLE_TIMEOUT,
+            threads: 1,
+            driver: Wish::Auto,
+        }
     }
 }
 
 /// A server that is running. Dropping it ends the server without waiting.
 pub struct Running {
-    address: SocketAddr,
+    address: Address,
     workers: Vec<Worker<()>>,
 }
 
@@ -90,18 +103,17 @@ pub fn start(settings: Settings) -> Result<Running, Error> {
 ///
 /// # Errors
 /// If the address is not free, or threads are not to be had.
-pub fn start_on(grant: &Grant, settings: Settings) -> Result<Running, Error> {
+pub fn start_on(grant: &Grant, mut settings: Settings) -> Result<Running, Error> {
     if settings.threads == 0 {
         return Err(Error::Settings("a server has at least one thread"));
     }
     raise_descriptor_limit();
     let bind = |source| Error::Bind { address: settings.bind.to_string(), source };
-    let listener = TcpListener::bind(settings.bind).map_err(bind)?;
-    listener.set_nonblocking(true).map_err(bind)?;
-    let address = listener.local_addr().map_err(bind)?;
+    let (listener, address) = listen(&settings.bind).map_err(bind)?;
+    settings.tls = settings.tls.map(|tls| tls.offering(settings.service.protocols()));
     let workers = (0..settings.threads)
         .map(|index| {
-            let descriptor = OwnedFd::from(listener.try_clone()?);
+            let descriptor = listener.try_clone()?;
             let settings = settings.clone();
             Worker::start(format!("serve-{index}"), grant.clone(), move |asked| serve(descriptor, settings, asked))
         })
@@ -109,10 +121,52 @@ pub fn start_on(grant: &Grant, settings: Settings) -> Result<Running, Error> {
     Ok(Running { address, workers })
 }
 
+/// Listens, without blocking.
+fn listen(address: &Address) -> io::Result<(OwnedFd, Address)> {
+    match address {
+        Address::Ip(address) => {
+            let listener = TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            let address = listener.local_addr()?;
+            Ok((listener.into(), address.into()))
+        }
+        Address::Unix(path) => {
+            let is_dead = UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+            if is_dead {
+                std::fs::remove_file(path)?;
+            }
+            let listener = UnixListener::bind(path)?;
+            listener.set_nonblocking(true)?;
+            Ok((listener.into(), address.clone()))
+        }
+    }
+}
+
+impl Service {
+    /// What is offered by ALPN.
+    fn protocols(&self) -> &'static [&'static [u8]] {
+        match self {
+            Self::Http(_) | Self::Shop(_) => &[tls::HTTP1],
+            Self::Echo | Self::Sink => &[],
+        }
+    }
+}
+
 impl Running {
     /// Where it listens.
+    pub fn listening(&self) -> &Address {
+        &self.address
+    }
+
+    /// Where it listens.
+    ///
+    /// # Panics
+    /// If that is a Unix socket.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        match &self.address {
+            Address::Ip(address) => *address,
+            Address::Unix(path) => panic!("the server listens on the Unix socket {}", path.display()),
+        }
     }
 
     /// Whether all threads have ended.
@@ -137,6 +191,10 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.end();
+        if let Address::Unix(path) = &self.address {
+            // Somebody else may have taken it away already.
+            let _gone = std::fs::remove_file(path);
+        }
     }
 }
 
@@ -185,11 +243,12 @@ fn connection(shared: &Rc<Shared>, descriptor: OwnedFd) {
     let stop = shared.net.stop();
     runtime::spawn(async move {
         let shared = &open.0;
-        match &shared.settings.service {
-            Service::Http(http) => http::serve(shared, http, &stream, &stop).await,
-            Service::Shop(shop) => shop::serve(shared, shop, &stream, &stop).await,
-            Service::Echo => tcp::echo(shared, &stream, &stop).await,
-            Service::Sink => tcp::sink(shared, &stream, &stop).await,
+        let Some(tls) = &shared.settings.tls else { return shared.serve(Transport::Plain(stream), &stop).await };
+        shared.begin_idle(&stop);
+        let Ok(session) = tls.session() else { return };
+        match TlsStream::open(stream, session, &stop).await {
+            Ok(stream) => shared.serve(Transport::Tls(stream), &stop).await,
+            Err(error) => tracing::debug!(%error, "no TLS with a client"),
         }
     });
 }
@@ -211,6 +270,15 @@ impl Drop for Open {
 }
 
 impl Shared {
+    async fn serve(&self, stream: Transport, stop: &Stop) {
+        match &self.settings.service {
+            Service::Http(http) => http::serve(self, http, &stream, stop).await,
+            Service::Shop(shop) => shop::serve(self, shop, &stream, stop).await,
+            Service::Echo => tcp::echo(self, &stream, stop).await,
+            Service::Sink => tcp::sink(self, &stream, stop).await,
+        }
+    }
+
     /// The deadline of a wait for a client's next bytes.
     fn begin_idle(&self, stop: &Stop) {
         stop.set_deadline(Some(self.net.now() + self.settings.idle_timeout));
