@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod limits;
+pub mod syntax;
 pub mod unit;
 
 // One exchange, both sides.

@@ -1,5 +1,7 @@
 //! Every bound on what a peer or a user can make this crate hold.
 
+use std::time::Duration;
+
 /// Largest message head, in bytes: the largest pool buffer.
 pub const MAX_HEAD_BYTES: usize = 64 * 1024;
 
@@ -36,5 +38,15 @@ pub const MAX_SERVED_CONNECTIONS: usize = 100_000;
 /// Largest answer that the shop service takes from the service it calls, in bytes.
 pub const MAX_NESTED_ANSWER_BYTES: usize = 64 * 1024;
 
-/// Longest latency that a histogram tells apart, in microseconds; longer ones count as this.
-pub const MAX_LATENCY_MICROSECONDS: u64 = 120_000_000;
+/// Longest latency that a histogram tells apart; longer ones count as this.
+pub const MAX_LATENCY: Duration = Duration::from_secs(120);
+
+/// Highest rate of a load, in requests a second.
+pub const MAX_RATE: f64 = 10_000_000.0;
+
+/// Most levels and ramps that a rate is made of.
+pub const MAX_RATE_PIECES: usize = 10_000;
+
+/// Most slices of time that a result is divided into: enough for confidence intervals, few enough for a file.
+pub const MAX_SLICES: usize = 128;
+const _: () = assert!(MAX_SLICES.is_multiple_of(2), "two slices become one");

@@ -1,5 +1,5 @@
 //! Waiting for an instant to the microsecond. The runtime's own timers tick by the millisecond, which would be most of the
-//! latency that is to be measured; a timer descriptor (timerfd) does not.
+//! latency that is to be measured; a timer descriptor (timerfd) does not. Tests put a virtual clock in its place.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -18,13 +18,22 @@ use rustix::time::{
 
 /// Wakes the tasks of one thread at exact instants.
 pub(crate) struct Pacer {
-    timer: OwnedFd,
+    clock: Clock,
     /// Who waits until when; the number keeps equal instants apart.
     waiting: RefCell<BTreeMap<(Instant, u64), Waker>>,
     number: Cell<u64>,
     /// What the timer is set to.
     armed: Cell<Option<Instant>>,
     ended: Cell<bool>,
+}
+
+/// Whose time it is.
+enum Clock {
+    /// The machine's; the descriptor becomes readable when the earliest instant has come.
+    Machine(OwnedFd),
+    /// A virtual one; whoever moves it calls [`Pacer::expire`].
+    #[cfg(test)]
+    Memory(ringmesh_ring::memory::Network),
 }
 
 /// Whether a wait ended because its instant came.
@@ -40,13 +49,7 @@ impl Pacer {
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         // Only its readiness is asked for, as for a listener; nothing is accepted.
         let readiness = Listener::from_fd(timer.try_clone()?)?;
-        let pacer = Rc::new(Self {
-            timer,
-            waiting: RefCell::default(),
-            number: Cell::new(0),
-            armed: Cell::new(None),
-            ended: Cell::new(false),
-        });
+        let pacer = Rc::new(Self::new(Clock::Machine(timer)));
         let own = pacer.clone();
         ringmesh_ring::runtime::spawn(async move {
             while !own.ended.get() && readiness.readable().await.is_ok() {
@@ -56,12 +59,36 @@ impl Pacer {
         Ok(pacer)
     }
 
+    fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            waiting: RefCell::default(),
+            number: Cell::new(0),
+            armed: Cell::new(None),
+            ended: Cell::new(false),
+        }
+    }
+
+    /// One whose clock is that of a world in memory.
+    #[cfg(test)]
+    pub(crate) fn in_memory(network: &ringmesh_ring::memory::Network) -> Rc<Self> {
+        Rc::new(Self::new(Clock::Memory(network.clone())))
+    }
+
+    fn now(&self) -> Instant {
+        match &self.clock {
+            Clock::Machine(_) => Instant::now(),
+            #[cfg(test)]
+            Clock::Memory(network) => ringmesh_ring::Net::now(network),
+        }
+    }
+
     /// Waits until an instant; returns at once if it has passed.
     pub(crate) async fn until(&self, instant: Instant) -> Waited {
         if self.ended.get() {
             return Waited::Ended;
         }
-        if Instant::now() >= instant {
+        if self.now() >= instant {
             return Waited::Due;
         }
         let key = (instant, self.number.replace(self.number.get() + 1));
@@ -69,7 +96,7 @@ impl Pacer {
             if self.ended.get() {
                 return Poll::Ready(Waited::Ended);
             }
-            if Instant::now() >= instant {
+            if self.now() >= instant {
                 self.waiting.borrow_mut().remove(&key);
                 return Poll::Ready(Waited::Due);
             }
@@ -90,12 +117,21 @@ impl Pacer {
         self.set(Duration::from_nanos(1));
     }
 
+    /// The earliest instant that is waited for.
+    pub(crate) fn earliest(&self) -> Option<Instant> {
+        self.waiting.borrow().first_key_value().map(|((instant, _), _)| *instant)
+    }
+
     /// Wakes those whose instant has come.
-    fn expire(&self) {
-        // Reading clears the readiness; that it may be empty (the timer was set anew meanwhile) does not matter.
-        let _expirations = rustix::io::read(&self.timer, &mut [0_u8; 8]);
+    pub(crate) fn expire(&self) {
+        match &self.clock {
+            // Reading clears the readiness; that it may be empty (the timer was set anew meanwhile) does not matter.
+            Clock::Machine(timer) => drop(rustix::io::read(timer, &mut [0_u8; 8])),
+            #[cfg(test)]
+            Clock::Memory(_) => {}
+        }
         self.armed.set(None);
-        let now = Instant::now();
+        let now = self.now();
         let mut waiting = self.waiting.borrow_mut();
         while let Some(entry) = waiting.first_entry()
             && entry.key().0 <= now
@@ -108,13 +144,13 @@ impl Pacer {
 
     /// Sets the timer to the earliest instant that is waited for.
     fn arm(&self) {
-        let Some(earliest) = self.waiting.borrow().first_key_value().map(|((instant, _), _)| *instant) else { return };
+        let Some(earliest) = self.earliest() else { return };
         if self.armed.get().is_some_and(|armed| armed <= earliest) {
             return;
         }
         self.armed.set(Some(earliest));
         // Zero would switch the timer off.
-        self.set(earliest.saturating_since(Instant::now()).max(Duration::from_nanos(1)));
+        self.set(earliest.saturating_since(self.now()).max(Duration::from_nanos(1)));
     }
 
     fn set(&self, delay: Duration) {
@@ -123,7 +159,12 @@ impl Pacer {
             tv_nsec: i64::from(delay.subsec_nanos()),
         };
         let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)
-            .expect("the descriptor is a timer and the time valid");
+        match &self.clock {
+            Clock::Machine(timer) => timerfd_settime(timer, TimerfdTimerFlags::empty(), &once)
+                .map(drop)
+                .expect("the descriptor is a timer and the time valid"),
+            #[cfg(test)]
+            Clock::Memory(_) => {}
+        }
     }
 }

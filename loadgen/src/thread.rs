@@ -75,8 +75,28 @@ impl<T: Send + 'static> Worker<T> {
     }
 }
 
-/// Time that this thread has been on CPU.
-pub(crate) fn cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+/// What a thread has used of the machine's cores.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Usage {
+    /// Time on CPU.
+    pub(crate) busy: Duration,
+    /// Time it could have run and had no core; nothing where the kernel does not tell.
+    pub(crate) waiting: Duration,
+}
+
+impl Usage {
+    /// Of the calling thread.
+    pub(crate) fn now() -> Self {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+        let busy = Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0));
+        // Time on CPU, time on the run queue, number of turns.
+        let statistics = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+        let waiting = statistics.split_whitespace().nth(1).and_then(|nanoseconds| nanoseconds.parse().ok());
+        Self { busy, waiting: Duration::from_nanos(waiting.unwrap_or(0)) }
+    }
+
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self { busy: self.busy.saturating_sub(before.busy), waiting: self.waiting.saturating_sub(before.waiting) }
+    }
 }

@@ -31,7 +31,7 @@ pub(crate) fn serve(service: Service) -> serve::Running {
 /// Requests at a steady rate until they are ended.
 pub(crate) fn steady(address: SocketAddr, rate: f64, connections: usize, reuse: Reuse, entries: Vec<Entry>) -> Running {
     let http = load::Http { entries, reuse, count_field: None };
-    let arrivals = Arrivals::Constant { per_second: rate };
+    let arrivals = Arrivals::constant(rate);
     start(Settings { arrivals, connections, ..Settings::http(address.into(), Vec::new()) }, Protocol::Http(http))
 }
 

@@ -225,7 +225,7 @@ fn observe(
 /// The customers: open loop at the front door.
 fn customers(shop: &Shop, options: &Options) -> load::Settings {
     let mut settings = load::Settings {
-        arrivals: Arrivals::Constant { per_second: options.rate },
+        arrivals: Arrivals::constant(options.rate),
         connections: CONNECTIONS,
         duration: options.duration,
         timeout: REQUEST_TIMEOUT,
@@ -243,7 +243,7 @@ fn intruder(shop: &Shop, options: &Options) -> load::Settings {
     let (method, path) = CHARGE;
     let entry = Entry { method: method.to_owned(), expect: Expect::Status(403), ..Entry::get("payments", path) };
     load::Settings {
-        arrivals: Arrivals::Constant { per_second: REFUSED_PER_SECOND },
+        arrivals: Arrivals::constant(REFUSED_PER_SECOND),
         connections: 1,
         duration: options.duration,
         timeout: REQUEST_TIMEOUT,

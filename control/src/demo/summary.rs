@@ -131,9 +131,9 @@ impl Summary {
             "unsent": self.unsent,
             "requests_per_second": self.customers.requests() as f64 / self.elapsed.as_secs_f64().max(1e-9),
             "latency_us": {
-                "p50": self.customers.latency().value_at_quantile(0.5),
-                "p99": self.customers.latency().value_at_quantile(0.99),
-                "max": self.customers.latency().max(),
+                "p50": self.customers.latency().value_at_quantile(0.5) / 1_000,
+                "p99": self.customers.latency().value_at_quantile(0.99) / 1_000,
+                "max": self.customers.latency().max() / 1_000,
             },
             "share_per_version": shares,
             "answers_per_version": self.versions,

@@ -3,10 +3,10 @@
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use clap::Args;
-use ringmesh_loadgen::arrival::Arrivals;
+use clap::{Args, ValueEnum};
+use ringmesh_loadgen::arrival::{Arrivals, Rate, Spacing};
 use ringmesh_loadgen::load::{self, Exchange, Protocol};
 use ringmesh_loadgen::report::Report;
 use ringmesh_loadgen::unit;
@@ -14,20 +14,37 @@ use ringmesh_loadgen::unit;
 use super::target::Place;
 use super::{RuntimeArgs, TICK, on_signal};
 
+/// How long a load takes when nothing says otherwise.
+const DEFAULT_DURATION: Duration = Duration::from_secs(10);
+
 #[derive(Args)]
+#[command(next_help_heading = "Load")]
 pub(crate) struct LoadArgs {
-    /// Requests a second over all connections (open loop)
-    #[arg(long, short, default_value_t = 1000.0, conflicts_with = "closed")]
-    rate: f64,
+    /// Requests a second over all connections (open loop): 1000, a ramp 100..5000/30s, steps 100/10s,200/10s, bursts
+    /// (200/900ms,2000/100ms)*
+    #[arg(long, short, default_value = "1000", conflicts_with = "closed")]
+    rate: Rate,
+    /// Go up each ramp in so many even steps
+    #[arg(long, value_parser = clap::value_parser!(u32).range(2..=1000), conflicts_with = "closed")]
+    steps: Option<u32>,
+    /// Requests at random instants, as those of many users (Poisson), instead of even ones
+    #[arg(long, conflicts_with = "closed")]
+    poisson: bool,
+    /// Where chance starts from; the same seed gives the same instants
+    #[arg(long, default_value_t = 1, requires = "poisson")]
+    seed: u64,
     /// Each connection sends its next request when it has its answer
     #[arg(long)]
     closed: bool,
     /// Connections
     #[arg(long, short, default_value_t = 10)]
     connections: usize,
-    /// How long no less than the last request is sent, such as 10s
-    #[arg(long, short, value_parser = unit::duration, default_value = "10s")]
-    duration: Duration,
+    /// How long requests are sent, such as 10s; if not given, as long as the rate says, or 10s
+    #[arg(long, short, value_parser = unit::duration)]
+    duration: Option<Duration>,
+    /// For how long requests are sent before any is counted
+    #[arg(long, value_parser = unit::duration, default_value = "0s")]
+    warmup: Duration,
     /// Ends after so many requests, if that is sooner
     #[arg(long, short = 'n')]
     requests: Option<u64>,
@@ -36,27 +53,64 @@ pub(crate) struct LoadArgs {
     timeout: Duration,
     #[command(flatten)]
     runtime: RuntimeArgs,
-    /// Print the result as one JSON object
-    #[arg(long)]
+    /// How the result is printed
+    #[arg(long, value_enum, default_value = "table", help_heading = "Result")]
+    format: Format,
+    /// Print the result as one JSON object; short for --format json
+    #[arg(long, conflicts_with = "format", help_heading = "Result")]
     json: bool,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Table,
+    /// One JSON object, which `compare` reads
+    Json,
+    /// HDR log: compressed histograms over time, for HdrHistogram tools
+    Hdr,
+    /// Prometheus text
+    Prometheus,
+}
+
+impl LoadArgs {
+    fn arrivals(&self) -> Arrivals {
+        if self.closed {
+            return Arrivals::Closed;
+        }
+        let rate = self.steps.map_or_else(|| self.rate.clone(), |steps| self.rate.in_steps(steps));
+        let spacing = if self.poisson { Spacing::Poisson { seed: self.seed } } else { Spacing::Even };
+        Arrivals::Open { rate, spacing }
+    }
+
+    fn duration(&self) -> Duration {
+        let by_rate = if self.closed { None } else { self.rate.length() };
+        self.duration.or(by_rate).unwrap_or(DEFAULT_DURATION)
+    }
+
+    fn format(&self) -> Format {
+        if self.json { Format::Json } else { self.format }
+    }
+}
+
 pub(crate) fn run(args: &LoadArgs, place: Place, protocol: Protocol) -> anyhow::Result<ExitCode> {
-    let closed = args.closed || matches!(protocol, Protocol::Tcp(Exchange::Upload { .. }));
+    let upload = matches!(protocol, Protocol::Tcp(Exchange::Upload { .. }));
     let settings = load::Settings {
         targets: place.targets,
         tls: place.tls,
         proxy_header: place.proxy_header,
         protocol,
         connections: args.connections,
-        arrivals: if closed { Arrivals::Closed } else { Arrivals::Constant { per_second: args.rate } },
-        duration: Some(args.duration),
+        arrivals: if upload { Arrivals::Closed } else { args.arrivals() },
+        warm_up: args.warmup,
+        duration: Some(args.duration()),
         requests: args.requests,
         timeout: args.timeout,
         threads: args.runtime.threads,
         driver: args.runtime.driver.into(),
     };
     let stopped = on_signal()?;
+    let began = SystemTime::now();
     let mut running = load::start(settings)?;
     let live = std::io::stderr().is_terminal();
     let mut shown = Instant::now();
@@ -74,10 +128,11 @@ pub(crate) fn run(args: &LoadArgs, place: Place, protocol: Protocol) -> anyhow::
         eprint!("\r\x1b[K");
     }
     let report = running.wait()?;
-    if args.json {
-        println!("{}", report.to_json());
-    } else {
-        println!("{report}");
+    match args.format() {
+        Format::Table => println!("{report}"),
+        Format::Json => println!("{}", report.to_json()),
+        Format::Hdr => print!("{}", report.to_hdr_log(began)),
+        Format::Prometheus => print!("{}", report.to_prometheus()),
     }
     Ok(if report.total.succeeded == report.total.requests() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

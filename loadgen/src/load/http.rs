@@ -11,11 +11,11 @@ use ringmesh_ring::stop::Stop;
 
 use super::connection::{Answer, Connection};
 use super::entry::{BodyCheck, Mix, Prepared, pattern_byte};
-use super::worker::{CONNECT_PAUSE, Due, Ready, Shared, tokens};
+use super::worker::{Answered, CONNECT_PAUSE, Due, Ended, Ready, Shared, tokens};
 use super::{Http, Reuse};
 use crate::arrival::Arrivals;
 use crate::limits::MAX_FIELD_VALUE_BYTES;
-use crate::report::{Expected, Failure, Tally};
+use crate::report::{Expected, Failure};
 use crate::tls;
 use crate::transport::Transport;
 
@@ -99,7 +99,7 @@ impl Task {
             Ok(answer) if request.expect.admits(answer.status) && !body.is_right() => Err(Failure::WrongBody),
             result => result,
         };
-        self.count(entry, due.at, begin, &result);
+        self.count(entry, due, begin, &result);
         result.err()
     }
 
@@ -133,29 +133,20 @@ impl Task {
         self.stop.set_deadline(Some(Instant::now() + self.shared.settings.timeout));
     }
 
-    fn count(&self, entry: usize, due: Instant, begin: Instant, result: &Result<Answer, Failure>) {
-        let now = Instant::now();
+    fn count(&self, entry: usize, due: &Due, begin: Instant, result: &Result<Answer, Failure>) {
         let request = &self.plan.prepared[entry];
-        let mut report = self.shared.report.borrow_mut();
-        let report = &mut *report;
-        let latency = now.saturating_since(due);
-        if let Ok(answer) = result {
-            report.bytes_sent += request.bytes;
-            report.bytes_received += answer.bytes;
-            report.served(now.saturating_since(begin));
-        }
-        let count = |tally: &mut Tally| match result {
-            Ok(answer) => {
-                let expected = if request.expect.admits(answer.status) { Expected::Yes } else { Expected::No };
-                tally.answer(Some(answer.status), expected, latency);
-                if self.plan.count_field.is_some() {
-                    tally.field_value(bounded(answer.field.as_deref().unwrap_or("")));
-                }
-            }
-            Err(cause) => tally.fail(*cause),
+        let counts_field = self.plan.count_field.is_some();
+        let outcome = match result {
+            Ok(answer) => Ok(Answered {
+                status: Some(answer.status),
+                expected: if request.expect.admits(answer.status) { Expected::Yes } else { Expected::No },
+                field: counts_field.then(|| bounded(answer.field.as_deref().unwrap_or(""))),
+                bytes_sent: request.bytes,
+                bytes_received: answer.bytes,
+            }),
+            Err(cause) => Err(*cause),
         };
-        count(&mut report.total);
-        count(&mut report.entries[entry].1);
+        self.shared.record(due, &Ended { entry, begin, outcome });
     }
 }
 

@@ -7,15 +7,20 @@ mod http;
 mod tcp;
 mod worker;
 
-use std::sync::{Arc, Mutex, PoisonError};
+#[cfg(test)]
+mod virtual_time;
+
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use ringmesh_ring::Instant;
 use ringmesh_ring::net::Address;
 use ringmesh_ring::setup::{self, Grant, Wish};
 use ringmesh_ring::socket::raise_descriptor_limit;
 
 use crate::arrival::Arrivals;
-use crate::limits::{MAX_CONNECTIONS, MAX_ENTRIES, MAX_TARGETS};
+use crate::limits::{MAX_CONNECTIONS, MAX_ENTRIES, MAX_RATE, MAX_TARGETS};
 use crate::proxy_header::ProxyHeader;
 use crate::report::Report;
 use crate::thread::Worker;
@@ -27,9 +32,16 @@ pub use dial::Target;
 pub use entry::{BodyCheck, BodyForm, Entry, Expect};
 pub(crate) use entry::{Prepared, body_pattern};
 pub use tcp::Exchange;
+pub(crate) use worker::Ended;
 
 /// How long a load takes when neither a duration nor a number of requests is given.
 pub const DEFAULT_DURATION: Duration = Duration::from_secs(10);
+
+/// How many times, 100 ms apart, the threads publish what there is after somebody has looked.
+const WANTED: u32 = 20;
+
+/// How long after the last thread is ready all of them begin: time for each to see it.
+const START_DELAY: Duration = Duration::from_millis(5);
 
 /// How long a request may take.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,7 +61,9 @@ pub struct Settings {
     pub connections: usize,
     /// When requests are due.
     pub arrivals: Arrivals,
-    /// No new request after this time. None: until the load is ended or has sent its `requests`.
+    /// For how long requests are sent before any is counted.
+    pub warm_up: Duration,
+    /// No new request after this time, the warm-up not included. None: until the load is ended or has sent its `requests`.
     pub duration: Option<Duration>,
     /// No more than so many requests.
     pub requests: Option<u64>,
@@ -109,6 +123,7 @@ impl Settings {
             protocol,
             connections: 10,
             arrivals: Arrivals::Closed,
+            warm_up: Duration::ZERO,
             duration: Some(DEFAULT_DURATION),
             requests: None,
             timeout: DEFAULT_TIMEOUT,
@@ -131,8 +146,8 @@ impl Settings {
         if self.threads == 0 || self.threads > self.connections {
             return wrong("a load has at least one thread, and no more threads than connections");
         }
-        if let Arrivals::Constant { per_second } = self.arrivals
-            && !(0.001..=10_000_000.0).contains(&per_second)
+        if let Arrivals::Open { rate, .. } = &self.arrivals
+            && rate.is_constant().is_some_and(|per_second| !(0.001..=MAX_RATE).contains(&per_second))
         {
             return wrong("a rate lies between 0.001 and 10,000,000 requests a second");
         }
@@ -167,15 +182,38 @@ pub struct Running {
     progress: Arc<Progress>,
 }
 
-/// What the threads have published of their results.
+/// What the threads tell each other and others: when to begin, and what there is so far.
 pub(crate) struct Progress {
     reports: Vec<Mutex<Report>>,
+    /// Threads whose connections are made.
+    arrived: AtomicUsize,
+    start: OnceLock<Instant>,
+    /// Publications that somebody waits for. Publishing takes a thread's time, so it is done only while somebody looks.
+    wanted: Vec<AtomicU32>,
 }
 
 impl Progress {
     pub(crate) fn publish(&self, worker: usize, report: &Report) {
+        let wanted = &self.wanted[worker];
+        match wanted.load(Ordering::Relaxed) {
+            0 => return,
+            left => wanted.store(left - 1, Ordering::Relaxed),
+        }
         let mut published = self.reports[worker].lock().unwrap_or_else(PoisonError::into_inner);
-        published.clone_from(report);
+        *published = report.snapshot();
+    }
+
+    /// One thread is ready to begin; the last one says when.
+    pub(crate) fn arrive(&self) {
+        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.reports.len() {
+            let delay = if self.reports.len() > 1 { START_DELAY } else { Duration::ZERO };
+            self.start.get_or_init(|| Instant::now() + delay);
+        }
+    }
+
+    /// When all threads begin; none while not all are ready.
+    pub(crate) fn start(&self) -> Option<Instant> {
+        self.start.get().copied()
     }
 }
 
@@ -194,11 +232,17 @@ pub fn start(settings: Settings) -> Result<Running, Error> {
 pub fn start_on(grant: &Grant, settings: Settings) -> Result<Running, Error> {
     settings.check()?;
     raise_descriptor_limit();
-    let empty = Report::new(settings.entry_names(), grant.driver.to_string());
-    let progress = Arc::new(Progress { reports: (0..settings.threads).map(|_| Mutex::new(empty.clone())).collect() });
+    let empty = Report::new(&settings, settings.entry_names(), grant.driver.to_string());
+    let progress = Arc::new(Progress {
+        reports: (0..settings.threads).map(|_| Mutex::new(empty.clone())).collect(),
+        arrived: AtomicUsize::new(0),
+        start: OnceLock::new(),
+        wanted: (0..settings.threads).map(|_| AtomicU32::new(0)).collect(),
+    });
     let workers = (0..settings.threads)
         .map(|index| {
-            let part = worker::Part { index, settings: settings.clone(), progress: progress.clone() };
+            let arrival = worker::Arrival(progress.clone());
+            let part = worker::Part { index, settings: settings.clone(), progress: progress.clone(), arrival };
             let report = empty.clone();
             Worker::start(format!("load-{index}"), grant.clone(), move |asked| worker::run(part, report, asked))
         })
@@ -215,8 +259,9 @@ pub fn run(settings: Settings) -> Result<Report, Error> {
 }
 
 impl Running {
-    /// What there is so far, at most 100 ms old.
+    /// What there is so far: at most 100 ms old if the last call is no longer ago than two seconds.
     pub fn progress(&self) -> Report {
+        self.progress.wanted.iter().for_each(|wanted| wanted.store(WANTED, Ordering::Relaxed));
         let mut reports = self.progress.reports.iter().map(|report| {
             let report = report.lock().unwrap_or_else(PoisonError::into_inner);
             report.clone()

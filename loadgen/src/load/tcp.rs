@@ -11,7 +11,7 @@ use ringmesh_ring::{Buffer, LARGE_BUFFER_BYTES, Output, Size, Slice};
 
 use super::connection::Connection;
 use super::entry::{pattern, pattern_byte};
-use super::worker::{CONNECT_PAUSE, Due, Ready, Shared, tokens};
+use super::worker::{Answered, CONNECT_PAUSE, Due, Ended, Ready, Shared, tokens};
 use crate::message::{Fault, fill};
 use crate::report::{Expected, Failure};
 use crate::serve::SINK_RECEIPT_BYTES;
@@ -100,7 +100,7 @@ impl Task {
         }
     }
 
-    async fn exchange(&mut self, due: &Due) -> Result<(), Failure> {
+    async fn exchange(&mut self, due: &Due) -> Result<u64, Failure> {
         let begin = Instant::now();
         self.shared.delayed(due, begin);
         self.begin_deadline();
@@ -113,7 +113,7 @@ impl Task {
         }
     }
 
-    async fn ping_pong(&mut self, bytes: usize) -> Result<(), Failure> {
+    async fn ping_pong(&mut self, bytes: usize) -> Result<u64, Failure> {
         let connection = self.connection.as_ref().ok_or(Failure::Connect)?;
         self.slices.iter().for_each(|slice| self.output.push(slice.clone()));
         connection.stream().flush(&mut self.output, &self.stop).await.map_err(failure_of)?;
@@ -130,14 +130,11 @@ impl Task {
             seen += came.len();
             buffer.consume(buffer.filled().len());
         }
-        let mut report = self.shared.report.borrow_mut();
-        report.bytes_sent += bytes as u64;
-        report.bytes_received += seen as u64;
         // More than was sent is not an echo.
-        if seen > bytes { Err(Failure::WrongBody) } else { Ok(()) }
+        if seen > bytes { Err(Failure::WrongBody) } else { Ok(seen as u64) }
     }
 
-    async fn upload(&mut self, bytes: Option<u64>) -> Result<(), Failure> {
+    async fn upload(&mut self, bytes: Option<u64>) -> Result<u64, Failure> {
         // Each upload has its connection: its end says where the bytes end.
         let connection = self.connection.take().ok_or(Failure::Connect)?;
         let mut sent = 0;
@@ -154,12 +151,14 @@ impl Task {
             self.begin_deadline();
             connection.stream().flush(&mut self.output, &self.stop).await.map_err(failure_of)?;
             sent += part;
-            self.shared.report.borrow_mut().bytes_sent += part;
+            if self.shared.is_measuring() {
+                self.shared.report.borrow_mut().bytes_sent += part;
+            }
         }
         connection.stream().shutdown_write().map_err(|_| Failure::Cut)?;
         self.begin_deadline();
         let receipt = self.receipt(&connection).await?;
-        if receipt == sent { Ok(()) } else { Err(Failure::WrongBody) }
+        if receipt == sent { Ok(SINK_RECEIPT_BYTES as u64) } else { Err(Failure::WrongBody) }
     }
 
     /// The number of bytes that the sink says it got.
@@ -170,7 +169,6 @@ impl Task {
             [] => Failure::Cut,
             _ => Failure::Malformed,
         })?;
-        self.shared.report.borrow_mut().bytes_received += bytes.len() as u64;
         Ok(u64::from_be_bytes(bytes))
     }
 
@@ -186,16 +184,21 @@ impl Task {
         self.stop.set_deadline(Some(Instant::now() + self.shared.settings.timeout));
     }
 
-    fn count(&self, due: &Due, result: Result<(), Failure>) {
-        let mut report = self.shared.report.borrow_mut();
-        match result {
-            Ok(()) => {
-                let now = Instant::now();
-                report.total.answer(None, Expected::Yes, now.saturating_since(due.at));
-                report.served(now.saturating_since(due.at.max(due.free)));
-            }
-            Err(cause) => report.total.fail(cause),
-        }
+    fn count(&self, due: &Due, result: Result<u64, Failure>) {
+        // Bulk counts its bytes as they go; a connection that carries it counts when it ends, however early it began.
+        let (due, bytes_sent) = match self.exchange {
+            Exchange::PingPong { bytes } => (due, bytes as u64),
+            Exchange::Upload { .. } => (&self.shared.measured_part(due), 0),
+        };
+        let answered = |bytes_received| Answered {
+            status: None,
+            expected: Expected::Yes,
+            field: None,
+            bytes_sent,
+            bytes_received,
+        };
+        let begin = due.at.max(due.free);
+        self.shared.record(due, &Ended { entry: 0, begin, outcome: result.map(answered) });
     }
 }
 

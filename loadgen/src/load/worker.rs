@@ -7,19 +7,22 @@ use std::time::Duration;
 
 use ringmesh_ring::Instant;
 use ringmesh_ring::mailbox::Receiver;
-use ringmesh_ring::net::Sockets;
+use ringmesh_ring::net::{Net, Sockets};
 use ringmesh_ring::runtime;
 
 use super::entry::Mix;
 use super::{Error, Progress, Protocol, Settings, http, tcp};
 use crate::arrival::{Arrivals, Schedule};
 use crate::pace::{Pacer, Waited};
-use crate::report::Report;
-use crate::thread::cpu_time;
+use crate::report::{Expected, Failure, Report};
+use crate::thread::Usage;
 use crate::wait::{Countdown, Event, First, first};
 
 /// How often the result so far is published.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often a thread looks whether all others are ready too.
+const START_POLL: Duration = Duration::from_millis(1);
 
 /// How long a connection waits after a failed connect in a closed loop, which would spin otherwise.
 pub(super) const CONNECT_PAUSE: Duration = Duration::from_millis(10);
@@ -29,11 +32,21 @@ pub(super) struct Part {
     pub(super) index: usize,
     pub(super) settings: Settings,
     pub(super) progress: Arc<Progress>,
+    pub(super) arrival: Arrival,
+}
+
+/// A thread that is not ready to begin yet; dropped when it is, or when it ends before, so that no other waits for it.
+pub(super) struct Arrival(pub(super) Arc<Progress>);
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        self.0.arrive();
+    }
 }
 
 /// What the tasks of one thread share.
-pub(super) struct Shared {
-    pub(super) net: Sockets,
+pub(super) struct Shared<N: Net = Sockets> {
+    pub(super) net: N,
     pub(super) settings: Settings,
     pub(super) report: RefCell<Report>,
     pub(super) pacer: Rc<Pacer>,
@@ -42,6 +55,8 @@ pub(super) struct Shared {
     /// Requests that may still be sent.
     left: Cell<u64>,
     start: Cell<Instant>,
+    /// Requests due before are the warm-up.
+    measured: Cell<Instant>,
     end: Cell<Option<Instant>>,
     /// Connections are made before the clock starts.
     connected: Countdown,
@@ -58,31 +73,34 @@ pub(super) struct Due {
     pub(super) free: Instant,
 }
 
+/// A request that ended, as its connection saw it.
+pub(crate) struct Ended<'a> {
+    /// Which entry of the load it was; 0 where there are none.
+    pub(crate) entry: usize,
+    /// When it was begun.
+    pub(crate) begin: Instant,
+    /// What came of it.
+    pub(crate) outcome: Result<Answered<'a>, Failure>,
+}
+
+/// A complete answer.
+pub(crate) struct Answered<'a> {
+    /// Its status, where the protocol has one.
+    pub(crate) status: Option<u16>,
+    /// Whether it was one that the entry expects.
+    pub(crate) expected: Expected,
+    /// Value of the counted field, where one is counted.
+    pub(crate) field: Option<&'a str>,
+    /// Bytes sent for it, as the protocol above TCP counts them.
+    pub(crate) bytes_sent: u64,
+    /// Bytes received likewise.
+    pub(crate) bytes_received: u64,
+}
+
 /// Runs a thread's part to its end.
 pub(super) async fn run(part: Part, report: Report, mut asked: Receiver<()>) -> Result<Report, Error> {
     let connections = share(part.settings.connections as u64, part.index, part.settings.threads) as usize;
-    let now = Instant::now();
-    let shared = Rc::new(Shared {
-        net: Sockets,
-        report: RefCell::new(report),
-        pacer: Pacer::start()?,
-        targets: RefCell::new(Mix::new(part.settings.targets.iter().map(|target| target.weight))),
-        schedule: RefCell::new(match part.settings.arrivals {
-            Arrivals::Constant { per_second } => Some(Schedule::new(per_second, part.index, part.settings.threads)),
-            Arrivals::Closed => None,
-        }),
-        left: Cell::new(match part.settings.requests {
-            Some(requests) => share(requests, part.index, part.settings.threads),
-            None => u64::MAX,
-        }),
-        start: Cell::new(now),
-        end: Cell::new(None),
-        connected: Countdown::new(connections),
-        go: Event::default(),
-        done: Countdown::new(connections),
-        ended: Cell::new(false),
-        settings: part.settings,
-    });
+    let shared = Rc::new(Shared::new(Sockets, Pacer::start()?, part.index, part.settings, report));
     match shared.settings.protocol.clone() {
         Protocol::Http(http) => http::spawn(&shared, &http, connections),
         Protocol::Tcp(exchange) => tcp::spawn(&shared, exchange, connections),
@@ -91,44 +109,108 @@ pub(super) async fn run(part: Part, report: Report, mut asked: Receiver<()>) -> 
         First::One(()) => {}
         First::Other(_) => shared.end(),
     }
-
-    let start = Instant::now();
-    let busy = cpu_time();
-    shared.start.set(start);
-    shared.end.set(shared.settings.duration.map(|duration| start + duration));
-    shared.go.set();
+    drop(part.arrival);
+    shared.start_with(&part.progress).await;
+    let mut meter = Meter { before: Usage::now(), warm: shared.settings.warm_up.is_zero() };
     let publish = || {
+        let now = Instant::now();
+        if !meter.warm && now >= shared.measured.get() {
+            meter = Meter { before: Usage::now(), warm: true };
+        }
         let mut report = shared.report.borrow_mut();
-        report.elapsed = Instant::now().saturating_since(start);
-        report.busy = cpu_time().saturating_sub(busy);
+        report.elapsed = now.saturating_since(shared.measured.get());
+        if meter.warm {
+            report.used(Usage::now().since(meter.before));
+        }
         part.progress.publish(part.index, &report);
     };
     shared.watch(&mut asked, publish).await;
-    publish();
     shared.pacer.end();
-    Ok(shared.report.borrow().clone())
+    let mut report = shared.report.borrow().snapshot();
+    report.finish();
+    Ok(report)
 }
 
-impl Shared {
+/// How busy this thread has been.
+struct Meter {
+    /// What it had used when measuring began.
+    before: Usage,
+    /// Whether measuring has begun.
+    warm: bool,
+}
+
+impl<N: Net> Shared<N> {
+    pub(super) fn new(net: N, pacer: Rc<Pacer>, index: usize, settings: Settings, report: Report) -> Self {
+        let connections = share(settings.connections as u64, index, settings.threads) as usize;
+        let now = net.now();
+        Self {
+            net,
+            report: RefCell::new(report),
+            pacer,
+            targets: RefCell::new(Mix::new(settings.targets.iter().map(|target| target.weight))),
+            schedule: RefCell::new(match &settings.arrivals {
+                Arrivals::Open { rate, spacing } => Some(Schedule::new(rate, *spacing, index, settings.threads)),
+                Arrivals::Closed => None,
+            }),
+            left: Cell::new(match settings.requests {
+                Some(requests) => share(requests, index, settings.threads),
+                None => u64::MAX,
+            }),
+            start: Cell::new(now),
+            measured: Cell::new(now),
+            end: Cell::new(None),
+            connected: Countdown::new(connections),
+            go: Event::default(),
+            done: Countdown::new(connections),
+            ended: Cell::new(false),
+            settings,
+        }
+    }
+
+    /// Lets all threads begin at the same instant, when the connections of all are made.
+    async fn start_with(&self, progress: &Progress) {
+        let start = loop {
+            match progress.start() {
+                Some(start) => break start,
+                None => runtime::sleep_until(Instant::now() + START_POLL).await,
+            }
+        };
+        self.start_at(start);
+    }
+
+    /// Starts the clock, and with it the connections.
+    pub(super) fn start_at(&self, start: Instant) {
+        let measured = start + self.settings.warm_up;
+        self.start.set(start);
+        self.measured.set(measured);
+        self.end.set(self.settings.duration.map(|duration| measured + duration));
+        self.go.set();
+    }
+
     /// Publishes until all connections are done, and ends them when asked to.
-    async fn watch(&self, asked: &mut Receiver<()>, publish: impl Fn()) {
+    async fn watch(&self, asked: &mut Receiver<()>, mut publish: impl FnMut()) {
         let mut next = Instant::now() + PUBLISH_INTERVAL;
         loop {
             if asked.try_recv().is_some() {
                 self.end();
             }
+            let measured = self.measured.get();
+            let next_look = if measured > Instant::now() { next.min(measured) } else { next };
             let tick = async {
                 match self.ended.get() {
                     // The pacer waits no more, but open requests may go on for a while.
-                    true => runtime::sleep_until(next).await,
-                    false => drop(first(self.pacer.until(next), asked.ready()).await),
+                    true => runtime::sleep_until(next_look).await,
+                    false => drop(first(self.pacer.until(next_look), asked.ready()).await),
                 }
             };
             match first(self.done.wait(), tick).await {
-                First::One(()) => return,
+                First::One(()) => {
+                    publish();
+                    return;
+                }
                 First::Other(()) => {}
             }
-            if Instant::now() >= next {
+            if Instant::now() >= next_look {
                 publish();
                 next = Instant::now() + PUBLISH_INTERVAL;
             }
@@ -138,7 +220,7 @@ impl Shared {
     /// No more requests.
     fn end(&self) {
         if !self.ended.replace(true) {
-            self.count_unsent(Instant::now());
+            self.count_unsent(self.net.now());
             self.pacer.end();
         }
     }
@@ -150,18 +232,18 @@ impl Shared {
 
     /// Whether no more is to be sent.
     pub(super) fn is_over(&self) -> bool {
-        self.ended.get() || self.end.get().is_some_and(|end| Instant::now() >= end)
+        self.ended.get() || self.end.get().is_some_and(|end| self.net.now() >= end)
     }
 
     /// Says that a connection is ready to begin, and waits for the others.
-    pub(super) async fn begin(&self, ready: Ready) {
+    pub(super) async fn begin(&self, ready: Ready<N>) {
         drop(ready);
         self.go.wait().await;
     }
 
     /// Waits until this connection's next request is due. None: there is none any more.
     pub(super) async fn next(&self) -> Option<Due> {
-        let free = Instant::now();
+        let free = self.net.now();
         if self.ended.get() || self.left.get() == 0 {
             return None;
         }
@@ -169,15 +251,16 @@ impl Shared {
             self.count_unsent(free);
             return None;
         }
-        let Some(at) = self.schedule.borrow_mut().as_mut().map(|schedule| self.start.get() + schedule.next_due())
-        else {
-            self.left.set(self.left.get() - 1);
+        if self.schedule.borrow().is_none() {
+            self.take_one(free);
             return Some(Due { at: free, free });
-        };
+        }
+        // None: the rate has fallen to nothing for ever.
+        let at = self.start.get() + self.schedule.borrow().as_ref().and_then(Schedule::next_due)?;
         if self.end.get().is_some_and(|end| at >= end) {
             return None;
         }
-        self.left.set(self.left.get() - 1);
+        self.take_one(at);
         self.schedule.borrow_mut().as_mut().map(Schedule::take);
         match self.pacer.until(at).await {
             Waited::Due => Some(Due { at, free }),
@@ -185,9 +268,36 @@ impl Shared {
         }
     }
 
+    /// The warm-up is not part of the number that was asked for.
+    fn take_one(&self, due: Instant) {
+        if due >= self.measured.get() {
+            self.left.set(self.left.get() - 1);
+        }
+    }
+
+    /// Whether the clock is past the warm-up.
+    pub(super) fn is_measuring(&self) -> bool {
+        self.net.now() >= self.measured.get()
+    }
+
+    /// A request's part past the warm-up.
+    pub(super) fn measured_part(&self, due: &Due) -> Due {
+        Due { at: due.at.max(self.measured.get()), free: due.free.max(self.measured.get()) }
+    }
+
+    /// Counts a request that ended, unless it belongs to the warm-up.
+    pub(super) fn record(&self, due: &Due, ended: &Ended<'_>) {
+        if due.at < self.measured.get() {
+            return;
+        }
+        let now = self.net.now();
+        let offset = now.saturating_since(self.measured.get());
+        self.report.borrow_mut().record(offset, now.saturating_since(due.at), now.saturating_since(ended.begin), ended);
+    }
+
     /// A request is being sent; in an open loop that tells how late the generator itself was.
     pub(super) fn delayed(&self, due: &Due, begin: Instant) {
-        if self.schedule.borrow().is_some() {
+        if due.at >= self.measured.get() && self.schedule.borrow().is_some() {
             self.report.borrow_mut().delayed(begin.saturating_since(due.at.max(due.free)));
         }
     }
@@ -195,9 +305,14 @@ impl Shared {
     /// Requests that were due before the end, and found no free connection.
     fn count_unsent(&self, now: Instant) {
         let until = self.end.get().map_or(now, |end| end.min(now));
-        if let Some(schedule) = self.schedule.borrow_mut().as_mut() {
-            while self.start.get() + schedule.next_due() < until && self.left.get() > 0 {
-                schedule.take();
+        let mut schedule = self.schedule.borrow_mut();
+        let Some(schedule) = schedule.as_mut() else { return };
+        while let Some(due) = schedule.next_due().map(|due| self.start.get() + due)
+            && due < until
+            && self.left.get() > 0
+        {
+            schedule.take();
+            if due >= self.measured.get() {
                 self.left.set(self.left.get() - 1);
                 self.report.borrow_mut().unsent += 1;
             }
@@ -206,25 +321,25 @@ impl Shared {
 }
 
 /// A connection that is not ready to begin yet; dropped when it is, also by a panic.
-pub(super) struct Ready(Rc<Shared>);
+pub(super) struct Ready<N: Net = Sockets>(Rc<Shared<N>>);
 
-impl Drop for Ready {
+impl<N: Net> Drop for Ready<N> {
     fn drop(&mut self) {
         self.0.connected.one_done();
     }
 }
 
 /// A connection that is not done yet; dropped when it is, also by a panic.
-pub(super) struct Open(Rc<Shared>);
+pub(super) struct Open<N: Net = Sockets>(Rc<Shared<N>>);
 
-impl Drop for Open {
+impl<N: Net> Drop for Open<N> {
     fn drop(&mut self) {
         self.0.done.one_done();
     }
 }
 
 /// The two things that each connection tells.
-pub(super) fn tokens(shared: &Rc<Shared>) -> (Ready, Open) {
+pub(super) fn tokens<N: Net>(shared: &Rc<Shared<N>>) -> (Ready<N>, Open<N>) {
     (Ready(shared.clone()), Open(shared.clone()))
 }
 
