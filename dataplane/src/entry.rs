@@ -1,13 +1,13 @@
 //! The data plane as a process: obeys one control at a time, and goes on without any.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use ringmesh_model::snapshot::Name;
-use ringmesh_model::wire::{MAX_FRAME_DESCRIPTORS, Runtime, ToControl, ToDataPlane, WIRE_VERSION};
+use ringmesh_model::wire::{Runtime, ToControl, ToDataPlane, WIRE_VERSION, WIRE_WITH_LISTENERS, portions};
 use ringmesh_ring::shared_memory::{self, SharedMemory};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -226,7 +226,7 @@ impl Served {
 
     fn welcome(&mut self, link: Link, wire: u32, epoch: u64) {
         self.epoch = epoch;
-        match self.send_welcome(&link) {
+        match self.send_welcome(&link, wire) {
             // A control of another wire version can only tell us to drain, which every version understands.
             Ok(()) => {
                 tracing::info!(target: "loader", epoch, wire, "obeying a new control");
@@ -236,29 +236,30 @@ impl Served {
         }
     }
 
-    fn send_welcome(&self, link: &Link) -> Result<(), link::Error> {
-        let mut welcome = ToControl::Welcome {
-            wire: WIRE_VERSION,
-            pid: std::process::id(),
-            started: None,
-            listeners: Vec::new(),
-            version: 0,
-        };
-        let Some(kept) = &self.plane else { return link.send(&welcome, &[]) };
-        let mut descriptors = vec![kept.telemetry.as_fd(), kept.events.as_fd(), kept.nudge.as_fd()];
-        if let ToControl::Welcome { started, listeners, version, .. } = &mut welcome {
-            *started = Some(kept.plane.runtime().clone());
-            *version = kept.plane.version();
-            for (name, sockets) in kept.plane.listeners() {
-                // Those that no longer fit are bound again by control.
-                if descriptors.len() + sockets.len() > MAX_FRAME_DESCRIPTORS {
-                    break;
-                }
-                listeners.push((name.clone(), sockets.len() as u16));
-                descriptors.extend(sockets.iter().map(AsFd::as_fd));
+    fn send_welcome(&self, link: &Link, wire: u32) -> Result<(), link::Error> {
+        let mut descriptors = Vec::new();
+        let (mut started, mut listeners, mut version) = (None, Vec::new(), 0);
+        if let Some(kept) = &self.plane {
+            started = Some(kept.plane.runtime().clone());
+            version = kept.plane.version();
+            descriptors = vec![kept.telemetry.as_fd(), kept.events.as_fd(), kept.nudge.as_fd()];
+            let all: Vec<(&Name, Vec<BorrowedFd<'_>>)> = kept
+                .plane
+                .listeners()
+                .map(|(name, sockets)| (name, sockets.iter().map(AsFd::as_fd).collect()))
+                .collect();
+            let all = all.iter().map(|(name, sockets)| (*name, &sockets[..]));
+            let mut portions = portions(all, descriptors.len()).into_iter();
+            let (counts, sockets) = portions.next().unwrap_or_default();
+            // An older control would not understand more: it replaces us anyway, and binds the rest again.
+            for (counts, sockets) in portions.filter(|_| wire >= WIRE_WITH_LISTENERS) {
+                link.send(&ToControl::Listeners { counts }, &sockets)?;
             }
+            listeners = counts;
+            descriptors.extend(sockets);
         }
-        link.send(&welcome, &descriptors)
+        let pid = std::process::id();
+        link.send(&ToControl::Welcome { wire: WIRE_VERSION, pid, started, listeners, version }, &descriptors)
     }
 
     fn hear_control(&mut self) -> Result<Then, Error> {
@@ -366,6 +367,6 @@ fn live(version: u64, result: Result<u64, String>) -> ToControl {
 fn set_listeners(plane: &mut Plane, counts: Vec<(Name, u16)>, descriptors: Vec<OwnedFd>) {
     let mut descriptors = descriptors.into_iter();
     for (name, count) in counts {
-        plane.set_listener(name, descriptors.by_ref().take(usize::from(count)).collect());
+        plane.add_sockets(name, descriptors.by_ref().take(usize::from(count)));
     }
 }

@@ -282,9 +282,10 @@ impl Plane {
         };
     }
 
-    /// Takes listening sockets in place of those of the same name, as soon as the next snapshot or change is live.
-    pub fn set_listener(&mut self, name: Name, sockets: Vec<OwnedFd>) {
-        self.staged.insert(name, sockets);
+    /// Takes listening sockets in place of those of the same name, as soon as the next snapshot or change is live. What
+    /// comes for a name before that adds up.
+    pub fn add_sockets(&mut self, name: Name, sockets: impl IntoIterator<Item = OwnedFd>) {
+        self.staged.entry(name).or_default().extend(sockets);
     }
 
     /// All listening sockets, by name.

@@ -1,5 +1,6 @@
 //! Killed processes: what clients must not notice, and what they may.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -368,4 +369,70 @@ fn ctrl_c_ends_as_sigterm_does_and_a_second_one_ends_at_once() {
         eventually("nothing is left", || proxy.dataplane_pids().is_empty().then_some(()));
         client.expect_end();
     });
+}
+
+/// Listening sockets at these ports of IPv4, by inode: the same number is the same socket.
+fn listening(ports: &BTreeSet<u16>) -> BTreeSet<u64> {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let rows = table.lines().skip(1).filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let port = u16::from_str_radix(fields.get(1)?.rsplit_once(':')?.1, 16).ok()?;
+        // 0A is LISTEN.
+        (fields[3] == "0A" && ports.contains(&port)).then(|| fields[9].parse().unwrap())
+    });
+    rows.collect()
+}
+
+/// The sockets that a process has open, by inode.
+fn sockets_of(pid: u32) -> BTreeSet<u64> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let links = entries.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    links.filter_map(|link| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()).collect()
+}
+
+#[test]
+fn three_hundred_listeners_are_adopted_with_the_sockets_that_they_have() {
+    const LISTENERS: usize = 300;
+    const WORKERS: usize = 2;
+    let driver = ringmesh_tests::Driver::Epoll;
+    let app = Service::saying("hello");
+    let fronts: Vec<_> = (0..LISTENERS).map(|_| ports::free()).collect();
+    let listener = |(number, front): (usize, &std::net::SocketAddr)| {
+        format!("[[listener]]\nname = \"l{number}\"\nbind = \"{front}\"\nservice = \"app\"\n")
+    };
+    let listeners: String = fronts.iter().enumerate().map(listener).collect();
+    let config = format!("{listeners}[[service]]\nname = \"app\"\nendpoints = [\"{}\"]\n", app.address());
+    let mut proxy = ringmesh(driver).config(config).workers(WORKERS as u16).start();
+    let dataplane = proxy.dataplane_pid();
+    let ports: BTreeSet<u16> = fronts.iter().map(std::net::SocketAddr::port).collect();
+    let before = listening(&ports);
+    assert_eq!(before.len(), LISTENERS * WORKERS);
+    let mut kept = Client::connect(fronts[LISTENERS - 1]);
+    assert_eq!(kept.get("app", "/").text(), "hello");
+
+    // Those that nobody can accept now are in the backlogs when the next control asks for the sockets.
+    process::signal(dataplane, Signal::STOP);
+    let mut waiting: Vec<Client> = [0, LISTENERS / 2, LISTENERS - 1].map(|at| Client::connect(fronts[at])).into();
+    for client in &mut waiting {
+        client.send("GET / HTTP/1.1\r\nhost: app\r\n\r\n");
+    }
+    proxy.kill_control();
+    proxy.run_control();
+    process::signal(dataplane, Signal::CONT);
+    proxy.wait_until_ready();
+    assert_eq!(proxy.dataplane_pid(), dataplane, "the data plane is adopted, not replaced");
+    assert_eq!(proxy.status()["dataplane"]["adopted"], true);
+    assert_eq!(listening(&ports), before, "nothing is bound again");
+    assert!(sockets_of(proxy.control_pid()).is_superset(&before), "control has them all");
+    for client in &mut waiting {
+        assert_eq!(client.response().text(), "hello");
+    }
+    assert_eq!(kept.get("app", "/").text(), "hello");
+
+    proxy.kill_dataplane();
+    proxy.wait_until_ready();
+    for front in &fronts {
+        assert_eq!(Client::connect(*front).get("app", "/").text(), "hello");
+    }
+    assert_eq!(listening(&ports), before, "the next data plane has the same ones");
 }

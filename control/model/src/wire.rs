@@ -12,13 +12,54 @@ use crate::delta::Delta;
 use crate::snapshot::{Name, Snapshot};
 
 /// Version of these messages. Another one means upgrade, not adoption.
-pub const WIRE_VERSION: u32 = 1;
+pub const WIRE_VERSION: u32 = 2;
 
 /// Largest frame, in bytes. 10,000 services of 20 endpoints are about 10 MiB.
 pub const MAX_FRAME_BYTES: usize = 256 * 1024 * 1024;
 
 /// Most descriptors in one frame: the kernel's SCM_MAX_FD is 253.
 pub const MAX_FRAME_DESCRIPTORS: usize = 250;
+
+/// The first version whose control understands [`ToControl::Listeners`].
+pub const WIRE_WITH_LISTENERS: u32 = 2;
+
+/// Listeners with how many sockets each has, and those sockets: what one frame takes.
+pub type Portion<S> = (Vec<(Name, u16)>, Vec<S>);
+
+/// Distributes the sockets of listeners over frames of which each has room for [`MAX_FRAME_DESCRIPTORS`], the first for
+/// `reserved` fewer. There is always a first. A listener's sockets may be in two frames: the receiver adds them up.
+pub fn portions<'a, S: Clone + 'a>(
+    listeners: impl IntoIterator<Item = (&'a Name, &'a [S])>,
+    reserved: usize,
+) -> Vec<Portion<S>> {
+    let mut room = MAX_FRAME_DESCRIPTORS - reserved;
+    let mut last: Portion<S> = Default::default();
+    let mut all = Vec::new();
+    for (name, sockets) in listeners {
+        let mut rest = sockets;
+        while !rest.is_empty() {
+            if room == 0 {
+                all.push(std::mem::take(&mut last));
+                room = MAX_FRAME_DESCRIPTORS;
+            }
+            let (now, later) = rest.split_at(rest.len().min(room));
+            last.0.push((name.clone(), now.len() as u16));
+            last.1.extend_from_slice(now);
+            room -= now.len();
+            rest = later;
+        }
+    }
+    all.push(last);
+    all
+}
+
+/// Adds sockets to those of the listener of that name.
+pub fn add_up<S>(all: &mut Vec<(Name, Vec<S>)>, name: Name, sockets: impl IntoIterator<Item = S>) {
+    match all.iter_mut().find(|(known, _)| *known == name) {
+        Some((_, known)) => known.extend(sockets),
+        None => all.push((name, sockets.into_iter().collect())),
+    }
+}
 
 /// How the workers run. Fixed for the life of a data plane process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,8 +109,9 @@ pub enum ToDataPlane {
         /// How its workers run.
         runtime: Runtime,
     },
-    /// Listening sockets of listeners that the next [`Self::Snapshot`] or [`Self::Delta`] names; replaces those of the same
-    /// name. Descriptors: as many as `counts` sums to, in order.
+    /// Listening sockets of listeners that the next [`Self::Snapshot`] or [`Self::Delta`] names; they take the place of those
+    /// that are in use under the same name. Those of several such messages before it add up. Descriptors: as many as
+    /// `counts` sums to, in order.
     Listeners {
         /// A listener's name with how many sockets it has (one for each worker, or one that they share).
         counts: Vec<(Name, u16)>,
@@ -91,7 +133,7 @@ pub enum ToDataPlane {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ToControl {
     /// Answers `Hello`. Descriptors if it has been started before: telemetry memory, event memory, event notification,
-    /// then the listening sockets by `listeners`.
+    /// then the listening sockets by `listeners`. Those that do not fit came before it by [`Self::Listeners`].
     Welcome {
         /// The data plane's [`WIRE_VERSION`].
         wire: u32,
@@ -132,6 +174,11 @@ pub enum ToControl {
     },
     /// Another control with a higher epoch has taken over; the connection closes.
     Superseded,
+    /// Before `Welcome`: listening sockets that have no room in it. Descriptors: as many as `counts` sums to, in order.
+    Listeners {
+        /// A listener's name with how many sockets of it follow.
+        counts: Vec<(Name, u16)>,
+    },
 }
 
 /// The data plane's own account of itself.
@@ -177,4 +224,40 @@ pub struct EndpointReport {
     pub idle: u64,
     /// Connects that failed in a row, at present.
     pub consecutive_failures: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_are_distributed_over_frames_and_add_up_again() {
+        let check = |counts: &[usize], reserved: usize, frames: usize| {
+            let mut socket = 0..;
+            let listeners: Vec<(Name, Vec<i32>)> = counts
+                .iter()
+                .enumerate()
+                .map(|(number, count)| (format!("l{number}"), socket.by_ref().take(*count).collect()))
+                .collect();
+            let portions = portions(listeners.iter().map(|(name, sockets)| (name, &sockets[..])), reserved);
+            assert_eq!(portions.len(), frames, "{counts:?}");
+            let mut found = Vec::new();
+            for (number, (counts, sockets)) in portions.into_iter().enumerate() {
+                let room = MAX_FRAME_DESCRIPTORS - if number == 0 { reserved } else { 0 };
+                assert!(sockets.len() <= room, "{} sockets in frame {number}", sockets.len());
+                let mut sockets = sockets.into_iter();
+                for (name, count) in counts {
+                    add_up(&mut found, name, sockets.by_ref().take(usize::from(count)));
+                }
+                assert_eq!(sockets.next(), None, "all are counted");
+            }
+            assert_eq!(found, listeners);
+        };
+        check(&[], 3, 1);
+        check(&[2, 2], 3, 1);
+        check(&[247], 3, 1);
+        check(&[248], 3, 2);
+        check(&[2; 300], 3, 3);
+        check(&[256, 256], 0, 3);
+    }
 }

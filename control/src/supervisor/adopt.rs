@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use ringmesh_model::snapshot::Name;
-use ringmesh_model::wire::{Runtime, ToControl, ToDataPlane, WIRE_VERSION};
+use ringmesh_model::wire::{self, Runtime, ToControl, ToDataPlane, WIRE_VERSION};
 use rustix::process::getuid;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -56,13 +56,16 @@ pub(super) struct Memory {
     pub(super) notification: OwnedFd,
 }
 
+/// Listening sockets by listener.
+pub(super) type Sockets = Vec<(Name, Vec<OwnedFd>)>;
+
 /// A data plane that was taken over.
 pub(super) struct Adopted {
     pub(super) link: Link,
     pub(super) process: Process,
     pub(super) runtime: Runtime,
     pub(super) memory: Memory,
-    pub(super) listeners: Vec<(Name, Vec<OwnedFd>)>,
+    pub(super) listeners: Sockets,
     pub(super) version: u64,
 }
 
@@ -73,7 +76,7 @@ pub(super) enum Found {
     /// One that is ours now.
     Adopted(Box<Adopted>),
     /// One that speaks another version of our messages. Its listeners, as far as they could be understood.
-    OtherVersion(Link, Vec<(Name, Vec<OwnedFd>)>),
+    OtherVersion(Link, Sockets),
 }
 
 /// Looks for a data plane and takes it over. May be dropped at any time.
@@ -87,9 +90,19 @@ pub(super) async fn find(directory: &Directory, epoch: u64) -> Result<Found, Err
 async fn meet(directory: &Directory, epoch: u64) -> Result<Found, Error> {
     let Some(mut link) = connect(directory).await? else { return Ok(Found::Nobody) };
     link.send(&ToDataPlane::Hello { wire: WIRE_VERSION, epoch }, Vec::new());
-    match link.receive().await {
-        Event::Message(ToControl::Welcome { wire, pid, started, listeners, version }, descriptors) => {
-            let (memory, listeners) = sort(&listeners, descriptors)?;
+    let mut listeners = Vec::new();
+    let answer = loop {
+        match link.receive().await {
+            Event::Message(ToControl::Listeners { counts }, descriptors) => {
+                take_sockets(&mut listeners, &counts, descriptors)?;
+            }
+            answer => break answer,
+        }
+    };
+    match answer {
+        Event::Message(ToControl::Welcome { wire, pid, started, listeners: counts, version }, mut descriptors) => {
+            let memory = take_memory(&mut descriptors);
+            take_sockets(&mut listeners, &counts, descriptors)?;
             if wire != WIRE_VERSION {
                 return Ok(Found::OtherVersion(link, listeners));
             }
@@ -146,24 +159,27 @@ async fn vouch(link: &mut Link) -> Result<(), Error> {
     }
 }
 
-/// Whose descriptor is whose.
-#[expect(clippy::type_complexity, reason = "named parts of one message, taken apart at once by the one caller")]
-fn sort(
-    counts: &[(Name, u16)],
-    mut descriptors: Vec<OwnedFd>,
-) -> Result<(Option<Memory>, Vec<(Name, Vec<OwnedFd>)>), Error> {
-    let announced = MEMORY_DESCRIPTORS + counts.iter().map(|(_, count)| usize::from(*count)).sum::<usize>();
-    if descriptors.is_empty() && counts.is_empty() {
-        return Ok((None, Vec::new()));
+/// The memory, whose descriptors are the first of a `Welcome`. None: it was never started.
+fn take_memory(descriptors: &mut Vec<OwnedFd>) -> Option<Memory> {
+    if descriptors.len() < MEMORY_DESCRIPTORS {
+        return None;
     }
+    let mut first = descriptors.drain(..MEMORY_DESCRIPTORS);
+    let mut next = || first.next().expect("counted above");
+    Some(Memory { telemetry: next(), events: next(), notification: next() })
+}
+
+/// Whose socket is whose.
+fn take_sockets(all: &mut Sockets, counts: &[(Name, u16)], descriptors: Vec<OwnedFd>) -> Result<(), Error> {
+    let announced = counts.iter().map(|(_, count)| usize::from(*count)).sum::<usize>();
     if descriptors.len() != announced {
         return Err(link::Error::Descriptors { announced, found: descriptors.len() }.into());
     }
-    let mut rest = descriptors.drain(..);
-    let mut next = || rest.next().expect("counted above");
-    let memory = Memory { telemetry: next(), events: next(), notification: next() };
-    let listeners = counts.iter().map(|(name, count)| (name.clone(), (0..*count).map(|_| next()).collect())).collect();
-    Ok((Some(memory), listeners))
+    let mut rest = descriptors.into_iter();
+    for (name, count) in counts {
+        wire::add_up(all, name.clone(), rest.by_ref().take(usize::from(*count)));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -227,6 +243,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_data_plane_that_says_what_we_do_not_know_is_of_another_version() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let directory = Directory::at(folder.path().to_owned());
+        let listener = UnixListener::bind(directory.data_socket()).expect("a free path");
+        thread::spawn(move || {
+            use std::io::Write;
+            for stream in listener.incoming().take(2) {
+                // One byte, a variant that nobody has yet.
+                let _ = stream.expect("control connects").write_all(&[1, 0, 0, 0, 0, 0, 0, 0, 100]);
+            }
+        });
+        let Ok(Found::OtherVersion(_, listeners)) = find(&directory, 4).await else { panic!("another version") };
+        assert!(listeners.is_empty());
+    }
+
+    #[tokio::test]
     async fn a_data_plane_whose_process_id_is_anothers_here_is_left_alone() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let directory = Directory::at(folder.path().to_owned());
@@ -249,17 +281,19 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_are_sorted_as_the_welcome_says() {
-        let counts = [("a".to_owned(), 2), ("b".to_owned(), 1)];
-        let (memory, listeners) = sort(&counts, descriptors(6)).expect("as many as announced");
-        assert!(memory.is_some());
-        let found: Vec<(&str, usize)> = listeners.iter().map(|(name, fds)| (name.as_str(), fds.len())).collect();
-        assert_eq!(found, [("a", 2), ("b", 1)]);
+    fn descriptors_are_sorted_as_their_frames_say() {
+        let mut first = descriptors(6);
+        assert!(take_memory(&mut first).is_some());
+        let mut all = Sockets::new();
+        take_sockets(&mut all, &[("a".to_owned(), 2), ("b".to_owned(), 1)], first).expect("as many as announced");
+        take_sockets(&mut all, &[("b".to_owned(), 3)], descriptors(3)).expect("as many as announced");
+        let found: Vec<(&str, usize)> = all.iter().map(|(name, fds)| (name.as_str(), fds.len())).collect();
+        assert_eq!(found, [("a", 2), ("b", 4)]);
     }
 
     #[test]
-    fn a_welcome_with_descriptors_missing_is_refused() {
-        assert!(sort(&[("a".to_owned(), 2)], descriptors(4)).is_err());
-        assert!(sort(&[], Vec::new()).expect("never started").0.is_none());
+    fn a_frame_with_descriptors_missing_is_refused() {
+        assert!(take_sockets(&mut Sockets::new(), &[("a".to_owned(), 2)], descriptors(1)).is_err());
+        assert!(take_memory(&mut Vec::new()).is_none(), "never started");
     }
 }

@@ -1,14 +1,12 @@
 //! Keeping a data plane: adopting or starting it, hearing it, and starting it again.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use ringmesh_model::snapshot::Name;
 use ringmesh_model::wire::{self, ToControl, ToDataPlane};
 use tokio::time::Instant;
 
-use super::adopt::{self, Adopted, Found};
+use super::adopt::{self, Adopted, Found, Sockets};
 use super::plane::{self, Memory, Plane, Present};
 use super::process::{Plan, Process};
 use super::{Error, LAST_BREATH, Supervisor};
@@ -54,7 +52,7 @@ impl Supervisor {
     }
 
     /// Puts a data plane of this version in the place of one of another, which finishes what is open.
-    async fn replace(&mut self, old: Link, found: Vec<(Name, Vec<OwnedFd>)>) -> Result<(), Error> {
+    async fn replace(&mut self, old: Link, found: Sockets) -> Result<(), Error> {
         tracing::warn!(target: "ringmesh", "the data plane is of another version: it drains, and a new one takes its place");
         let timeout = self.files.config.runtime.drain_timeout;
         self.listeners.adopt(found);
@@ -169,7 +167,7 @@ impl Supervisor {
             ToControl::Drained { cut } => {
                 tracing::warn!(target: "ringmesh", cut, "drained; requests that were still open were cut");
             }
-            ToControl::Welcome { .. } | ToControl::Superseded => {}
+            ToControl::Welcome { .. } | ToControl::Listeners { .. } | ToControl::Superseded => {}
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use ringmesh_dataplane::telemetry::layout;
 use ringmesh_model::snapshot::{Address, Listener, Name, Snapshot};
-use ringmesh_model::wire::{MAX_FRAME_DESCRIPTORS, ToControl};
+use ringmesh_model::wire::{Portion, ToControl, portions};
 use ringmesh_ring::shared_memory::SharedMemory;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::task::JoinHandle;
@@ -184,9 +184,6 @@ pub(super) fn told(listeners: &[(Name, Vec<OwnedFd>)]) -> Told {
     listeners.iter().filter_map(|(name, sockets)| Some((name.clone(), address(sockets)?))).collect()
 }
 
-/// Listeners with how many sockets each has, and the sockets: what fits one frame.
-pub(super) type Portion = (Vec<(Name, u16)>, Vec<Arc<OwnedFd>>);
-
 /// What of `told` holds for `snapshot`.
 pub(super) fn still_told(told: &Told, bound: &Listeners, snapshot: &Snapshot) -> Told {
     let holds = |listener: &&Listener| {
@@ -198,8 +195,8 @@ pub(super) fn still_told(told: &Told, bound: &Listeners, snapshot: &Snapshot) ->
 
 /// The sockets that `snapshot` needs and the data plane does not have yet, in portions that fit a frame each; they count as
 /// told.
-pub(super) fn untold(told: &mut Told, bound: &Listeners, snapshot: &Snapshot) -> Vec<Portion> {
-    let mut frames: Vec<Portion> = Vec::new();
+pub(super) fn untold(told: &mut Told, bound: &Listeners, snapshot: &Snapshot) -> Vec<Portion<Arc<OwnedFd>>> {
+    let mut new = Vec::new();
     for listener in listeners(snapshot) {
         let Some((address, sockets)) = bound.find(listener) else {
             debug_assert!(false, "listeners are bound before they are published");
@@ -209,14 +206,7 @@ pub(super) fn untold(told: &mut Told, bound: &Listeners, snapshot: &Snapshot) ->
             continue;
         }
         told.insert(listener.name.clone(), address.clone());
-        let count = u16::try_from(sockets.len()).expect("workers are counted by u16");
-        match frames.last_mut() {
-            Some((counts, all)) if all.len() + sockets.len() <= MAX_FRAME_DESCRIPTORS => {
-                counts.push((listener.name.clone(), count));
-                all.extend_from_slice(sockets);
-            }
-            _ => frames.push((vec![(listener.name.clone(), count)], sockets.to_vec())),
-        }
+        new.push((&listener.name, sockets));
     }
-    frames
+    if new.is_empty() { Vec::new() } else { portions(new, 0) }
 }
