@@ -117,21 +117,16 @@ impl Rule {
 
 /// The host of an authority: without port and trailing dot, in lower case; empty if it is too long.
 fn host_of<'a>(authority: &[u8], lower: &'a mut [u8; MAX_HOST_BYTES]) -> &'a [u8] {
-    let bracketed = authority.first() == Some(&b'[');
-    let mut length = 0;
-    for &byte in authority {
-        if byte == b':' && !bracketed {
-            break;
-        }
-        let Some(to) = lower.get_mut(length) else { return &[] };
-        *to = byte.to_ascii_lowercase();
-        length += 1;
-        if byte == b']' {
-            break;
-        }
-    }
-    let host = &lower[..length];
-    host.strip_suffix(b".").unwrap_or(host)
+    let length = match authority.first() {
+        Some(b'[') => memchr::memchr(b']', authority).map(|end| end + 1),
+        _ => memchr::memchr(b':', authority),
+    };
+    let host = &authority[..length.unwrap_or(authority.len())];
+    let host = host.strip_suffix(b".").unwrap_or(host);
+    let Some(lower) = lower.get_mut(..host.len()) else { return &[] };
+    lower.copy_from_slice(host);
+    lower.make_ascii_lowercase();
+    lower
 }
 
 /// Whether a request is like that; `path` is its path in normal form, if it has one.
