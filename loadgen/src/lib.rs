@@ -23,6 +23,8 @@ mod transport;
 
 // When requests are due, and what came of them.
 pub mod arrival;
+pub mod compare;
+pub mod objective;
 pub mod report;
 
 // The two sides.

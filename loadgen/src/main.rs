@@ -11,7 +11,8 @@ use clap::{Parser, Subcommand};
 
 /// Load for HTTP/1.1 and TCP that counts honestly, and the servers to aim it at.
 ///
-/// Exit codes: 0 all requests succeeded, 1 some did not, 2 the command makes no sense or could not run.
+/// Exit codes: 0 all requests succeeded, or all that was asserted holds; 1 some requests did not succeed; 2 the command
+/// makes no sense or could not run; 3 an assertion does not hold; 130 interrupted twice.
 #[derive(Parser)]
 #[command(
     version,
@@ -46,6 +47,15 @@ enum Command {
   ringmesh-load tcp 127.0.0.1:9000 --upload
       bulk against `ringmesh-load serve sink --bind 127.0.0.1:9000`")]
     Tcp(cli::tcp::TcpArgs),
+    /// Compare two saved results: better, worse, or a tie.
+    #[command(after_help = "Examples:
+  ringmesh-load http http://127.0.0.1:8080/ --json > before.json
+  ringmesh-load http http://127.0.0.1:8080/ --json > after.json
+  ringmesh-load compare before.json after.json
+      each ratio with the interval it lies in with 95 % confidence; where that holds 1, it is a tie
+  ringmesh-load compare before.json after.json --fail-if-worse
+      exit code 3 if anything got worse")]
+    Compare(cli::compare::CompareArgs),
     /// Serve what loads are aimed at.
     #[command(after_help = "Examples:
   ringmesh-load serve http --bind 127.0.0.1:8080 --delay exp:5ms --errors 1%
@@ -58,10 +68,11 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Http(args) => cli::http::http(args),
         Command::Tcp(args) => cli::tcp::tcp(&args),
+        Command::Compare(args) => cli::compare::compare(&args),
         Command::Serve(args) => cli::serve::serve(args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("ringmesh-load: {error:#}");
-        ExitCode::from(2)
+        ExitCode::from(cli::exit::CANNOT_RUN)
     })
 }

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::{Args, ValueEnum};
 use ringmesh_loadgen::arrival::{Arrivals, Rate, Spacing};
 use ringmesh_loadgen::load::{self, Exchange, Protocol};
+use ringmesh_loadgen::objective::Objective;
 use ringmesh_loadgen::report::Report;
 use ringmesh_loadgen::unit;
 
 use super::target::Place;
-use super::{RuntimeArgs, TICK, on_signal};
+use super::{RuntimeArgs, TICK, exit, on_signal};
 
 /// How long a load takes when nothing says otherwise.
 const DEFAULT_DURATION: Duration = Duration::from_secs(10);
@@ -56,6 +57,10 @@ pub(crate) struct LoadArgs {
     /// How the result is printed
     #[arg(long, value_enum, default_value = "table", help_heading = "Result")]
     format: Format,
+    /// What the result must be, such as 'p99<5ms' or 'errors=0'; may be given several times. If one does not hold, the
+    /// exit code is 3
+    #[arg(long = "assert", value_name = "OBJECTIVE", help_heading = "Result")]
+    asserts: Vec<Objective>,
     /// Print the result as one JSON object; short for --format json
     #[arg(long, conflicts_with = "format", help_heading = "Result")]
     json: bool,
@@ -134,7 +139,24 @@ pub(crate) fn run(args: &LoadArgs, place: Place, protocol: Protocol) -> anyhow::
         Format::Hdr => print!("{}", report.to_hdr_log(began)),
         Format::Prometheus => print!("{}", report.to_prometheus()),
     }
-    Ok(if report.total.succeeded == report.total.requests() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(judge(args, &report))
+}
+
+/// The exit code that a result deserves.
+fn judge(args: &LoadArgs, report: &Report) -> ExitCode {
+    let mut all_hold = true;
+    for objective in &args.asserts {
+        let outcome = objective.judge(report);
+        all_hold &= outcome.holds;
+        let word = if outcome.holds { "holds" } else { "DOES NOT HOLD" };
+        eprintln!("assert {objective}: {word}, measured {}", outcome.measured);
+    }
+    match (args.asserts.is_empty(), all_hold) {
+        (true, _) if report.total.succeeded == report.total.requests() => ExitCode::SUCCESS,
+        (true, _) => ExitCode::from(exit::FAILED_REQUESTS),
+        (false, true) => ExitCode::SUCCESS,
+        (false, false) => ExitCode::from(exit::DOES_NOT_HOLD),
+    }
 }
 
 fn show_progress(report: &Report) {

@@ -1,5 +1,6 @@
 //! The command line, one command a file.
 
+pub(crate) mod compare;
 pub(crate) mod http;
 pub(crate) mod load;
 pub(crate) mod serve;
@@ -13,6 +14,16 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use ringmesh_loadgen::Wish;
+
+/// Exit codes. Success is 0; a second Ctrl-C ends with 130.
+pub(crate) mod exit {
+    /// Some requests did not succeed, and no assertion says what is allowed.
+    pub(crate) const FAILED_REQUESTS: u8 = 1;
+    /// The command makes no sense, or could not run.
+    pub(crate) const CANNOT_RUN: u8 = 2;
+    /// An assertion does not hold, or a comparison that must not be worse is.
+    pub(crate) const DOES_NOT_HOLD: u8 = 3;
+}
 
 /// How often the state is looked at.
 const TICK: Duration = Duration::from_millis(50);

@@ -32,6 +32,8 @@ pub use dial::Target;
 pub use entry::{BodyCheck, BodyForm, Entry, Expect};
 pub(crate) use entry::{Prepared, body_pattern};
 pub use tcp::Exchange;
+#[cfg(test)]
+pub(crate) use worker::Answered;
 pub(crate) use worker::Ended;
 
 /// How long a load takes when neither a duration nor a number of requests is given.

@@ -4,9 +4,7 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-#[cfg(test)]
-use hdrhistogram::serialization::Deserializer;
-use hdrhistogram::serialization::{Serializer, V2DeflateSerializer};
+use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 
 use crate::limits::MAX_LATENCY;
 
@@ -35,7 +33,6 @@ pub(crate) fn compress(histogram: &Latencies) -> Vec<u8> {
 }
 
 /// The opposite of [`compress`]. None: these bytes are no such histogram, or one of other bounds.
-#[cfg(test)]
 pub(crate) fn expand(mut bytes: &[u8]) -> Option<Latencies> {
     let found: Latencies = Deserializer::new().deserialize(&mut bytes).ok()?;
     let mut latencies = new();

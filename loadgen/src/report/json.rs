@@ -103,7 +103,6 @@ pub(crate) fn encode(histogram: &Latencies) -> String {
 }
 
 /// The opposite of [`encode`].
-#[cfg(test)]
 pub(crate) fn decode(text: &str) -> Option<Latencies> {
     histogram::expand(&STANDARD.decode(text).ok()?)
 }

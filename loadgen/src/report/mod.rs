@@ -5,6 +5,7 @@ pub mod histogram;
 mod hdr_log;
 mod json;
 mod prometheus;
+pub mod saved;
 pub mod slice;
 mod table;
 mod tally;

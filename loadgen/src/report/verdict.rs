@@ -10,7 +10,7 @@ use crate::unit::show_duration;
 pub const SUSPECT_BUSY_SHARE: f64 = 0.8;
 
 /// Share of a latency that the generator's own lateness may be before it is worth telling.
-const SUSPECT_DELAY_SHARE: f64 = 0.2;
+const SUSPECT_DELAY_SHARE: f64 = 0.5;
 
 /// Share of the asked rate below which it was not kept.
 const KEPT_RATE_SHARE: f64 = 0.98;
