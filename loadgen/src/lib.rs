@@ -20,6 +20,8 @@ mod message;
 mod proxy_header;
 pub mod tls;
 mod transport;
+mod duplex;
+mod grpc;
 
 // When requests are due, and what came of them.
 pub mod arrival;

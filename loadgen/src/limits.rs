@@ -26,6 +26,9 @@ pub const MAX_FIELD_VALUE_BYTES: usize = 128;
 /// Most different explanations of what went wrong that are told apart.
 pub const MAX_EXPLANATIONS: usize = 16;
 
+/// Most streams that a load has on one connection.
+pub const MAX_STREAMS: usize = 10_000;
+
 /// Most targets of one load.
 pub const MAX_TARGETS: usize = 1_000;
 
@@ -34,6 +37,9 @@ pub const MAX_ENTRIES: usize = 1_000;
 
 /// Most connections that a server keeps open at once.
 pub const MAX_SERVED_CONNECTIONS: usize = 100_000;
+
+/// Most streams that a server takes at once on one connection. Their bodies are held while an answer waits.
+pub const MAX_SERVED_STREAMS: u32 = 1_000;
 
 /// Largest answer that the shop service takes from the service it calls, in bytes.
 pub const MAX_NESTED_ANSWER_BYTES: usize = 64 * 1024;

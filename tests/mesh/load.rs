@@ -30,7 +30,7 @@ pub(crate) fn serve(service: Service) -> serve::Running {
 
 /// Requests at a steady rate until they are ended.
 pub(crate) fn steady(address: SocketAddr, rate: f64, connections: usize, reuse: Reuse, entries: Vec<Entry>) -> Running {
-    let http = load::Http { entries, reuse, count_field: None };
+    let http = load::Http { reuse, ..load::Http::new(entries) };
     let arrivals = Arrivals::constant(rate);
     start(Settings { arrivals, connections, ..Settings::http(address.into(), Vec::new()) }, Protocol::Http(http))
 }
@@ -43,7 +43,7 @@ pub(crate) fn some(
     reuse: Reuse,
     entries: Vec<Entry>,
 ) -> Report {
-    let http = load::Http { entries, reuse, count_field: None };
+    let http = load::Http { reuse, ..load::Http::new(entries) };
     let settings = Settings { requests: Some(requests), connections, ..Settings::http(address.into(), Vec::new()) };
     start(settings, Protocol::Http(http)).wait().unwrap()
 }

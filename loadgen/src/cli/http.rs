@@ -1,9 +1,9 @@
-//! `ringmesh-load http`: HTTP/1.1 requests.
+//! `ringmesh-load http`: HTTP/1.1 and HTTP/2 requests.
 
 use std::process::ExitCode;
 
 use clap::Args;
-use ringmesh_loadgen::load::{BodyCheck, BodyForm, Entry, Expect, Http, Protocol, Reuse};
+use ringmesh_loadgen::load::{BodyCheck, BodyForm, Entry, Expect, Http, Protocol, Reuse, Version};
 use ringmesh_loadgen::unit;
 
 use super::load::{self, LoadArgs};
@@ -38,6 +38,12 @@ pub(crate) struct HttpArgs {
     /// A new connection for each request
     #[arg(long, visible_alias = "no-keepalive")]
     new_connections: bool,
+    /// Speak HTTP/2: as ALPN offers it over TLS, with prior knowledge over plain connections
+    #[arg(long)]
+    http2: bool,
+    /// Streams on each HTTP/2 connection
+    #[arg(long, short = 'm', default_value_t = 1, requires = "http2")]
+    streams: usize,
     /// The status that counts as success, if not any from 200 to 299
     #[arg(long)]
     expect: Option<u16>,
@@ -70,6 +76,7 @@ pub(crate) fn http(args: HttpArgs) -> anyhow::Result<ExitCode> {
     });
     let protocol = Protocol::Http(Http {
         entries: entries.collect(),
+        version: if args.http2 { Version::Http2 { streams: args.streams } } else { Version::Http1 },
         reuse: if args.new_connections { Reuse::PerRequest } else { Reuse::KeepAlive },
         count_field: args.count_field,
     });

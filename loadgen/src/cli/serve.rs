@@ -40,23 +40,28 @@ pub(crate) struct ServeArgs {
     /// How long an answer takes: 5ms, uniform:1ms..5ms or exp:5ms
     #[arg(long)]
     delay: Option<Delay>,
-    /// Share of requests answered with 500, such as 1%
+    /// Share of requests answered with 500 (in gRPC with UNAVAILABLE), such as 1%
     #[arg(long, value_parser = unit::share, default_value = "0")]
     errors: f64,
     /// Share of requests that get no answer
     #[arg(long, value_parser = unit::share, default_value = "0")]
     hangs: f64,
-    /// Share of requests whose connection is reset
+    /// Share of requests whose connection, in HTTP/2 whose stream, is reset
     #[arg(long, value_parser = unit::share, default_value = "0")]
     resets: f64,
+    /// Messages in the answer of a gRPC server stream
+    #[arg(long, default_value_t = 10)]
+    messages: u32,
     #[command(flatten)]
     runtime: RuntimeArgs,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum ServiceName {
-    /// HTTP/1.1 answers
+    /// HTTP/1.1 and HTTP/2 answers
     Http,
+    /// gRPC: the message comes back; a method named …ServerStream, …ClientStream or …Bidi streams
+    Grpc,
     /// TCP: what came goes back
     Echo,
     /// TCP: what came is counted
@@ -67,6 +72,13 @@ pub(crate) fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let service = match args.service {
         ServiceName::Echo => Service::Echo,
         ServiceName::Sink => Service::Sink,
+        ServiceName::Grpc => Service::Grpc(serve::Grpc {
+            messages: args.messages,
+            delay: args.delay.unwrap_or_default(),
+            errors: args.errors,
+            hangs: args.hangs,
+            resets: args.resets,
+        }),
         ServiceName::Http => Service::Http(serve::Http {
             status: args.status,
             body_bytes: args.body,

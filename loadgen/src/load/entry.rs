@@ -1,5 +1,6 @@
 //! What is asked for, and the bytes that ask for it.
 
+use bytes::Bytes;
 use ringmesh_ring::{BUFFER_BYTES, Buffer, LARGE_BUFFER_BYTES, Output, Size, Slice};
 
 use super::Reuse;
@@ -174,6 +175,11 @@ pub(crate) fn body_pattern(bytes: u64) -> Vec<Slice> {
     let mut slices = Vec::new();
     pattern(bytes, 0, &mut slices);
     slices
+}
+
+/// The bytes of a body in one piece.
+pub(crate) fn pattern_bytes(bytes: u64) -> Bytes {
+    (0..bytes).map(pattern_byte).collect()
 }
 
 /// Appends the bytes of a body from a position on.

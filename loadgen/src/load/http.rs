@@ -10,12 +10,13 @@ use ringmesh_ring::runtime;
 use ringmesh_ring::stop::Stop;
 
 use super::connection::{Answer, Connection};
-use super::entry::{BodyCheck, Mix, Prepared, pattern_byte};
-use super::worker::{Answered, CONNECT_PAUSE, Due, Ended, Ready, Shared, tokens};
+use super::count::Counted;
+use super::entry::{Mix, Prepared};
+use super::seen::Seen;
+use super::worker::{CONNECT_PAUSE, Due, Ready, Shared, tokens};
 use super::{Http, Reuse};
 use crate::arrival::Arrivals;
-use crate::limits::MAX_FIELD_VALUE_BYTES;
-use crate::report::{Expected, Failure};
+use crate::report::Failure;
 use crate::tls;
 use crate::transport::Transport;
 
@@ -92,18 +93,25 @@ impl Task {
         let begin = Instant::now();
         self.shared.delayed(due, begin);
         self.begin_deadline();
-        let mut body = Seen { request, bytes: 0, differs: false };
+        let mut body = Seen::new(request.check, request.body_bytes);
         let result = self.attempt(request, &mut body).await;
         self.stop.set_deadline(None);
         let result = match result {
             Ok(answer) if request.expect.admits(answer.status) && !body.is_right() => Err(Failure::WrongBody),
             result => result,
         };
-        self.count(entry, due, begin, &result);
+        let counted = Counted {
+            entry,
+            begin,
+            expect: request.expect,
+            counts_field: plan.count_field.is_some(),
+            bytes_sent: request.bytes,
+        };
+        self.shared.count(due, &counted, &result);
         result.err()
     }
 
-    async fn attempt(&mut self, request: &Prepared, body: &mut Seen<'_>) -> Result<Answer, Failure> {
+    async fn attempt(&mut self, request: &Prepared, body: &mut Seen) -> Result<Answer, Failure> {
         let target = self.shared.pick_target();
         // Taken out for the time of the exchange: a connection whose answer is not complete never comes back.
         let connection = match self.connections[target].take() {
@@ -132,49 +140,4 @@ impl Task {
         self.stop.clear();
         self.stop.set_deadline(Some(Instant::now() + self.shared.settings.timeout));
     }
-
-    fn count(&self, entry: usize, due: &Due, begin: Instant, result: &Result<Answer, Failure>) {
-        let request = &self.plan.prepared[entry];
-        let counts_field = self.plan.count_field.is_some();
-        let outcome = match result {
-            Ok(answer) => Ok(Answered {
-                status: Some(answer.status),
-                expected: if request.expect.admits(answer.status) { Expected::Yes } else { Expected::No },
-                field: counts_field.then(|| bounded(answer.field.as_deref().unwrap_or(""))),
-                bytes_sent: request.bytes,
-                bytes_received: answer.bytes,
-            }),
-            Err(cause) => Err(*cause),
-        };
-        self.shared.record(due, &Ended { entry, begin, outcome });
-    }
-}
-
-/// What has been seen of an answer's body.
-struct Seen<'a> {
-    request: &'a Prepared,
-    bytes: u64,
-    differs: bool,
-}
-
-impl Seen<'_> {
-    fn take(&mut self, bytes: &[u8]) {
-        if self.request.check == BodyCheck::Echo {
-            self.differs |= bytes.iter().zip(self.bytes..).any(|(byte, position)| *byte != pattern_byte(position));
-        }
-        self.bytes += bytes.len() as u64;
-    }
-
-    fn is_right(&self) -> bool {
-        match self.request.check {
-            BodyCheck::None => true,
-            BodyCheck::Length(bytes) => self.bytes == bytes,
-            BodyCheck::Echo => !self.differs && self.bytes == self.request.body_bytes,
-        }
-    }
-}
-
-/// As much of a field's value as is kept.
-fn bounded(value: &str) -> &str {
-    &value[..value.floor_char_boundary(MAX_FIELD_VALUE_BYTES)]
 }

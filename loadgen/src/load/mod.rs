@@ -1,9 +1,14 @@
 //! The client side: threads of connections that send requests by a schedule, and count what comes of them.
 
 mod connection;
+mod count;
 mod dial;
 mod entry;
+mod grpc;
 mod http;
+mod http2;
+mod links;
+mod seen;
 mod tcp;
 mod worker;
 
@@ -20,7 +25,7 @@ use ringmesh_ring::setup::{self, Grant, Wish};
 use ringmesh_ring::socket::raise_descriptor_limit;
 
 use crate::arrival::Arrivals;
-use crate::limits::{MAX_CONNECTIONS, MAX_ENTRIES, MAX_RATE, MAX_TARGETS};
+use crate::limits::{MAX_CONNECTIONS, MAX_ENTRIES, MAX_RATE, MAX_STREAMS, MAX_TARGETS};
 use crate::proxy_header::ProxyHeader;
 use crate::report::Report;
 use crate::thread::Worker;
@@ -30,7 +35,8 @@ pub use crate::thread::Error;
 pub(crate) use connection::Connection;
 pub use dial::Target;
 pub use entry::{BodyCheck, BodyForm, Entry, Expect};
-pub(crate) use entry::{Prepared, body_pattern};
+pub(crate) use entry::{Prepared, body_pattern, pattern_bytes};
+pub use grpc::{Grpc, Kind};
 pub use tcp::Exchange;
 #[cfg(test)]
 pub(crate) use worker::Answered;
@@ -80,8 +86,10 @@ pub struct Settings {
 /// What a load speaks.
 #[derive(Clone, Debug)]
 pub enum Protocol {
-    /// HTTP/1.1.
+    /// HTTP/1.1 or HTTP/2.
     Http(Http),
+    /// gRPC: the entries say which methods, by their paths; statuses are gRPC's.
+    Grpc(Http, Grpc),
     /// Bytes, for the echo or sink of [`crate::serve`].
     Tcp(Exchange),
 }
@@ -91,10 +99,24 @@ pub enum Protocol {
 pub struct Http {
     /// What is asked for; by their weights, in an even mix.
     pub entries: Vec<Entry>,
+    /// Which version is spoken.
+    pub version: Version,
     /// Whether connections are kept.
     pub reuse: Reuse,
     /// The response field whose values are counted, such as the version that answered.
     pub count_field: Option<String>,
+}
+
+/// The version of HTTP. Over TLS it is what ALPN offers, else known beforehand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// One request after the other.
+    Http1,
+    /// So many at once on each connection.
+    Http2 {
+        /// Streams of a connection.
+        streams: usize,
+    },
 }
 
 /// Whether a connection serves more than one request.
@@ -106,10 +128,43 @@ pub enum Reuse {
     PerRequest,
 }
 
+impl Http {
+    /// HTTP/1.1 on kept connections.
+    pub fn new(entries: Vec<Entry>) -> Self {
+        Self { entries, version: Version::Http1, reuse: Reuse::KeepAlive, count_field: None }
+    }
+
+    /// Requests that a connection carries at once.
+    fn streams(&self) -> usize {
+        match (self.version, self.reuse) {
+            (Version::Http2 { streams }, Reuse::KeepAlive) => streams,
+            (Version::Http1, _) | (_, Reuse::PerRequest) => 1,
+        }
+    }
+}
+
+impl Protocol {
+    /// Requests that a connection carries at once.
+    fn streams(&self) -> usize {
+        match self {
+            Self::Http(http) | Self::Grpc(http, _) => http.streams(),
+            Self::Tcp(_) => 1,
+        }
+    }
+}
+
 impl Settings {
     /// HTTP on ten kept connections in a closed loop, on one thread and the best driver.
     pub fn http(address: Address, entries: Vec<Entry>) -> Self {
-        Self::new(address, Protocol::Http(Http { entries, reuse: Reuse::KeepAlive, count_field: None }))
+        Self::new(address, Protocol::Http(Http::new(entries)))
+    }
+
+    /// gRPC calls of one method on ten connections with one stream each, in a closed loop, on one thread and the best
+    /// driver.
+    pub fn grpc(address: Address, host: &str, method: &str, grpc: Grpc) -> Self {
+        let entry = Entry { expect: Expect::Status(0), ..Entry::post(host, method, grpc.message.len() as u64) };
+        let http = Http { version: Version::Http2 { streams: 1 }, ..Http::new(vec![entry]) };
+        Self::new(address, Protocol::Grpc(http, grpc))
     }
 
     /// TCP on ten connections in a closed loop, on one thread and the best driver.
@@ -153,7 +208,10 @@ impl Settings {
         {
             return wrong("a rate lies between 0.001 and 10,000,000 requests a second");
         }
-        if let Protocol::Http(http) = &self.protocol {
+        if !(1..=MAX_STREAMS).contains(&self.protocol.streams()) {
+            return wrong("a connection has 1 to 10,000 streams");
+        }
+        if let Protocol::Http(http) | Protocol::Grpc(http, _) = &self.protocol {
             if http.entries.is_empty() || http.entries.len() > MAX_ENTRIES {
                 return wrong("an HTTP load has 1 to 1,000 entries");
             }
@@ -165,6 +223,17 @@ impl Settings {
                     "method, host, path and fields hold visible ASCII only, and no blanks in the first three",
                 );
             }
+            let security = http2::Security::of(self);
+            if http.version != Version::Http1
+                && http.entries.iter().any(|entry| http2::Call::new(entry, security, None).is_err())
+            {
+                return wrong("an entry is no HTTP/2 request: see its method, host, path and fields");
+            }
+        }
+        if let Protocol::Grpc(http, _) = &self.protocol
+            && http.version == Version::Http1
+        {
+            return wrong("gRPC needs HTTP/2");
         }
         Ok(())
     }
@@ -172,7 +241,9 @@ impl Settings {
     /// Names of what is tallied apart.
     fn entry_names(&self) -> Vec<String> {
         match &self.protocol {
-            Protocol::Http(http) => http.entries.iter().map(|entry| entry.name.clone()).collect(),
+            Protocol::Http(http) | Protocol::Grpc(http, _) => {
+                http.entries.iter().map(|entry| entry.name.clone()).collect()
+            }
             Protocol::Tcp(_) => Vec::new(),
         }
     }

@@ -11,7 +11,7 @@ use ringmesh_ring::net::{Net, Sockets};
 use ringmesh_ring::runtime;
 
 use super::entry::Mix;
-use super::{Error, Progress, Protocol, Settings, http, tcp};
+use super::{Error, Progress, Protocol, Settings, Version, http, http2, tcp};
 use crate::arrival::{Arrivals, Schedule};
 use crate::pace::{Pacer, Waited};
 use crate::report::{Expected, Failure, Report};
@@ -100,9 +100,16 @@ pub(crate) struct Answered<'a> {
 /// Runs a thread's part to its end.
 pub(super) async fn run(part: Part, report: Report, mut asked: Receiver<()>) -> Result<Report, Error> {
     let connections = share(part.settings.connections as u64, part.index, part.settings.threads) as usize;
+    let streams = part.settings.protocol.streams();
     let shared = Rc::new(Shared::new(Sockets, Pacer::start()?, part.index, part.settings, report));
     match shared.settings.protocol.clone() {
-        Protocol::Http(http) => http::spawn(&shared, &http, connections),
+        Protocol::Http(http) if http.version == Version::Http1 => http::spawn(&shared, &http, connections),
+        Protocol::Http(http) => {
+            http2::spawn(&shared, http2::Plan::new(&shared, &http, None), connections, streams);
+        }
+        Protocol::Grpc(http, grpc) => {
+            http2::spawn(&shared, http2::Plan::new(&shared, &http, Some(&grpc)), connections, streams);
+        }
         Protocol::Tcp(exchange) => tcp::spawn(&shared, exchange, connections),
     }
     match first(shared.connected.wait(), asked.ready()).await {
@@ -142,6 +149,7 @@ struct Meter {
 impl<N: Net> Shared<N> {
     pub(super) fn new(net: N, pacer: Rc<Pacer>, index: usize, settings: Settings, report: Report) -> Self {
         let connections = share(settings.connections as u64, index, settings.threads) as usize;
+        let tasks = connections * settings.protocol.streams();
         let now = net.now();
         Self {
             net,
@@ -159,9 +167,9 @@ impl<N: Net> Shared<N> {
             start: Cell::new(now),
             measured: Cell::new(now),
             end: Cell::new(None),
-            connected: Countdown::new(connections),
+            connected: Countdown::new(tasks),
             go: Event::default(),
-            done: Countdown::new(connections),
+            done: Countdown::new(tasks),
             ended: Cell::new(false),
             settings,
         }

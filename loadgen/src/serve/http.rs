@@ -14,7 +14,7 @@ use crate::message::{self, Body, Fault, Framing, Method, RequestHead, fill, read
 use crate::wait::{First, first};
 
 /// How long a request that is to hang is left without an answer. Longer than any client waits.
-const HANG: Duration = Duration::from_secs(3_600);
+pub(super) const HANG: Duration = Duration::from_secs(3_600);
 
 /// Bytes in flight at once of an answer's body.
 const SEND_BYTES: usize = 1024 * 1024;
@@ -36,7 +36,7 @@ pub struct Http {
     pub errors: f64,
     /// Share of requests that get no answer, their connection left open.
     pub hangs: f64,
-    /// Share of requests whose connection is reset instead of an answer.
+    /// Share of requests whose connection (in HTTP/2 whose stream) is reset instead of an answer.
     pub resets: f64,
 }
 
@@ -45,7 +45,7 @@ pub struct Http {
 pub enum ResponseForm {
     /// With Content-Length.
     Fixed,
-    /// Chunked.
+    /// Chunked; in HTTP/2 without Content-Length.
     Chunked,
     /// Until the connection closes.
     UntilClose,
@@ -76,30 +76,36 @@ pub(super) enum Next {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn serve<S: Stream>(shared: &Shared, http: &Http, stream: &S, stop: &Stop) {
+pub(super) async fn serve<S: Stream>(shared: &Shared, http: &Http, stream: &S, arrived: Buffer, stop: &Stop) {
     let mut answer = Answer::new(http);
-    requests(shared, stream, stop, async |head: RequestHead, buffer: &mut Buffer, output: &mut Output| {
+    requests(shared, stream, arrived, stop, async |head: RequestHead, buffer: &mut Buffer, output: &mut Output| {
         answer.answer(shared, stream, stop, &head, buffer, output).await
     })
     .await;
 }
 
-/// Reads one request head after the other, also those that came in one go, and has each answered.
+/// Reads one request head after the other, also those that came in one go, and has each answered. Some bytes may have
+/// arrived already.
 pub(super) async fn requests<S: Stream>(
     shared: &Shared,
     stream: &S,
+    arrived: Buffer,
     stop: &Stop,
     mut answer: impl AsyncFnMut(RequestHead, &mut Buffer, &mut Output) -> Result<Next, Fault>,
 ) {
     let mut output = Output::new();
+    let mut buffer = arrived;
     loop {
-        // An idle connection holds no buffer.
-        shared.begin_idle(stop);
-        match first(stream.readable(), stop.stopped()).await {
-            First::One(Ok(())) => {}
-            First::One(Err(_)) | First::Other(_) => return,
+        if buffer.is_empty() {
+            // An idle connection holds no buffer.
+            drop(std::mem::replace(&mut buffer, Buffer::hollow()));
+            shared.begin_idle(stop);
+            match first(stream.readable(), stop.stopped()).await {
+                First::One(Ok(())) => {}
+                First::One(Err(_)) | First::Other(_) => return,
+            }
+            buffer = Buffer::take(Size::Small);
         }
-        let mut buffer = Buffer::take(Size::Small);
         loop {
             let head = match read_head(stream, &mut buffer, stop, message::parse_request).await {
                 Ok(head) => head,

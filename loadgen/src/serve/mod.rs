@@ -1,11 +1,13 @@
 //! The server side: what benches, tests and the demo call.
 
 mod delay;
+mod grpc;
 mod http;
+mod http2;
 mod shop;
 mod tcp;
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -13,6 +15,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use ringmesh_ring::Listener;
 use ringmesh_ring::mailbox::Receiver;
 use ringmesh_ring::net::{Address, Net, Sockets};
@@ -20,7 +23,10 @@ use ringmesh_ring::runtime;
 use ringmesh_ring::setup::{self, Grant, Wish};
 use ringmesh_ring::socket::raise_descriptor_limit;
 use ringmesh_ring::stop::Stop;
-use ringmesh_ring::{Idle, Socket, Stream};
+use ringmesh_ring::{Buffer, Idle, Socket, Stream};
+
+use self::http2::Spoken;
+use crate::load::pattern_bytes;
 
 use crate::limits::MAX_SERVED_CONNECTIONS;
 use crate::message::Fault;
@@ -31,6 +37,7 @@ use crate::transport::Transport;
 use crate::wait::{First, first};
 
 pub use delay::{Delay, Error as DelayError};
+pub use grpc::Grpc;
 pub use http::{Http, ResponseForm};
 pub use shop::{Call, SERVED_BY, Shop};
 pub use tcp::SINK_RECEIPT_BYTES;
@@ -61,8 +68,10 @@ pub struct Settings {
 /// What is answered.
 #[derive(Clone, Debug)]
 pub enum Service {
-    /// HTTP/1.1 answers of a given shape.
+    /// HTTP/1.1 and HTTP/2 answers of a given shape.
     Http(Http),
+    /// gRPC.
+    Grpc(Grpc),
     /// One of the demo's services.
     Shop(Shop),
     /// TCP: what came goes back.
@@ -146,7 +155,9 @@ impl Service {
     /// What is offered by ALPN.
     fn protocols(&self) -> &'static [&'static [u8]] {
         match self {
-            Self::Http(_) | Self::Shop(_) => &[tls::HTTP1],
+            Self::Http(_) => &[tls::HTTP2, tls::HTTP1],
+            Self::Grpc(_) => &[tls::HTTP2],
+            Self::Shop(_) => &[tls::HTTP1],
             Self::Echo | Self::Sink => &[],
         }
     }
@@ -206,6 +217,8 @@ struct Shared {
     /// For the nested calls of a shop service.
     calls: shop::Pool,
     open: Cell<usize>,
+    /// The body of every answer, made with the first.
+    body: OnceCell<Bytes>,
 }
 
 /// One thread: accepts until it is asked to end.
@@ -213,7 +226,14 @@ async fn serve(descriptor: OwnedFd, settings: Settings, asked: Receiver<()>) -> 
     let listener = Listener::from_fd(descriptor)?;
     let net = Sockets;
     let pacer = Pacer::start()?;
-    let shared = Rc::new(Shared { net, settings, pacer, calls: shop::Pool::default(), open: Cell::new(0) });
+    let shared = Rc::new(Shared {
+        net,
+        settings,
+        pacer,
+        calls: shop::Pool::default(),
+        open: Cell::new(0),
+        body: OnceCell::new(),
+    });
     loop {
         match first(asked.ready(), listener.readable()).await {
             First::One(_) => return Ok(()),
@@ -270,13 +290,30 @@ impl Drop for Open {
 }
 
 impl Shared {
-    async fn serve(&self, stream: Transport, stop: &Stop) {
+    async fn serve(self: &Rc<Self>, stream: Transport, stop: &Stop) {
         match &self.settings.service {
-            Service::Http(http) => http::serve(self, http, &stream, stop).await,
+            Service::Http(http) => {
+                self.begin_idle(stop);
+                let mut arrived = Buffer::hollow();
+                match http2::sniff(&stream, &mut arrived, stop).await {
+                    Some(Spoken::Http1) => http::serve(self, http, &stream, arrived, stop).await,
+                    Some(Spoken::Http2) => http2::serve(self, &stream, arrived, stop).await,
+                    None => {}
+                }
+            }
+            Service::Grpc(_) => {
+                self.begin_idle(stop);
+                http2::serve(self, &stream, Buffer::hollow(), stop).await;
+            }
             Service::Shop(shop) => shop::serve(self, shop, &stream, stop).await,
             Service::Echo => tcp::echo(self, &stream, stop).await,
             Service::Sink => tcp::sink(self, &stream, stop).await,
         }
+    }
+
+    /// The body of an answer, shared by all of this thread.
+    fn body(&self, bytes: u64) -> Bytes {
+        self.body.get_or_init(|| pattern_bytes(bytes)).clone()
     }
 
     /// The deadline of a wait for a client's next bytes.

@@ -100,18 +100,24 @@ struct Own {
 
 /// Serves one connection to its end.
 pub(super) async fn serve<S: Stream>(shared: &Shared, shop: &Shop, stream: &S, stop: &Stop) {
-    requests(shared, stream, stop, async |head: RequestHead, buffer: &mut Buffer, output: &mut Output| {
-        let mut body = Body::new(head.framing);
-        read_body(stream, buffer, &mut body, stop, |_| {}).await?;
-        let delay = shop.delay.draw(uniform(shared.net.random()));
-        if !delay.is_zero() {
-            shared.wait(stream, stop, delay).await?;
-        }
-        let next = if head.persistent { Next::Keep } else { Next::Close };
-        write(&answer(shared, shop).await, head.method, next, output);
-        stream.flush(output, stop).await?;
-        Ok::<_, Fault>(next)
-    })
+    requests(
+        shared,
+        stream,
+        Buffer::hollow(),
+        stop,
+        async |head: RequestHead, buffer: &mut Buffer, output: &mut Output| {
+            let mut body = Body::new(head.framing);
+            read_body(stream, buffer, &mut body, stop, |_| {}).await?;
+            let delay = shop.delay.draw(uniform(shared.net.random()));
+            if !delay.is_zero() {
+                shared.wait(stream, stop, delay).await?;
+            }
+            let next = if head.persistent { Next::Keep } else { Next::Close };
+            write(&answer(shared, shop).await, head.method, next, output);
+            stream.flush(output, stop).await?;
+            Ok::<_, Fault>(next)
+        },
+    )
     .await;
 }
 

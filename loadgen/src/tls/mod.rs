@@ -19,6 +19,9 @@ pub(crate) use stream::{Handshake, TlsStream};
 /// ALPN name of HTTP/1.1.
 pub(crate) const HTTP1: &[u8] = b"http/1.1";
 
+/// ALPN name of HTTP/2.
+pub(crate) const HTTP2: &[u8] = b"h2";
+
 /// Whether sessions are taken up again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resumption {

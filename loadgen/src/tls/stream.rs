@@ -55,6 +55,11 @@ impl<S: Stream> TlsStream<S> {
         }
     }
 
+    /// The protocol that both sides agreed on.
+    pub(crate) fn alpn(&self) -> Option<Vec<u8>> {
+        self.0.state.borrow().session.alpn_protocol().map(<[u8]>::to_vec)
+    }
+
     /// Whether an earlier session was taken up again.
     pub(crate) fn is_resumed(&self) -> bool {
         self.0.state.borrow().session.handshake_kind() == Some(HandshakeKind::Resumed)

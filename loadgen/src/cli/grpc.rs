@@ -1,0 +1,97 @@
+//! `ringmesh-load grpc`: calls of one method.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use ringmesh_loadgen::load::{BodyCheck, Entry, Expect, Grpc, Http, Kind, Protocol, Version};
+use ringmesh_loadgen::unit;
+
+use super::load::{self, LoadArgs};
+use super::target::{TargetArgs, field, split_url};
+
+#[derive(Args)]
+pub(crate) struct GrpcArgs {
+    /// Server and method, such as http://127.0.0.1:50051/shop.Cart/Get or https://…
+    url: String,
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    load: LoadArgs,
+    /// Authority, if not the one of the URL
+    #[arg(long)]
+    host: Option<String>,
+    /// Who sends how many messages
+    #[arg(long, value_enum, default_value = "unary")]
+    kind: KindName,
+    /// Messages of a client or bidirectional stream
+    #[arg(long, default_value_t = 10)]
+    messages: u32,
+    /// The message, encoded, as a file
+    #[arg(long, value_name = "FILE", conflicts_with = "body")]
+    message: Option<PathBuf>,
+    /// Bytes of a message without meaning, for a server that reads none, such as `ringmesh-load serve grpc`
+    #[arg(long, value_parser = unit::size, default_value = "0")]
+    body: u64,
+    /// Streams on each connection
+    #[arg(long, short = 'm', default_value_t = 1)]
+    streams: usize,
+    /// Metadata, such as 'x-a: b'; may be given several times
+    #[arg(long = "header", short = 'H', value_parser = field)]
+    fields: Vec<(String, String)>,
+    /// The gRPC status that counts as success
+    #[arg(long, default_value_t = 0)]
+    expect: u16,
+    /// Each answer must be the message that was sent
+    #[arg(long)]
+    check_echo: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum KindName {
+    /// One message each
+    Unary,
+    /// One message, and as many come as the server likes
+    ServerStream,
+    /// So many as --messages says, and one comes
+    ClientStream,
+    /// So many as --messages says, each after the answer to the last
+    Bidi,
+}
+
+/// Largest message: servers refuse more than 4 MiB unless told otherwise.
+const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
+
+pub(crate) fn grpc(args: GrpcArgs) -> anyhow::Result<ExitCode> {
+    let (security, authority, path) = split_url(&args.url)?;
+    if path.matches('/').count() != 2 {
+        bail!("`{path}` is no gRPC method; write a URL such as http://127.0.0.1:50051/shop.Cart/Get");
+    }
+    let message = match &args.message {
+        Some(path) => std::fs::read(path).with_context(|| format!("cannot read the message `{}`", path.display()))?,
+        None => vec![0; usize::try_from(args.body).unwrap_or(usize::MAX).min(MAX_MESSAGE_BYTES + 1)],
+    };
+    if message.len() > MAX_MESSAGE_BYTES {
+        bail!("a message has at most 64 MiB");
+    }
+    if args.messages == 0 {
+        bail!("a stream has at least one message");
+    }
+    let kind = match args.kind {
+        KindName::Unary => Kind::Unary,
+        KindName::ServerStream => Kind::ServerStream,
+        KindName::ClientStream => Kind::ClientStream(args.messages),
+        KindName::Bidi => Kind::Bidirectional(args.messages),
+    };
+    let entry = Entry {
+        name: path.clone(),
+        fields: args.fields,
+        expect: Expect::Status(args.expect),
+        check: if args.check_echo { BodyCheck::Echo } else { BodyCheck::None },
+        ..Entry::post(args.host.as_deref().unwrap_or(&authority), &path, message.len() as u64)
+    };
+    let http = Http { version: Version::Http2 { streams: args.streams }, ..Http::new(vec![entry]) };
+    let protocol = Protocol::Grpc(http, Grpc { kind, message: message.into() });
+    load::run(&args.load, args.target.place(&authority, security)?, protocol)
+}

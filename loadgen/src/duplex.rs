@@ -1,0 +1,208 @@
+//! One of our streams under a protocol library that wants tokio's I/O traits, such as the h2 crate. No runtime of
+//! tokio's: the library reads from and writes to a pipe in memory, and [`pump`] moves bytes between the pipe and the ring,
+//! whole buffers at a time and everything written in one vectored send.
+//!
+//! All three (the receiver, the library's connection and the sender) are polled by one task, one after the other, until
+//! none can go on: so the pipe itself needs no wakers.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use ringmesh_ring::stream::{Error, Stream};
+use ringmesh_ring::{Buffer, Output, Size, Stop};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Bytes that the library may have written and the sender not taken.
+const MAX_WAITING_BYTES: usize = 256 * 1024;
+
+/// What both ends of a pipe share.
+#[derive(Default)]
+pub(crate) struct Pipe {
+    input: RefCell<Input>,
+    output: RefCell<Output>,
+    /// The library had more to write than fits.
+    blocked: Cell<bool>,
+    /// Something is being sent.
+    sending: Cell<bool>,
+    received: Cell<u64>,
+    sent: Cell<u64>,
+}
+
+struct Input {
+    buffer: Buffer,
+    /// How the stream ended, told once.
+    end: Option<io::Error>,
+    ended: bool,
+}
+
+impl Default for Input {
+    fn default() -> Self {
+        Self { buffer: Buffer::hollow(), end: None, ended: false }
+    }
+}
+
+impl Pipe {
+    /// A pipe in which some bytes have arrived already.
+    pub(crate) fn new(arrived: Buffer) -> Rc<Self> {
+        let pipe = Self::default();
+        pipe.input.borrow_mut().buffer = arrived;
+        Rc::new(pipe)
+    }
+
+    /// The end that the library holds.
+    pub(crate) fn duplex(self: &Rc<Self>) -> Duplex {
+        Duplex(self.clone())
+    }
+
+    /// Bytes sent and received since this was asked last.
+    pub(crate) fn take_counts(&self) -> (u64, u64) {
+        (self.sent.take(), self.received.take())
+    }
+
+    /// Whether the library has read all that came.
+    fn is_drained(&self) -> bool {
+        self.input.borrow().buffer.is_empty()
+    }
+}
+
+/// The library's end of a pipe.
+pub(crate) struct Duplex(Rc<Pipe>);
+
+impl AsyncRead for Duplex {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut input = self.0.input.borrow_mut();
+        if !input.buffer.is_empty() {
+            let taken = input.buffer.len().min(into.remaining());
+            into.put_slice(&input.buffer.filled()[..taken]);
+            input.buffer.consume(taken);
+            return Poll::Ready(Ok(()));
+        }
+        match input.end.take() {
+            Some(error) => Poll::Ready(Err(error)),
+            None if input.ended => Poll::Ready(Ok(())),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncWrite for Duplex {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(context, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut output = self.0.output.borrow_mut();
+        if output.len_bytes() >= MAX_WAITING_BYTES {
+            self.0.blocked.set(true);
+            return Poll::Pending;
+        }
+        slices.iter().for_each(|slice| output.push_bytes(slice));
+        Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// What was written is on its way, whoever waits for it.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Moves bytes between a stream and a pipe until the library's connection has ended and all it wrote is sent. Its result
+/// comes back, or the error that the sender met before there was one.
+pub(crate) async fn pump<S: Stream, T>(
+    stream: &S,
+    pipe: &Pipe,
+    connection: impl Future<Output = T>,
+    stop: &Stop,
+) -> Result<T, Error> {
+    let mut receiver = pin!(receive(stream, pipe, stop));
+    let mut connection = pin!(connection);
+    let mut sender = pin!(send(stream, pipe, stop));
+    let (mut receiving, mut result) = (true, None);
+    poll_fn(|context| {
+        let mut look = true;
+        loop {
+            if receiving && receiver.as_mut().poll(context).is_ready() {
+                receiving = false;
+                look = true;
+            }
+            let had_input = !pipe.is_drained();
+            if result.is_none()
+                && (look || had_input)
+                && let Poll::Ready(ended) = connection.as_mut().poll(context)
+            {
+                result = Some(ended);
+            }
+            if let Poll::Ready(error) = sender.as_mut().poll(context) {
+                return Poll::Ready(result.take().ok_or(error));
+            }
+            if let Some(ended) = result.take_if(|_| pipe.output.borrow().is_empty() && !pipe.sending.get()) {
+                return Poll::Ready(Ok(ended));
+            }
+            // Room to write: the library goes on. Room to receive: the receiver does.
+            look = pipe.output.borrow().len_bytes() < MAX_WAITING_BYTES && pipe.blocked.take();
+            let drained = receiving && had_input && pipe.is_drained();
+            if result.is_some() || !look && !drained {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await
+}
+
+/// Receives whenever the library has read all there was.
+async fn receive<S: Stream>(stream: &S, pipe: &Pipe, stop: &Stop) {
+    loop {
+        poll_fn(|_| if pipe.is_drained() { Poll::Ready(()) } else { Poll::Pending }).await;
+        let mut buffer = std::mem::replace(&mut pipe.input.borrow_mut().buffer, Buffer::hollow());
+        match (buffer.capacity(), buffer.spare()) {
+            (0, _) => buffer = Buffer::take(Size::Small),
+            // The last receive filled it whole: more comes at once than it holds.
+            (_, 0) => buffer = Buffer::take(Size::Large),
+            _ => {}
+        }
+        let received = stream.fill(&mut buffer, stop).await;
+        let mut input = pipe.input.borrow_mut();
+        match received {
+            Ok(0) => input.ended = true,
+            Ok(received) => {
+                pipe.received.set(pipe.received.get() + received as u64);
+                input.buffer = buffer;
+                continue;
+            }
+            Err(Error::Io(error)) => (input.end, input.ended) = (Some(error), true),
+            Err(Error::Stopped(_)) => (input.end, input.ended) = (Some(io::ErrorKind::TimedOut.into()), true),
+        }
+        return;
+    }
+}
+
+/// Sends whenever the library has written something, until that fails.
+async fn send<S: Stream>(stream: &S, pipe: &Pipe, stop: &Stop) -> Error {
+    let mut output = Output::new();
+    loop {
+        poll_fn(|_| if pipe.output.borrow().is_empty() { Poll::Pending } else { Poll::Ready(()) }).await;
+        std::mem::swap(&mut output, &mut *pipe.output.borrow_mut());
+        pipe.sending.set(true);
+        pipe.sent.set(pipe.sent.get() + output.len_bytes() as u64);
+        if let Err(error) = stream.flush(&mut output, stop).await {
+            return error;
+        }
+        pipe.sending.set(false);
+    }
+}
