@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::filter;
 use crate::link::{self, Link};
-use crate::plane::{self, Plane};
+use crate::plane::{self, Plane, Taken};
 use crate::telemetry::ring::producers;
 
 /// How often the loader looks whether a worker has ended while nothing else happens, and whether there is memory to give
@@ -117,7 +117,8 @@ impl Served {
     fn serve(mut self) -> Result<(), Error> {
         let mut look = Instant::now() + LOOK_AFTER_WORKERS;
         loop {
-            let ready = self.wait()?;
+            let behind = self.plane.as_mut().is_some_and(|started| started.plane.flush());
+            let ready = self.wait(if behind { plane::FLUSH_INTERVAL } else { LOOK_AFTER_WORKERS })?;
             if Instant::now() >= look
                 && let Some(started) = &mut self.plane
             {
@@ -128,6 +129,10 @@ impl Served {
                 && let Some(started) = &mut self.plane
             {
                 started.plane.listen_to_workers();
+                if let Some(version) = started.plane.completed() {
+                    tracing::info!(target: "loader", version, "all workers use it now");
+                    self.tell(&ToControl::Live { version });
+                }
             }
             if self.plane.as_ref().is_some_and(|started| started.plane.has_lost_a_worker()) {
                 return Err(Error::WorkerLost);
@@ -146,7 +151,17 @@ impl Served {
         }
     }
 
-    fn wait(&self) -> Result<Ready, Error> {
+    /// Tells control something that it has not just asked for.
+    fn tell(&mut self, message: &ToControl) {
+        if let Some(link) = &self.control
+            && let Err(error) = link.send(message, &[])
+        {
+            tracing::warn!(target: "loader", "control is gone ({error})");
+            self.control = None;
+        }
+    }
+
+    fn wait(&self, longest: Duration) -> Result<Ready, Error> {
         let mut descriptors = Vec::with_capacity(4);
         let mut order = Vec::with_capacity(4);
         if let Some(control) = &self.control {
@@ -164,7 +179,7 @@ impl Served {
             descriptors.push(PollFd::new(&started.adoption, PollFlags::IN));
             order.push(3);
         }
-        let timeout = Timespec::try_from(LOOK_AFTER_WORKERS).expect("a few seconds fit");
+        let timeout = Timespec::try_from(longest).expect("a few seconds fit");
         match poll(&mut descriptors, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(io::Error::from(error).into()),
@@ -226,6 +241,9 @@ impl Served {
 
     fn welcome(&mut self, link: Link, wire: u32, epoch: u64) {
         self.epoch = epoch;
+        if let Some(started) = &mut self.plane {
+            started.plane.forget_staged();
+        }
         match self.send_welcome(&link, wire) {
             // A control of another wire version can only tell us to drain, which every version understands.
             Ok(()) => {
@@ -357,9 +375,10 @@ fn refused(reason: &str) -> Obeyed {
     Obeyed::Answer(ToControl::Refused { version: 0, reason: reason.to_owned() })
 }
 
-fn live(version: u64, result: Result<u64, String>) -> ToControl {
+fn live(version: u64, result: Result<Taken, String>) -> ToControl {
     match result {
-        Ok(version) => ToControl::Live { version },
+        Ok(Taken::Live(version)) => ToControl::Live { version },
+        Ok(Taken::Partly { version, workers }) => ToControl::Partly { version, workers },
         Err(reason) => ToControl::Refused { version, reason },
     }
 }

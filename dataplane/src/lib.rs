@@ -30,6 +30,7 @@ pub mod tables;
 pub mod places;
 pub mod loader;
 pub mod worker;
+pub mod outbox;
 pub mod plane;
 pub mod link;
 pub mod entry;

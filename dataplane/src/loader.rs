@@ -378,5 +378,6 @@ fn put<T>(list: &mut Vec<Option<T>>, index: u32, value: T) {
     list[index] = Some(value);
 }
 
-/// How long the loader waits for workers to take over new tables before it says that one hangs.
-pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the loader waits for workers to take over new tables before it says that one hangs. Less than control waits for
+/// an answer.
+pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -25,6 +25,7 @@ use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use crate::filter;
 use crate::listener::{self, Handover, Placement, Places};
 use crate::loader::{self, Loader};
+use crate::outbox::Outbox;
 use crate::permit::{self, Coordinator};
 use crate::places::Place;
 use crate::proxy::connection::{Connection, Exchanges, Next};
@@ -40,8 +41,11 @@ use crate::worker::{Events, Worker};
 /// Messages that wait for one receiver at most. A burst of accepted connections is the largest of them.
 const MAILBOX: usize = 1024;
 
-/// How long a worker may take to make itself heard.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often what waits for a full mailbox is tried again.
+pub const FLUSH_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How long workers may take for their reports before one is made without them.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a connection may be on its way from one worker to another.
 const HANDOVER: Duration = Duration::from_millis(20);
@@ -135,6 +139,8 @@ pub struct Plane {
     listeners: HashMap<Name, Listening>,
     /// Sockets that wait for the tables that need them; dropped if those are refused.
     staged: HashMap<Name, Vec<OwnedFd>>,
+    /// Sent to the workers, but not taken by all of them yet.
+    partly: Option<Arc<Tables>>,
     /// Tables that some request may still use: freed here, not on a worker.
     retired: Vec<Arc<Tables>>,
     cut: u64,
@@ -150,9 +156,26 @@ struct Listening {
 
 /// A worker seen from here.
 struct Handle {
-    sender: Sender<ToWorker>,
+    outbox: Outbox<ToWorker>,
     thread: JoinHandle<io::Result<()>>,
+    /// The version that it has last said it uses.
     version: u64,
+    /// Asked for a report that has not come; it is not asked again.
+    asked: bool,
+}
+
+/// What became of a version that could be made ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// All workers use it.
+    Live(u64),
+    /// Some do. It has been sent to all, and [`Plane::completed`] says when the last one has taken it.
+    Partly {
+        /// The version.
+        version: u64,
+        /// What each worker uses.
+        workers: Vec<u64>,
+    },
 }
 
 /// What a data plane is given at its start.
@@ -219,7 +242,7 @@ impl Plane {
                 to_loader,
             };
             let thread = std::thread::Builder::new().name(format!("worker {number}")).spawn(move || seat.run())?;
-            workers.push(Handle { sender, thread, version: 0 });
+            workers.push(Handle { outbox: Outbox::new(sender), thread, version: 0, asked: false });
         }
         Ok(Self {
             places,
@@ -233,6 +256,7 @@ impl Plane {
             receiver,
             listeners: HashMap::new(),
             staged: HashMap::new(),
+            partly: None,
             retired: Vec::new(),
             cut: 0,
             drained: 0,
@@ -297,7 +321,7 @@ impl Plane {
     ///
     /// # Errors
     /// If it cannot be used; then nothing changes.
-    pub fn load(&mut self, snapshot: Snapshot) -> Result<u64, String> {
+    pub fn load(&mut self, snapshot: Snapshot) -> Result<Taken, String> {
         let tables = self.loader.load(snapshot);
         self.take(tables)
     }
@@ -306,18 +330,22 @@ impl Plane {
     ///
     /// # Errors
     /// If it cannot be used; then nothing changes.
-    pub fn apply(&mut self, delta: &Delta) -> Result<u64, String> {
+    pub fn apply(&mut self, delta: &Delta) -> Result<Taken, String> {
         let tables = self.loader.apply(delta);
         self.take(tables)
     }
 
-    fn take(&mut self, tables: Result<Arc<Tables>, loader::Error>) -> Result<u64, String> {
-        let taken = tables.map_err(|error| error.to_string()).and_then(|tables| self.commit(tables));
-        self.staged.clear();
-        taken
+    fn take(&mut self, tables: Result<Arc<Tables>, loader::Error>) -> Result<Taken, String> {
+        match tables {
+            Ok(tables) => Ok(self.commit(tables)),
+            Err(error) => {
+                self.staged.clear();
+                Err(error.to_string())
+            }
+        }
     }
 
-    fn commit(&mut self, tables: Arc<Tables>) -> Result<u64, String> {
+    fn commit(&mut self, tables: Arc<Tables>) -> Taken {
         let version = tables.version;
         self.coordinator.reset(tables.services.iter().flatten().map(|service| &**service));
         for number in 0..self.workers.len() {
@@ -325,15 +353,39 @@ impl Plane {
         }
         self.retired.retain(|old| Arc::strong_count(old) > 1);
         self.retired.push(tables.clone());
+        self.partly = Some(tables);
         let until = Instant::now() + loader::COMMIT_TIMEOUT;
-        while self.workers.iter().any(|worker| worker.version != version) {
-            if !self.wait(until) {
-                return Err(format!("a worker has not taken version {version} in {:?}", loader::COMMIT_TIMEOUT));
+        loop {
+            if self.completed() == Some(version) {
+                return Taken::Live(version);
             }
+            if Instant::now() >= until {
+                let workers: Vec<u64> = self.workers.iter().map(|worker| worker.version).collect();
+                tracing::error!(target: "loader", version, ?workers, "a worker hangs: not all use the newest version");
+                return Taken::Partly { version, workers };
+            }
+            self.wait(until);
         }
+    }
+
+    /// The version that all workers use now, if they did not before.
+    pub fn completed(&mut self) -> Option<u64> {
+        let version = self.partly.as_ref()?.version;
+        if self.workers.iter().any(|worker| worker.version != version) {
+            return None;
+        }
+        let tables = self.partly.take()?;
         self.loader.directory().set_version(version);
-        self.listen(&tables).map_err(|error| format!("cannot pass a listening socket to a worker: {error}"))?;
-        Ok(version)
+        if let Err(error) = self.listen(&tables) {
+            tracing::error!(target: "loader", "cannot pass a listening socket to a worker: {error}");
+        }
+        self.staged.clear();
+        Some(version)
+    }
+
+    /// Another control has come, which gives us all sockets that we do not have.
+    pub fn forget_staged(&mut self) {
+        self.staged.clear();
     }
 
     /// Lets the workers accept where the tables say, and nowhere else.
@@ -375,32 +427,32 @@ impl Plane {
         }
     }
 
+    /// Sends a message to a worker. If it is so far behind that its mailbox is full, the message waits.
     fn send(&mut self, number: usize, message: ToWorker) {
-        let mut message = message;
-        let until = Instant::now() + ANSWER_TIMEOUT;
-        while let Err(full) = self.workers[number].sender.send(message) {
-            message = full.0;
-            if Instant::now() > until || self.workers[number].thread.is_finished() {
-                tracing::error!(target: "loader", worker = number, "a worker takes no messages");
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.workers[number].outbox.send(message);
     }
 
-    /// Waits until a worker has said something; whether that was before `until`.
-    fn wait(&mut self, until: Instant) -> bool {
+    /// Sends what waits for workers that are behind. Whether something still waits: then it is to be called again after
+    /// [`FLUSH_INTERVAL`].
+    pub fn flush(&mut self) -> bool {
+        let left = self.workers.iter_mut().filter_map(|worker| (!worker.outbox.flush()).then_some(()));
+        left.count() > 0
+    }
+
+    /// Waits until a worker has said something, or `until`.
+    fn wait(&mut self, until: Instant) -> Reports {
         let left = until.saturating_duration_since(Instant::now());
-        let Ok(left) = rustix::time::Timespec::try_from(left) else { return false };
+        let left = if self.flush() { left.min(FLUSH_INTERVAL) } else { left };
         let mut descriptors =
             [rustix::event::PollFd::from_borrowed_fd(self.receiver.descriptor(), rustix::event::PollFlags::IN)];
-        let ready = rustix::event::poll(&mut descriptors, Some(&left));
-        self.listen_to_workers();
-        matches!(ready, Ok(1..) | Err(rustix::io::Errno::INTR))
+        let left = rustix::time::Timespec::try_from(left).expect("a few seconds fit");
+        // Whatever it says, there is something to be read or the time is over.
+        let _ = rustix::event::poll(&mut descriptors, Some(&left));
+        self.listen_to_workers()
     }
 
     /// Takes what the workers have said. Reports are returned.
-    pub fn listen_to_workers(&mut self) -> Vec<(u16, WorkerReport, Vec<EndpointReport>)> {
+    pub fn listen_to_workers(&mut self) -> Reports {
         let mut reports = Vec::new();
         while let Some((number, message)) = self.receiver.try_recv() {
             match message {
@@ -412,7 +464,10 @@ impl Plane {
                         self.send(usize::from(worker), ToWorker::Permit(answer));
                     }
                 }
-                FromWorker::Report(worker, endpoints) => reports.push((number, worker, endpoints)),
+                FromWorker::Report(worker, endpoints) => {
+                    self.workers[usize::from(number)].asked = false;
+                    reports.push((number, worker, endpoints));
+                }
                 FromWorker::Drained(cut) => {
                     self.cut += cut;
                     self.drained += 1;
@@ -422,24 +477,24 @@ impl Plane {
         reports
     }
 
-    /// How things are. Workers that do not answer in time are left out.
+    /// How things are. Of a worker that does not answer in time only the version is known that it has last confirmed.
     pub fn report(&mut self) -> Report {
         // Answers that came too late for an earlier question are not counted twice.
         self.listen_to_workers();
         for number in 0..self.workers.len() {
-            self.send(number, ToWorker::Report);
+            if !std::mem::replace(&mut self.workers[number].asked, true) {
+                self.send(number, ToWorker::Report);
+            }
         }
-        let mut reports: Vec<(u16, WorkerReport, Vec<EndpointReport>)> = Vec::new();
-        let until = Instant::now() + Duration::from_secs(1);
-        while reports.len() < self.workers.len() {
-            let left = until.saturating_duration_since(Instant::now());
-            let Ok(left) = rustix::time::Timespec::try_from(left) else { break };
-            let mut descriptors =
-                [rustix::event::PollFd::from_borrowed_fd(self.receiver.descriptor(), rustix::event::PollFlags::IN)];
-            let ready = rustix::event::poll(&mut descriptors, Some(&left));
-            reports.extend(self.listen_to_workers());
-            if !matches!(ready, Ok(1..) | Err(rustix::io::Errno::INTR)) {
-                break;
+        let mut reports: Reports = Vec::new();
+        let until = Instant::now() + REPORT_TIMEOUT;
+        while reports.len() < self.workers.len() && Instant::now() < until {
+            reports.extend(self.wait(until));
+        }
+        for (number, worker) in (0..).zip(&self.workers) {
+            if !reports.iter().any(|report| report.0 == number) {
+                let silent = WorkerReport { version: worker.version, silent: true, ..WorkerReport::default() };
+                reports.push((number, silent, Vec::new()));
             }
         }
         reports.sort_by_key(|report| report.0);
@@ -451,7 +506,11 @@ impl Plane {
                 endpoints = seen;
                 continue;
             }
-            for (sum, one) in endpoints.iter_mut().zip(seen) {
+            // While workers use different versions, endpoints that are in one of them only are not summed.
+            let same = |(sum, one): &(&mut EndpointReport, EndpointReport)| {
+                sum.service == one.service && sum.address == one.address
+            };
+            for (sum, one) in endpoints.iter_mut().zip(seen).filter(same) {
                 sum.in_flight += one.in_flight;
                 sum.idle += one.idle;
                 sum.consecutive_failures = sum.consecutive_failures.max(one.consecutive_failures);
@@ -479,7 +538,9 @@ impl Plane {
             self.send(number, ToWorker::Drain(timeout));
         }
         let until = Instant::now() + timeout + LAST_MOMENT * 3;
-        while usize::from(self.drained) < self.workers.len() && self.wait(until) {}
+        while usize::from(self.drained) < self.workers.len() && Instant::now() < until {
+            self.wait(until);
+        }
         if usize::from(self.drained) == self.workers.len() {
             for worker in self.workers {
                 let _ = worker.thread.join();
@@ -488,6 +549,9 @@ impl Plane {
         self.cut
     }
 }
+
+/// Workers' accounts, with their numbers.
+type Reports = Vec<(u16, WorkerReport, Vec<EndpointReport>)>;
 
 /// What a worker's thread takes with it.
 struct Seat {
@@ -540,10 +604,10 @@ impl Seat {
         recorder.gauge_set(gauge::CONNECTIONS, 0);
         recorder.gauge_set(gauge::IN_FLIGHT, 0);
         recorder.gauge_set(gauge::EPOLL, u64::from(grant.driver == setup::Driver::Epoll));
-        let to_loader = Rc::new(RefCell::new(to_loader));
+        let to_loader = Rc::new(RefCell::new(Outbox::new(to_loader)));
         let coordinator = {
             let to_loader = to_loader.clone();
-            move |message| to_loader.borrow_mut().send((number, FromWorker::Permit(message))).is_ok()
+            move |message| to_loader.borrow_mut().try_send((number, FromWorker::Permit(message))).is_ok()
         };
         let filters = filters.iter().map(|make| make()).collect();
         let events = Events::new(move |bytes| events.push(bytes));
@@ -618,6 +682,10 @@ impl Seat {
                         let tell = |message| tell(&to_loader, number, message);
                         let cut = drain(&worker, &exchanges, &mut receiver, timeout, &tell).await;
                         tell(FromWorker::Drained(cut));
+                        // The runtime ends with this task, and with it the one that tells what waits.
+                        while !to_loader.borrow_mut().flush() {
+                            ringmesh_ring::sleep_until(worker.net.now() + FLUSH_INTERVAL).await;
+                        }
                         return;
                     }
                 }
@@ -626,9 +694,17 @@ impl Seat {
     }
 }
 
-fn tell(to_loader: &RefCell<Sender<(u16, FromWorker)>>, number: u16, message: FromWorker) {
-    if to_loader.borrow_mut().send((number, message)).is_err() {
-        tracing::error!(target: "worker", worker = number, "the loader takes no messages");
+/// Tells the loader. If it is so far behind that its mailbox is full, a task tries again until all is told.
+fn tell(to_loader: &Rc<RefCell<Outbox<(u16, FromWorker)>>>, number: u16, message: FromWorker) {
+    let waited = to_loader.borrow().is_waiting();
+    to_loader.borrow_mut().send((number, message));
+    if !waited && to_loader.borrow().is_waiting() {
+        let to_loader = to_loader.clone();
+        ringmesh_ring::spawn(async move {
+            while !to_loader.borrow_mut().flush() {
+                ringmesh_ring::sleep_until(Sockets.now() + FLUSH_INTERVAL).await;
+            }
+        });
     }
 }
 
@@ -699,6 +775,7 @@ fn report(worker: &Worker<Sockets>) -> (WorkerReport, Vec<EndpointReport>) {
         connections: worker.recorder.gauge(gauge::CONNECTIONS),
         in_flight: worker.recorder.gauge(gauge::IN_FLIGHT),
         panics: ringmesh_ring::panics(),
+        silent: false,
     };
     (report, endpoints.collect())
 }

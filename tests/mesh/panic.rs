@@ -1,4 +1,5 @@
-//! A task of the data plane that panics: one connection ends, one counter moves, and nobody else notices.
+//! A task of the data plane that panics (one connection ends, one counter moves, and nobody else notices), and one that
+//! hangs (what is live where is told as it is).
 //!
 //! The data plane runs inside this process, because the filter that panics is no part of the program.
 
@@ -6,7 +7,8 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ringmesh_dataplane::filter::{Filter, Verdict};
@@ -26,11 +28,19 @@ use crate::load;
 
 const WORKERS: u16 = 2;
 
-/// Panics at `/panic`.
-struct Trap;
+/// Panics at `/panic`, and holds its worker at `/hang` for as long as the lock is held.
+#[derive(Clone, Default)]
+struct Trap {
+    hangs: Arc<Mutex<()>>,
+    held: Arc<AtomicBool>,
+}
 
 impl Filter for Trap {
     fn request(&self, _method: &[u8], path: &[u8]) -> Verdict {
+        if path == b"/hang" {
+            self.held.store(true, Ordering::Release);
+            drop(self.hangs.lock().unwrap());
+        }
         assert!(path != b"/panic", "the filter of the test panics, as it should");
         Verdict::Continue
     }
@@ -41,6 +51,7 @@ struct Plane {
     running: Option<Running>,
     reader: Reader,
     front: SocketAddr,
+    trap: Trap,
     _telemetry: SharedMemory,
     _folder: tempfile::TempDir,
 }
@@ -48,7 +59,9 @@ struct Plane {
 impl Plane {
     fn start(driver: Driver, app: SocketAddr) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let running = start(Start { filters: vec![Arc::new(|| Box::new(Trap))] }).unwrap();
+        let trap = Trap::default();
+        let copy = trap.clone();
+        let running = start(Start { filters: vec![Arc::new(move || Box::new(copy.clone()))] }).unwrap();
         let telemetry = SharedMemory::create("telemetry", layout::memory_bytes(WORKERS)).unwrap();
         let events = SharedMemory::create("events", layout::event_memory_bytes(WORKERS)).unwrap();
         let nudge: OwnedFd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
@@ -74,7 +87,7 @@ impl Plane {
         let answer = link.receive().unwrap().0;
         assert!(matches!(answer, ToControl::Live { version: 1 }), "{answer:?}");
         let reader = Reader::open(telemetry.map_reader().unwrap()).unwrap();
-        Self { running: Some(running), reader, front, _telemetry: telemetry, _folder: folder }
+        Self { running: Some(running), reader, front, trap, _telemetry: telemetry, _folder: folder }
     }
 
     /// The sum of a counter over all workers and series of a kind.
@@ -192,5 +205,39 @@ fn each_panic_under_load_ends_one_connection_and_moves_one_counter() {
         for _ in 0..200 {
             assert_eq!(after.get("app", "/").status(), 200, "no permit was lost");
         }
+    });
+}
+
+#[test]
+fn a_version_that_one_worker_does_not_take_is_told_as_partly_live_until_it_does() {
+    ringmesh_tests::on_both_drivers_at_once(|driver| {
+        let app = load::service();
+        let plane = Plane::start(driver, app.address());
+        let link = &plane.running.as_ref().unwrap().link;
+        let next = || link.receive::<ToControl>().unwrap().0;
+        let hang = plane.trap.hangs.lock().unwrap();
+        let mut client = Client::connect(plane.front);
+        client.send("GET /hang HTTP/1.1\r\nHost: app\r\n\r\n");
+        eventually("a worker hangs", || plane.trap.held.load(Ordering::Acquire).then_some(()));
+
+        let changed = Snapshot { version: 2, ..snapshot(plane.front, app.address()) };
+        link.send(&ToDataPlane::Snapshot(changed), &[]).unwrap();
+        let ToControl::Partly { version: 2, mut workers } = next() else { panic!("one of them hangs") };
+        workers.sort_unstable();
+        assert_eq!(workers, [1, 2], "what each worker uses");
+        for _ in 0..3 {
+            link.send(&ToDataPlane::Report, &[]).unwrap();
+            let ToControl::Report(report) = next() else { panic!("a report was asked for") };
+            let mut seen: Vec<_> = report.workers.iter().map(|worker| (worker.version, worker.silent)).collect();
+            seen.sort_unstable();
+            assert_eq!(seen, [(1, true), (2, false)]);
+        }
+
+        drop(hang);
+        assert!(matches!(next(), ToControl::Live { version: 2 }), "told without being asked");
+        assert_eq!(client.response().status(), 200, "what hung goes on");
+        link.send(&ToDataPlane::Report, &[]).unwrap();
+        let ToControl::Report(report) = next() else { panic!("a report was asked for") };
+        assert!(report.workers.iter().all(|worker| worker.version == 2 && !worker.silent), "{report:?}");
     });
 }

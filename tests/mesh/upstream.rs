@@ -100,6 +100,22 @@ fn a_connection_that_hangs_is_given_up_and_tried_elsewhere() {
 }
 
 #[test]
+fn an_endpoint_is_not_blamed_for_a_request_that_had_less_time_than_connecting_may_take() {
+    on_both_drivers(|driver| {
+        let unreachable = Unreachable::new();
+        let (proxy, front) = with_keys(driver, &[unreachable.address()], "request_timeout = \"100ms\"", "");
+        let mut client = Client::connect(front);
+        for _ in 0..3 {
+            assert_reason(&client.get("app", "/"), 504, "request_timeout");
+        }
+        proxy.wait_for_metric("ringmesh_request_outcome_total", &[("reason", "request_timeout")], 3);
+        assert_eq!(proxy.metrics().sum("ringmesh_upstream_connections_failed_total", &[]), 0);
+        let endpoint = &proxy.status()["services"][0]["endpoints"][0];
+        assert_eq!((&endpoint["consecutive_failures"], &endpoint["state"]), (&0.into(), &"up".into()), "{endpoint}");
+    });
+}
+
+#[test]
 fn a_service_that_does_not_answer_in_time_gets_504() {
     on_both_drivers(|driver| {
         let hanging = peers::hanging_server();

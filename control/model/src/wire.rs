@@ -116,7 +116,8 @@ pub enum ToDataPlane {
         /// A listener's name with how many sockets it has (one for each worker, or one that they share).
         counts: Vec<(Name, u16)>,
     },
-    /// The whole configuration. The loader keeps what is equal. Answered by [`ToControl::Live`] or [`ToControl::Refused`].
+    /// The whole configuration. The loader keeps what is equal. Answered by [`ToControl::Live`],
+    /// [`ToControl::Partly`] or [`ToControl::Refused`].
     Snapshot(Snapshot),
     /// A change. Answered like a snapshot.
     Delta(Delta),
@@ -174,6 +175,13 @@ pub enum ToControl {
     },
     /// Another control with a higher epoch has taken over; the connection closes.
     Superseded,
+    /// Some workers use this version, and some do not answer. [`Self::Live`] follows when the last one has taken it.
+    Partly {
+        /// The version.
+        version: u64,
+        /// The version that each worker uses.
+        workers: Vec<u64>,
+    },
     /// Before `Welcome`: listening sockets that have no room in it. Descriptors: as many as `counts` sums to, in order.
     Listeners {
         /// A listener's name with how many sockets of it follow.
@@ -209,6 +217,8 @@ pub struct WorkerReport {
     pub in_flight: u64,
     /// Tasks that panicked since the start.
     pub panics: u64,
+    /// It did not answer in time: only the version is known that it has last confirmed.
+    pub silent: bool,
 }
 
 /// One endpoint's account, summed over the workers.

@@ -144,6 +144,9 @@ fn write_sections(text: &mut String, state: &State, now: u64, colour: Colour) ->
     section(text, ["SERVICE", "ENDPOINT", "STATE", "IN FLIGHT", "IDLE", "FAILURES"], services, colour)?;
     let workers = state.dataplane.report.iter().flat_map(|report| &report.workers).enumerate();
     let worker = |(core, one): (usize, &ringmesh_model::wire::WorkerReport)| {
+        if one.silent {
+            return [core.to_string(), one.version.to_string(), "does not answer".to_owned()].to_vec();
+        }
         [core as u64, one.version, one.connections, one.in_flight, one.panics].map(|number| number.to_string()).to_vec()
     };
     section(text, ["CORE", "VERSION", "CONNECTIONS", "IN FLIGHT", "PANICS"], workers.map(worker).collect(), colour)?;

@@ -149,6 +149,14 @@ impl Supervisor {
                 let outcome = self.publisher.confirmed(version);
                 self.take_outcome(&outcome);
             }
+            ToControl::Partly { version, workers } => {
+                tracing::error!(
+                    target: "ringmesh", version, ?workers,
+                    "not all workers use the newest version yet; later edits wait, and a worker that stays so needs a restart: \
+                     `ringmesh stop`, then `ringmesh run`"
+                );
+                self.ask_for_report();
+            }
             ToControl::Refused { version, reason } => {
                 let outcome = self.publisher.refused(version);
                 if outcome == Outcome::Nothing {

@@ -313,6 +313,13 @@ impl Supervisor {
         }
     }
 
+    /// Its workers' versions are shown by what it answers.
+    fn ask_for_report(&self) {
+        if let Some(link) = self.plane.link() {
+            link.send(&ToDataPlane::Report, Vec::new());
+        }
+    }
+
     /// Begins to end.
     fn stop(&mut self, timeout: Duration, done: Option<oneshot::Sender<()>>) -> Option<Result<(), Error>> {
         if let Some(stopping) = &mut self.stopping {
@@ -355,7 +362,9 @@ impl Supervisor {
             let version = open.version;
             tracing::error!(target: "ringmesh", version, "the data plane has not confirmed this version yet");
             self.publisher.postpone(now);
+            // Until it answers.
             self.state.write(|state| state.dataplane.phase = Phase::Unreachable);
+            self.ask_for_report();
         }
         match &mut self.plane {
             Plane::Absent { again } if again.is_some_and(|again| again <= now) => self.restart_plane(),

@@ -69,8 +69,8 @@ pub async fn connect<N: Net>(
             Ok(Lease::fresh(state, service, transport))
         }
         Err(reason) => {
-            // Our own stop says nothing about the endpoint.
-            if reason != Reason::Drained && reason != Reason::ClientAborted {
+            // Our own stop, or a request that had less time than connecting may take, says nothing about the endpoint.
+            if !matches!(reason, Reason::Drained | Reason::ClientAborted | Reason::RequestTimeout) {
                 state.failed(worker.net.now());
                 worker.recorder.add(service.series, counter::CONNECT_FAILED, 1);
             }
