@@ -80,7 +80,7 @@ impl Names {
         });
         for host in hosts {
             self.answers.entry(host.clone()).or_default();
-            let start = || tokio::spawn(ask_on(host.clone(), self.tell.clone()));
+            let start = || tokio::spawn(ask_on(host.clone(), None, self.tell.clone()));
             self.tasks.entry(host.clone()).or_insert_with(start);
         }
     }
@@ -133,9 +133,8 @@ impl Drop for Names {
     }
 }
 
-/// Asks for one name for ever.
-async fn ask_on(host: String, tell: mpsc::UnboundedSender<(String, News)>) {
-    let mut resolver = None;
+/// Asks for one name for ever: this resolver, or else the one that this machine is set up with.
+async fn ask_on(host: String, mut resolver: Option<Resolver>, tell: mpsc::UnboundedSender<(String, News)>) {
     let mut retry = MIN_INTERVAL;
     loop {
         let (news, pause) = match ask(&host, &mut resolver).await {
@@ -158,8 +157,8 @@ async fn ask_on(host: String, tell: mpsc::UnboundedSender<(String, News)>) {
 
 /// Asks once: the addresses, and how long they are valid.
 async fn ask(host: &str, resolver: &mut Option<Resolver>) -> Result<(Vec<IpAddr>, Duration), String> {
-    if resolver.as_ref().is_none_or(|resolver| resolver.files != Files::look()) {
-        *resolver = Some(Resolver::new().map_err(|error| format!("/etc/resolv.conf: {error}"))?);
+    if resolver.as_ref().is_none_or(Resolver::is_outdated) {
+        *resolver = Some(Resolver::of_this_machine().map_err(|error| format!("/etc/resolv.conf: {error}"))?);
     }
     let resolver = &resolver.as_ref().expect("just made").resolver;
     let answer = match tokio::time::timeout(QUESTION_TIMEOUT, resolver.lookup_ip(host)).await {
@@ -190,27 +189,41 @@ impl Files {
 
 struct Resolver {
     resolver: TokioResolver,
-    files: Files,
+    /// None: made from no file.
+    files: Option<Files>,
 }
 
 impl Resolver {
-    fn new() -> Result<Self, ResolveError> {
+    fn of_this_machine() -> Result<Self, ResolveError> {
         let files = Files::look();
-        let (config, mut options) = match files.0[0] {
+        let (config, options) = match files.0[0] {
             Some(_) => hickory_resolver::system_conf::read_system_conf()?,
             // Without it the C library asks a server on this machine; names in /etc/hosts need none.
             None => (ResolverConfig::new(), ResolverOpts::default()),
         };
+        Ok(Self { files: Some(files), ..Self::new(config, options) })
+    }
+
+    fn new(config: ResolverConfig, mut options: ResolverOpts) -> Self {
         options.cache_size = 0;
         options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
         let mut builder = TokioResolver::builder_with_config(config, TokioConnectionProvider::default());
         *builder.options_mut() = options;
-        Ok(Self { resolver: builder.build(), files })
+        Self { resolver: builder.build(), files: None }
+    }
+
+    fn is_outdated(&self) -> bool {
+        self.files.as_ref().is_some_and(|files| *files != Files::look())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+    use std::time::Instant;
+
+    use hickory_resolver::config::NameServerConfigGroup;
+
     use super::*;
 
     fn addresses(text: &str) -> Vec<IpAddr> {
@@ -258,5 +271,68 @@ mod tests {
         let deadline = Duration::from_secs(10);
         assert!(tokio::time::timeout(deadline, names.changed()).await.expect("an answer in time"));
         assert!(names.answers()["localhost"].addresses.iter().all(IpAddr::is_loopback));
+    }
+
+    /// The answer to a question (RFC 1035 section 4): this address, valid for so many seconds.
+    fn reply(question: &[u8], address: Ipv4Addr, ttl: u32) -> Vec<u8> {
+        let name = question[12..].iter().position(|byte| *byte == 0).expect("a name ends");
+        let asked = &question[12..12 + name + 5];
+        let header = [&question[..2], &[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]].concat();
+        let record = [&[0xc0, 12, 0, 1, 0, 1][..], &ttl.to_be_bytes(), &[0, 4], &address.octets()].concat();
+        [&header, asked, &record].concat()
+    }
+
+    /// A name server that gives these answers, one a question, says when it was asked, and then is silent for ever.
+    fn name_server(answers: &'static [(Ipv4Addr, u32)]) -> (SocketAddr, std::thread::JoinHandle<Vec<Instant>>) {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
+        let address = socket.local_addr().expect("an address");
+        let serving = move || {
+            let answer = |(address, ttl): &(Ipv4Addr, u32)| {
+                let mut question = [0; 512];
+                let (len, from) = socket.recv_from(&mut question).expect("a question in time");
+                let at = Instant::now();
+                socket.send_to(&reply(&question[..len], *address, *ttl), from).expect("a reply");
+                at
+            };
+            answers.iter().map(answer).collect()
+        };
+        (address, std::thread::spawn(serving))
+    }
+
+    #[tokio::test]
+    async fn a_name_is_asked_for_again_when_its_ttl_says_so_and_silence_leaves_the_last_answer() {
+        const OLD: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 7);
+        const NEW: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 8);
+        const TTL: u32 = 3;
+        // A TTL of 0 is no flood, and what has not changed is no news.
+        let (server, asked) = name_server(&[(OLD, TTL), (OLD, 0), (NEW, 1)]);
+        let servers = NameServerConfigGroup::from_ips_clear(&[server.ip()], server.port(), true);
+        let mut options = ResolverOpts::default();
+        (options.timeout, options.attempts) = (Duration::from_millis(200), 0);
+        let resolver = Resolver::new(ResolverConfig::from_parts(None, Vec::new(), servers), options);
+
+        let mut names = names(&["payments.test."]);
+        let asking = tokio::spawn(ask_on("payments.test.".to_owned(), Some(resolver), names.tell.clone()));
+        let mut changes = Vec::new();
+        let until_it_fails = async {
+            while names.answers()["payments.test."].error.is_none() {
+                if names.changed().await {
+                    changes.push(names.answers()["payments.test."].addresses.clone());
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), until_it_fails).await.expect("all answers, and a failure");
+        asking.abort();
+
+        assert_eq!(changes, [[IpAddr::V4(OLD)], [IpAddr::V4(NEW)]]);
+        assert_eq!(names.answers()["payments.test."].addresses, [IpAddr::V4(NEW)], "kept in spite of the failure");
+        let asked = asked.join().expect("three questions");
+        let pauses: Vec<Duration> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        // The resolver's clock starts with the answer, and ours with the question.
+        let tolerance = Duration::from_millis(100);
+        for (pause, ttl) in pauses.iter().zip([Duration::from_secs(TTL.into()), MIN_INTERVAL]) {
+            assert!(*pause + tolerance >= ttl && *pause < ttl * 5, "asked after {pauses:?}");
+        }
     }
 }
