@@ -176,6 +176,7 @@ fn demo_fails_when_a_hop_goes_without_mutual_tls() {
     assert_eq!(code, 1, "{problems}");
     assert!(problems.contains("web → checkout was not mutually authenticated"), "{problems}");
     assert!(problems.contains("without a handshake on record"), "{problems}");
+    assert!(problems.contains("a plain connection to checkout"), "and a plain connection gets through: {problems}");
 }
 
 #[test]

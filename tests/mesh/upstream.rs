@@ -272,30 +272,58 @@ fn a_name_is_resolved_and_one_that_is_not_known_gets_503() {
 }
 
 #[test]
-fn one_bad_endpoint_does_not_slow_requests_to_others() {
+fn one_bad_service_does_not_slow_requests_to_others() {
     on_both_drivers(|driver| {
-        let hanging = peers::hanging_server();
-        let good = Service::saying("good");
-        let front = ports::free();
-        let config = format!(
-            "[[listener]]\nname = \"front\"\nbind = \"{front}\"\nrequest_timeout = \"5s\"\n\
-             [[service]]\nname = \"hanging\"\nendpoints = [\"{}\"]\n[[service]]\nname = \"good\"\nendpoints = [\"{}\"]\n\
-             [[route]]\nhosts = [\"hanging\"]\n[[route]]\nhosts = [\"good\"]\n",
-            hanging.address(),
-            good.address()
+        let (refusing, unreachable) = (Refusing::new(), Unreachable::new());
+        let silent =
+            [peers::hanging_server(), peers::resetting_server("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")];
+        let garbage = [peers::garbage_server(), peers::endless_head_server(), peers::slamming_server()];
+        let bad = [("refusing", refusing.address()), ("unreachable", unreachable.address())].into_iter().chain(
+            ["hanging", "resetting", "garbage", "endless", "slamming"]
+                .into_iter()
+                .zip(silent.iter().chain(&garbage).map(Service::address)),
         );
-        let _proxy = ringmesh(driver).config(config).start();
-        let _waiting: Vec<Client> = (0..100)
-            .map(|_| {
-                let mut client = Client::connect(front);
-                client.send("GET / HTTP/1.1\r\nHost: hanging\r\n\r\n");
-                client
-            })
-            .collect();
-        let begun = Instant::now();
-        for _ in 0..100 {
-            assert_eq!(Client::connect(front).get("good", "/").text(), "good");
+        for (name, address) in bad {
+            let good = Service::saying("good");
+            let front = ports::free();
+            let config = format!(
+                "[[listener]]\nname = \"front\"\nbind = \"{front}\"\nrequest_timeout = \"5s\"\n\
+                 [[service]]\nname = \"bad\"\nendpoints = [\"{address}\"]\n\
+                 [[service]]\nname = \"good\"\nendpoints = [\"{}\"]\n\
+                 [[route]]\nhosts = [\"bad\"]\n[[route]]\nhosts = [\"good\"]\n",
+                good.address()
+            );
+            let proxy = ringmesh(driver).config(config).start();
+            let mut kept = Client::connect(front);
+            let mut waiting: Vec<Client> = (0..100)
+                .map(|_| {
+                    let mut client = Client::connect(front);
+                    client.send("GET / HTTP/1.1\r\nHost: bad\r\n\r\n");
+                    client
+                })
+                .collect();
+            let begun = Instant::now();
+            for _ in 0..50 {
+                assert_eq!(Client::connect(front).get("good", "/").text(), "good", "beside {name}");
+                assert_eq!(kept.get("good", "/").text(), "good", "beside {name}, on a connection that is kept");
+            }
+            assert!(begun.elapsed() < Duration::from_secs(5), "beside {name}: {:?}", begun.elapsed());
+            // And those who asked the bad one are told so, or cut, in time.
+            for client in &mut waiting {
+                match client.try_response() {
+                    Ok(response) => assert!((502..=504).contains(&response.status()), "{name}: {response:?}"),
+                    Err(error) => {
+                        assert!(name == "resetting" && ringmesh_tests::client::is_end(&error), "{name}: {error}")
+                    }
+                }
+            }
+            assert!(begun.elapsed() < Duration::from_secs(25), "{name}: {:?}", begun.elapsed());
+            let metrics = proxy.metrics();
+            assert_eq!(
+                metrics.sum("ringmesh_request_outcome_total", &[("service", "good"), ("reason", "ok")]),
+                100,
+                "{name}"
+            );
         }
-        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     });
 }

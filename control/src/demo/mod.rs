@@ -211,6 +211,9 @@ fn observe(
         thread::sleep(TICK);
     }
 
+    // Once more: an edit may have opened a port meanwhile.
+    let attempts =
+        attempts.into_iter().zip(plaintext_attempts(&town.shop)).map(|(first, last)| first.worse(last)).collect();
     customers.end();
     intruder.end();
     let (customers, intruder) = (customers.wait()?, intruder.wait()?);

@@ -64,6 +64,14 @@ pub(super) fn attempt(sidecar: &'static str, address: SocketAddr) -> Attempt {
 }
 
 impl Attempt {
+    /// Of this one and a later one at the same port, the one that did not fail as it must; else the later one.
+    pub(super) fn worse(self, later: Self) -> Self {
+        match self.was_refused() {
+            true => later,
+            false => self,
+        }
+    }
+
     /// Whether it failed as it must.
     pub(super) fn was_refused(&self) -> bool {
         matches!(self.result, Outcome::Closed | Outcome::Reset | Outcome::TlsAlert)
