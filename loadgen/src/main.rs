@@ -89,3 +89,13 @@ fn main() -> ExitCode {
         ExitCode::from(cli::exit::CANNOT_RUN)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_free_of_contradictions() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -35,7 +35,7 @@ pub(crate) struct GrpcArgs {
     #[arg(long, value_parser = unit::size, default_value = "0")]
     body: u64,
     /// Streams on each connection
-    #[arg(long, short = 'm', default_value_t = 1)]
+    #[arg(long, default_value_t = 1)]
     streams: usize,
     /// Metadata, such as 'x-a: b'; may be given several times
     #[arg(long = "header", short = 'H', value_parser = field)]

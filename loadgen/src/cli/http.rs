@@ -42,7 +42,7 @@ pub(crate) struct HttpArgs {
     #[arg(long)]
     http2: bool,
     /// Streams on each HTTP/2 connection
-    #[arg(long, short = 'm', default_value_t = 1, requires = "http2")]
+    #[arg(long, default_value_t = 1, requires = "http2")]
     streams: usize,
     /// The status that counts as success, if not any from 200 to 299
     #[arg(long)]

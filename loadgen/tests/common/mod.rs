@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 use ringmesh_loadgen::Grant;
 use ringmesh_loadgen::load::{self, Entry};
@@ -73,6 +73,7 @@ impl Certificates {
         let folder = tempfile::tempdir().unwrap();
         let own = Self { folder };
         let mut params = CertificateParams::new([]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "root");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -82,6 +83,7 @@ impl Certificates {
             ("client", ExtendedKeyUsagePurpose::ClientAuth, "spiffe://shop.example/ns/default/sa/load"),
         ] {
             let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+            params.distinguished_name.push(DnType::CommonName, name);
             params.subject_alt_names.push(SanType::URI(id.try_into().unwrap()));
             params.extended_key_usages = vec![usage];
             let key = KeyPair::generate().unwrap();
