@@ -1,18 +1,19 @@
 //! Starting one who is between load and service, by its written configuration.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
 use crate::process::{Process, Usage};
 use crate::programs::{self, Build};
-use crate::scenario::{self, Contender, Kind};
+use crate::scenario::{self, Contender, Load};
 use crate::service::{self, START_TIMEOUT};
+use crate::template::{self, Values};
 
 /// Where everything of one run lies: programs, cores, certificates.
 pub struct Bed {
@@ -25,6 +26,7 @@ pub struct Bed {
 pub struct Running {
     processes: Vec<Process>,
     address: SocketAddr,
+    start: Duration,
 }
 
 impl Bed {
@@ -70,7 +72,10 @@ impl Bed {
     }
 
     /// The folder with the identities `near` and `far` of one authority; made when first asked for.
-    fn certificates(&self) -> anyhow::Result<PathBuf> {
+    ///
+    /// # Errors
+    /// If they cannot be made.
+    pub fn certificates(&self) -> anyhow::Result<PathBuf> {
         let folder = self.folder.path().join("certificates");
         if folder.is_dir() {
             return Ok(folder);
@@ -101,35 +106,46 @@ impl Bed {
     pub fn start(
         &self,
         contender: &Contender,
-        kind: Kind,
-        workers: u16,
+        load: &Load,
         service: SocketAddr,
         cores: &[usize],
         folder: &Path,
     ) -> anyhow::Result<Running> {
-        let mut running = Running { processes: Vec::new(), address: service };
+        let began = Instant::now();
+        let mut running = Running { processes: Vec::new(), address: service, start: Duration::ZERO };
         for config in &contender.configs {
-            let (process, address) = self.start_process(contender, config, workers, running.address, cores, folder)?;
+            let (process, address) = self.start_process(contender, config, load, running.address, cores, folder)?;
             running.processes.push(process);
             running.address = address;
         }
         let until = Instant::now() + START_TIMEOUT;
-        while let Err(error) = service::try_once(kind, running.address) {
+        while let Err(error) = self.try_once(load, &running) {
             running.processes.iter_mut().try_for_each(Process::check)?;
             if Instant::now() > until {
                 let log = running.processes.last().map(Process::log_tail).unwrap_or_default();
-                bail!("nothing comes through {}: {error}; its log:\n{log}", contender.proxy);
+                bail!("nothing comes through {}: {error:#}; its log:\n{log}", contender.proxy);
             }
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(2));
         }
+        running.start = began.elapsed();
         Ok(running)
+    }
+
+    /// Whether one operation succeeds.
+    fn try_once(&self, load: &Load, running: &Running) -> anyhow::Result<()> {
+        if load.speaks_plainly() {
+            return Ok(service::try_once(load, running.address())?);
+        }
+        // Nothing listens yet, mostly: that is found out faster here.
+        TcpStream::connect(running.address())?;
+        crate::load::run_once(self, load, running.address())
     }
 
     fn start_process(
         &self,
         contender: &Contender,
         config: &str,
-        workers: u16,
+        load: &Load,
         service: SocketAddr,
         cores: &[usize],
         folder: &Path,
@@ -138,23 +154,39 @@ impl Bed {
         let own_folder = folder.join(config.replace('.', "-"));
         fs::create_dir(&own_folder).with_context(|| format!("cannot make {}", own_folder.display()))?;
         let template = fs::read_to_string(scenario::folder().join("peers").join(config))?;
-        let mut text = template
-            .replace("@listen@", &listen.to_string())
-            .replace("@service@", &service.to_string())
-            .replace("@admin@", &free_address()?.to_string())
-            .replace("@workers@", &workers.to_string())
-            .replace("@driver@", &contender.driver)
-            .replace("@folder@", &own_folder.to_string_lossy());
-        if text.contains("@certificates@") {
-            text = text.replace("@certificates@", &self.certificates()?.to_string_lossy());
-        }
+        let certificates = if template.contains("@certificates@") { self.certificates()? } else { PathBuf::new() };
+        let values = Values {
+            names: vec![
+                ("listen", listen.to_string()),
+                ("listen_address", listen.ip().to_string()),
+                ("listen_port", listen.port().to_string()),
+                ("service", service.to_string()),
+                ("service_address", service.ip().to_string()),
+                ("service_port", service.port().to_string()),
+                ("admin", free_address()?.to_string()),
+                ("workers", load.workers.to_string()),
+                ("driver", contender.driver.clone()),
+                ("folder", own_folder.to_string_lossy().into_owned()),
+                ("certificates", certificates.to_string_lossy().into_owned()),
+            ],
+            words: contender.all_words(load),
+            services: load.services,
+        };
+        let text = template::fill(&template, &values).with_context(|| format!("in bench/peers/{config}"))?;
         let file = own_folder.join(config);
         fs::write(&file, &text)?;
-        let command = self.command(contender, &file, &own_folder, &text)?;
+        let command = self.command(contender, &file, &own_folder, &text, load.workers)?;
         Ok((Process::start(cores, &contender.proxy, &command, &own_folder.join("log"))?, listen))
     }
 
-    fn command(&self, contender: &Contender, file: &Path, folder: &Path, text: &str) -> anyhow::Result<Vec<String>> {
+    fn command(
+        &self,
+        contender: &Contender,
+        file: &Path,
+        folder: &Path,
+        text: &str,
+        workers: u16,
+    ) -> anyhow::Result<Vec<String>> {
         let (program, words): (PathBuf, &[&str]) = match contender.program() {
             "ringmesh" => (self.build.program("ringmesh"), &["run", "-c", "@file@", "--runtime-dir", "@folder@/run"]),
             "haproxy" => (programs::of_system("haproxy")?, &["-db", "-f", "@file@"]),
@@ -164,10 +196,18 @@ impl Bed {
                 }
                 (programs::of_system("nginx")?, &["-p", "@folder@", "-e", "stderr", "-c", "@file@"])
             }
+            // Nobody takes its place while it runs, and it is given its threads here instead of in its configuration.
+            "envoy" => (
+                programs::envoy()?,
+                &["-c", "@file@", "--concurrency", "@workers@", "--disable-hot-restart", "--log-level", "error"],
+            ),
+            "nghttpx" => (programs::of_system("nghttpx")?, &["--conf=@file@"]),
             other => bail!("nobody knows how to start `{other}`"),
         };
         let fill = |word: &&str| {
-            word.replace("@file@", &file.to_string_lossy()).replace("@folder@", &folder.to_string_lossy())
+            word.replace("@file@", &file.to_string_lossy())
+                .replace("@folder@", &folder.to_string_lossy())
+                .replace("@workers@", &workers.to_string())
         };
         Ok(std::iter::once(program.to_string_lossy().into_owned()).chain(words.iter().map(fill)).collect())
     }
@@ -181,6 +221,8 @@ impl Bed {
             "ringmesh" => (self.build.program("ringmesh"), "--version"),
             "haproxy" => (programs::of_system("haproxy")?, "-v"),
             "nginx" => (programs::of_system("nginx")?, "-v"),
+            "envoy" => (programs::envoy()?, "--version"),
+            "nghttpx" => (programs::of_system("nghttpx")?, "--version"),
             _ => return Ok(String::new()),
         };
         let output = Command::new(&program).arg(word).output().with_context(|| format!("{}", program.display()))?;
@@ -197,12 +239,36 @@ impl Contender {
     pub fn program(&self) -> &str {
         self.proxy.split('-').next().unwrap_or_default()
     }
+
+    /// The words that hold in its configuration.
+    fn all_words(&self, load: &Load) -> Vec<String> {
+        let mut words = [load.words(), self.words.clone()].concat();
+        if !words.iter().any(|word| word == "log") {
+            words.push("quiet".to_owned());
+        }
+        words
+    }
+
+    /// Whether it stands for nothing in between.
+    pub fn is_nobody(&self) -> bool {
+        self.program() == "direct"
+    }
 }
 
 impl Running {
     /// Where the load goes.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// From starting it to the first operation that came through.
+    pub fn start(&self) -> Duration {
+        self.start
+    }
+
+    /// The time on CPU of each thread of its processes.
+    pub fn threads(&self) -> Vec<(String, Duration)> {
+        self.processes.iter().flat_map(Process::threads).collect()
     }
 
     /// What all of its processes have used. Nothing, if there are none.

@@ -1,17 +1,19 @@
 //! What a contender costs that has nothing to do, and what a connection costs on which nothing is done.
 
 use std::net::TcpStream;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::contender::Bed;
-use crate::scenario::{Contender, Scenario};
-use crate::service;
+use anyhow::Context;
+
+use crate::contender::{Bed, Running};
+use crate::process::on_cores;
+use crate::scenario::{Contender, Load, Scenario};
 use crate::turn::{Lengths, Observation};
+use crate::{load, machine, service};
 
-/// How long a contender may take to come to rest.
-const SETTLE: Duration = Duration::from_secs(2);
-
-/// Runs one turn: at rest, then with connections at rest that have had one request each.
+/// Runs one turn: at rest, then with connections at rest that have had one request each. The warm-up is how long a
+/// contender may take to come to rest.
 ///
 /// # Errors
 /// If something does not start, or a request fails.
@@ -19,32 +21,87 @@ pub fn run(bed: &Bed, scenario: &Scenario, contender: &Contender, lengths: Lengt
     ringmesh_ring::socket::raise_descriptor_limit();
     let load = &scenario.load;
     let folder = bed.new_folder()?;
-    let (_service, address) =
-        service::start(&bed.load_program(), load.kind, load.body_bytes, bed.load_cores(), folder.path())?;
-    let running = bed.start(contender, load.kind, load.workers, address, bed.all_cores(), folder.path())?;
-    std::thread::sleep(SETTLE);
+    let (_service, address) = service::start(bed, load, contender, folder.path())?;
+    let running = bed.start(contender, load, address, bed.all_cores(), folder.path())?;
+    std::thread::sleep(lengths.warm_up);
 
     let (began, before) = (Instant::now(), running.usage());
     std::thread::sleep(lengths.measured);
     let at_rest = running.usage();
     let seconds = began.elapsed().as_secs_f64();
+    let kernel_at_rest = machine::kernel_kib();
 
-    let mut connections = Vec::with_capacity(load.connections);
-    for _ in 0..load.connections {
-        let mut stream = TcpStream::connect(running.address())?;
-        stream.set_read_timeout(Some(service::START_TIMEOUT))?;
-        service::request(&mut stream)?;
-        connections.push(stream);
-    }
-    std::thread::sleep(SETTLE);
+    let held = Held::open(bed, load, &running, lengths.warm_up)?;
+    std::thread::sleep(lengths.warm_up);
     let connected = running.usage();
-    drop(connections);
+    let kernel_connected = machine::kernel_kib();
+    drop(held);
+    let per_connection = |after: u64, before: u64| Some((after as f64 - before as f64) / load.connections as f64);
+    let is_somebody = !running.is_direct();
     Ok(Observation {
         proxy: contender.proxy.clone(),
-        rss_kib: at_rest.rss_kib,
-        pss_kib: at_rest.pss_kib,
-        wake_ups_per_s: Some((at_rest.wake_ups - before.wake_ups) as f64 / seconds),
-        kib_per_connection: Some((connected.pss_kib as f64 - at_rest.pss_kib as f64) / load.connections as f64),
+        start_ms: is_somebody.then(|| running.start().as_secs_f64() * 1e3),
+        start_pss_kib: at_rest.pss_kib,
+        rss_kib: connected.rss_kib,
+        pss_kib: connected.pss_kib,
+        wake_ups_per_s: is_somebody.then(|| (at_rest.wake_ups - before.wake_ups) as f64 / seconds),
+        kib_per_connection: is_somebody.then(|| per_connection(connected.pss_kib, at_rest.pss_kib)).flatten(),
+        kernel_kib_per_connection: per_connection(kernel_connected, kernel_at_rest),
         ..Observation::default()
     })
+}
+
+/// Connections that are kept.
+enum Held {
+    /// By this process.
+    Here { _streams: Vec<TcpStream> },
+    /// By a load generator, which goes on with a few requests a second.
+    ByLoad(Child),
+}
+
+impl Held {
+    fn open(bed: &Bed, load: &Load, running: &Running, settle: Duration) -> anyhow::Result<Self> {
+        if !load.speaks_plainly() {
+            return Self::open_by_load(bed, load, running, settle);
+        }
+        let mut streams = Vec::with_capacity(load.connections);
+        for _ in 0..load.connections {
+            let mut stream = TcpStream::connect(running.address())?;
+            stream.set_read_timeout(Some(service::START_TIMEOUT))?;
+            service::request(&mut stream, load.host().unwrap_or("app"))?;
+            streams.push(stream);
+        }
+        Ok(Self::Here { _streams: streams })
+    }
+
+    fn open_by_load(bed: &Bed, load: &Load, running: &Running, settle: Duration) -> anyhow::Result<Self> {
+        let length = FIRST_REQUESTS + settle + Duration::from_mins(1);
+        let rate = Some(load.connections as f64 / FIRST_REQUESTS.as_secs_f64());
+        let words = load::command(bed, &Load { rate, ..load.clone() }, running.address(), length)?;
+        let mut command = on_cores(bed.all_cores(), &words)?;
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("cannot start the load")?;
+        let held = Self::ByLoad(child);
+        let before = running.usage().cpu;
+        let until = Instant::now() + service::START_TIMEOUT;
+        while machine::established(running.address()) < load.connections {
+            anyhow::ensure!(Instant::now() < until, "{} connections do not come about", load.connections);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        anyhow::ensure!(running.is_direct() || running.usage().cpu > before, "the connections went past the contender");
+        std::thread::sleep(FIRST_REQUESTS);
+        Ok(held)
+    }
+}
+
+/// In which time each connection has its request.
+const FIRST_REQUESTS: Duration = Duration::from_secs(2);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Self::ByLoad(child) = self {
+            // It has no state that would be lost.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
 }

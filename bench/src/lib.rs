@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! scenario → turn → report          Ringmesh beside real proxies: fresh processes, taking turns
-//!            contender, service, process, load
+//!            contender, template, service, process, load
 //! memory, parts, plane              the data plane inside this process: micro benchmarks, instructions, allocations
 //! ```
 
@@ -10,6 +10,7 @@
 
 // Side by side.
 pub mod scenario;
+pub mod template;
 pub mod contender;
 pub mod service;
 pub mod load;
@@ -19,6 +20,7 @@ pub mod idle;
 pub mod side_by_side;
 pub mod statistics;
 pub mod machine;
+pub mod plot;
 pub mod report;
 
 // In this process.

@@ -1,14 +1,14 @@
 //! One run of the load generator.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde_json::Value;
 
+use crate::contender::Bed;
 use crate::process::on_cores;
-use crate::scenario::{Kind, Load};
+use crate::scenario::{Kind, Load, Reuse, Security};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -40,15 +40,8 @@ pub struct Latency {
 ///
 /// # Errors
 /// If it cannot be sent, or an operation fails: then there is nothing to compare.
-pub fn run(
-    program: &Path,
-    load: &Load,
-    address: SocketAddr,
-    length: Duration,
-    cores: &[usize],
-) -> anyhow::Result<Outcome> {
-    let output =
-        on_cores(cores, &command(program, load, address, length))?.output().context("cannot start the load")?;
+pub fn run(bed: &Bed, load: &Load, address: SocketAddr, length: Duration, cores: &[usize]) -> anyhow::Result<Outcome> {
+    let output = on_cores(cores, &command(bed, load, address, length)?)?.output().context("cannot start the load")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let Ok(report) = serde_json::from_str::<Value>(&text) else {
         bail!("the load says: {text}{}", String::from_utf8_lossy(&output.stderr));
@@ -79,20 +72,61 @@ pub fn run(
     })
 }
 
-fn command(program: &Path, load: &Load, address: SocketAddr, length: Duration) -> Vec<String> {
-    let mut words = vec![program.to_string_lossy().into_owned()];
-    match load.kind {
-        Kind::Http | Kind::Idle => words.extend(["http".to_owned(), format!("http://{address}/items/17")]),
-        Kind::PingPong => words.extend(["tcp".to_owned(), address.to_string()]),
-        Kind::Upload => words.extend(["tcp".to_owned(), address.to_string(), "--upload".to_owned()]),
+/// One operation.
+///
+/// # Errors
+/// If it fails.
+pub fn run_once(bed: &Bed, load: &Load, address: SocketAddr) -> anyhow::Result<()> {
+    let mut words = words(bed, load, address)?;
+    words.extend(["--closed", "--connections", "1", "--requests", "1", "--timeout", "2s"].map(str::to_owned));
+    let output = on_cores(bed.load_cores(), &words)?.output().context("cannot start the load")?;
+    if !output.status.success() {
+        bail!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     }
+    Ok(())
+}
+
+/// The command that sends this load for so long.
+///
+/// # Errors
+/// If there are no certificates.
+pub fn command(bed: &Bed, load: &Load, address: SocketAddr, length: Duration) -> anyhow::Result<Vec<String>> {
+    let mut words = words(bed, load, address)?;
     match load.rate {
         Some(rate) => words.extend(["--rate".to_owned(), rate.to_string()]),
         None => words.push("--closed".to_owned()),
     }
     words.extend(["--connections".to_owned(), load.connections.to_string()]);
     words.extend(["--duration".to_owned(), format!("{}ms", length.as_millis()), "--json".to_owned()]);
-    words
+    Ok(words)
+}
+
+/// What is sent where, without how often.
+fn words(bed: &Bed, load: &Load, address: SocketAddr) -> anyhow::Result<Vec<String>> {
+    let security = load.security;
+    let mut words = vec![bed.load_program().to_string_lossy().into_owned()];
+    let scheme = if security == Security::Plain { "http" } else { "https" };
+    match load.kind {
+        Kind::Http | Kind::Idle => words.extend(["http".to_owned(), format!("{scheme}://{address}/items/17")]),
+        Kind::PingPong => words.extend(["tcp".to_owned(), address.to_string()]),
+        Kind::Upload => words.extend(["tcp".to_owned(), address.to_string(), "--upload".to_owned()]),
+    }
+    if let Some(host) = load.host() {
+        words.extend(["--host", host].map(str::to_owned));
+    }
+    if load.reuse == Reuse::Never {
+        words.push("--new-connections".to_owned());
+    }
+    if security != Security::Plain {
+        let file = |name: &str| Ok::<_, anyhow::Error>(bed.certificates()?.join(name).to_string_lossy().into_owned());
+        words.extend(["--cacert".to_owned(), file("near/bundle.pem")?]);
+        words.extend(["--spiffe-id", "spiffe://bench.example/ns/default/sa/far", "--no-resumption"].map(str::to_owned));
+        if security == Security::Mtls {
+            words.extend(["--cert".to_owned(), file("near/svid.pem")?]);
+            words.extend(["--key".to_owned(), file("near/svid.key")?]);
+        }
+    }
+    Ok(words)
 }
 
 fn number(value: &Value) -> anyhow::Result<f64> {

@@ -1,6 +1,7 @@
 //! Where the figures come from: without that they say nothing.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
@@ -47,12 +48,44 @@ impl Machine {
             libc: says("getconf", &["GNU_LIBC_VERSION"]),
             rustc: says("rustc", &["--version"]),
             commit: says("git", &["rev-parse", "--short=10", "HEAD"]),
-            modified: !says("git", &["status", "--porcelain", "--untracked-files=no"]).is_empty(),
+            modified: !says("git", &CHANGES).is_empty(),
             date: says("date", &["-u", "+%F"]),
             load_average: load_average(),
         }
     }
 }
+
+/// Names files that differ from the commit. What an earlier run has left is no change of what is measured.
+const CHANGES: [&str; 6] =
+    ["status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)bench/results"];
+
+/// Memory that the kernel has for its own objects and for what is in TCP's buffers, of the whole machine.
+pub fn kernel_kib() -> u64 {
+    let word_after = |file: &str, line: &str, word: &str| -> Option<u64> {
+        let text = fs::read_to_string(file).ok()?;
+        let line = text.lines().find(|candidate| candidate.starts_with(line))?;
+        let mut words = line.split_whitespace().skip_while(|candidate| *candidate != word);
+        words.nth(1)?.parse().ok()
+    };
+    let page_bytes: u64 = says("getconf", &["PAGESIZE"]).parse().unwrap_or(4096);
+    let buffers = word_after("/proc/net/sockstat", "TCP:", "mem").unwrap_or(0) * page_bytes / 1024;
+    word_after("/proc/meminfo", "Slab:", "Slab:").unwrap_or(0) + buffers
+}
+
+/// How many connections to this port are established, by their clients' ends.
+pub fn established(address: SocketAddr) -> usize {
+    let text = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let is_client = |line: &&str| {
+        let mut words = line.split_whitespace().skip(2);
+        let remote_port = words.next().and_then(|remote| remote.rsplit_once(':'));
+        remote_port.is_some_and(|(_, port)| u16::from_str_radix(port, 16) == Ok(address.port()))
+            && words.next() == Some(ESTABLISHED)
+    };
+    text.lines().skip(1).filter(is_client).count()
+}
+
+/// The state's number in `/proc/net/tcp`.
+const ESTABLISHED: &str = "01";
 
 /// What a command says, in one line; nothing, if it is missing.
 fn says(program: &str, words: &[&str]) -> String {

@@ -21,18 +21,24 @@ use ringmesh_bench::{counts, gate, report, side_by_side};
 const ROUNDS: usize = 30;
 
 /// Rounds of a quick one.
-const QUICK_ROUNDS: usize = 5;
+const QUICK_ROUNDS: usize = 3;
 
 /// Rounds at rest: they take long and differ little.
 const MAX_IDLE_ROUNDS: usize = 3;
 
-/// Load before anything counts.
-const WARM_UP: Duration = Duration::from_millis(300);
+/// A full run: load before anything counts.
+const LENGTHS: Lengths = Lengths { warm_up: Duration::from_millis(300), measured: Duration::from_millis(500) };
 
-/// How long being at rest is watched.
-const IDLE_LENGTH: Duration = Duration::from_secs(5);
+/// A quick run.
+const QUICK_LENGTHS: Lengths = Lengths { warm_up: Duration::from_millis(100), measured: Duration::from_millis(300) };
 
-/// Ringmesh beside HAProxy and nginx in one run: the proxy alone on the first core with one worker, load and service on the
+/// At rest: how long coming to rest may take, and how long it is watched.
+const IDLE_LENGTHS: Lengths = Lengths { warm_up: Duration::from_secs(2), measured: Duration::from_secs(5) };
+
+/// The same in a quick run.
+const QUICK_IDLE_LENGTHS: Lengths = Lengths { warm_up: Duration::from_millis(800), measured: Duration::from_secs(2) };
+
+/// Ringmesh beside HAProxy, nginx, Envoy and nghttpx in one run: the proxy alone on the first core with one worker, load and service on the
 /// second, fresh processes each turn, the contenders taking turns.
 ///
 /// Exit codes: 0 done, 1 something failed (figures of others are kept), 2 the command makes no sense.
@@ -41,7 +47,7 @@ const IDLE_LENGTH: Duration = Duration::from_secs(5);
     version,
     after_help = "Examples:
   cargo run --release -p ringmesh-bench -- --quick
-      every scenario in few rounds, about 5 minutes: the order of the contenders
+      the whole table in few rounds, about 5 minutes: the order of the contenders
   cargo run --release -p ringmesh-bench -- --scenario h1-plain
       one scenario in all rounds, on a machine where nothing else runs
   cargo run --release -p ringmesh-bench -- --gate
@@ -55,18 +61,18 @@ struct Cli {
     /// Few rounds
     #[arg(long)]
     quick: bool,
-    /// Only this scenario; may be given several times
+    /// Only this scenario, or all cases of this file; may be given several times
     #[arg(long = "scenario", value_name = "NAME")]
     scenarios: Vec<String>,
     /// Only this contender; may be given several times
     #[arg(long = "proxy", value_name = "NAME", requires = "no_save")]
     proxies: Vec<String>,
-    /// How many rounds [default: 30, with --quick 5]
+    /// How many rounds [default: 30, with --quick 3]
     #[arg(long)]
     rounds: Option<usize>,
-    /// How long the load of a turn is measured
-    #[arg(long, value_parser = ringmesh_loadgen::unit::duration, default_value = "1s")]
-    length: Duration,
+    /// How long the load of a turn is measured [default: 500ms, with --quick 300ms]
+    #[arg(long, value_parser = ringmesh_loadgen::unit::duration)]
+    length: Option<Duration>,
     /// Name the scenarios and what they ask
     #[arg(long)]
     list: bool,
@@ -110,8 +116,9 @@ fn say(line: &str) {
 }
 
 fn list() -> anyhow::Result<ExitCode> {
-    for scenario in scenario::read(&[])? {
-        say(&format!("{:<16} {}", scenario.name, scenario.question));
+    for scenario in scenario::all()? {
+        let place = if scenario.in_table { "" } else { " (by name only)" };
+        say(&format!("{:<20} {}{place}", scenario.name, scenario.question));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -179,10 +186,11 @@ fn compare(cli: &Cli) -> anyhow::Result<ExitCode> {
             scenario.contenders.retain(|contender| cli.proxies.contains(&contender.proxy));
         }
         let mut rounds = cli.rounds.unwrap_or(if cli.quick { QUICK_ROUNDS } else { ROUNDS });
-        let mut lengths = Lengths { warm_up: WARM_UP, measured: cli.length };
+        let mut lengths = if cli.quick { QUICK_LENGTHS } else { LENGTHS };
+        lengths.measured = cli.length.unwrap_or(lengths.measured);
         if scenario.load.kind == Kind::Idle {
             rounds = rounds.min(if cli.quick { 1 } else { MAX_IDLE_ROUNDS });
-            lengths.measured = IDLE_LENGTH;
+            lengths = if cli.quick { QUICK_IDLE_LENGTHS } else { IDLE_LENGTHS };
         }
         eprintln!("\n{}", scenario.name);
         let outcome = match side_by_side::run(&bed, scenario, rounds, lengths, |line| eprintln!("  {line}")) {

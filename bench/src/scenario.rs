@@ -7,19 +7,34 @@ use anyhow::{Context, bail};
 use serde::Deserialize;
 
 /// One question, how it is asked, and who is asked.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub struct Scenario {
-    /// Its file's name.
-    #[serde(skip)]
+    /// Its file's name, and after a dash that of the case.
     pub name: String,
+    /// Its file's name.
+    pub family: String,
     /// What the figures answer.
     pub question: String,
+    /// Whether it belongs to the table that every run has; others are run by name.
+    pub in_table: bool,
     /// What is sent through.
     pub load: Load,
     /// Who is between load and service, in the order of the table.
-    #[serde(rename = "contender")]
     pub contenders: Vec<Contender>,
+}
+
+/// A scenario as it is written: one, or one for each case.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    question: String,
+    #[serde(default = "yes")]
+    in_table: bool,
+    load: toml::Table,
+    /// What differs in the load, by the name of the case.
+    #[serde(default)]
+    case: Vec<toml::Table>,
+    contender: Vec<Contender>,
 }
 
 /// What is sent through.
@@ -28,23 +43,35 @@ pub struct Scenario {
 pub struct Load {
     /// What an operation is.
     pub kind: Kind,
+    /// What protects the clients' connections.
+    #[serde(default)]
+    pub security: Security,
     /// Connections.
     pub connections: usize,
+    /// Requests at once on each, in HTTP/2.
+    #[serde(default = "one_stream")]
+    pub streams: usize,
+    /// How often a connection is used.
+    #[serde(default)]
+    pub reuse: Reuse,
     /// Bytes in an answer's body.
     #[serde(default)]
     pub body_bytes: u64,
     /// Operations a second, open loop; without it each connection goes on as soon as it has its answer.
     pub rate: Option<f64>,
-    /// Threads of each contender.
+    /// Threads of each contender. With several nobody is pinned: there are not cores enough to be alone.
     #[serde(default = "one")]
     pub workers: u16,
+    /// Services that are configured beside each other, by host; without it one service gets everything.
+    #[serde(default)]
+    pub services: usize,
 }
 
 /// What an operation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// An HTTP/1.1 GET on a kept connection.
+    /// An HTTP/1.1 GET.
     Http,
     /// 64 bytes there and back over TCP.
     PingPong,
@@ -54,11 +81,35 @@ pub enum Kind {
     Idle,
 }
 
+/// What protects connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Security {
+    /// Nothing.
+    #[default]
+    Plain,
+    /// TLS 1.3; the server has a certificate.
+    Tls,
+    /// TLS 1.3; both have one.
+    Mtls,
+}
+
+/// How often a connection is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reuse {
+    /// It is kept.
+    #[default]
+    Keep,
+    /// Each operation makes its own, with a full handshake where there is one.
+    Never,
+}
+
 /// Who is between load and service.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Contender {
-    /// `ringmesh`, `haproxy`, `nginx`, with a variant after a dash; or `direct`, which is nobody.
+    /// `ringmesh`, `haproxy`, `nginx`, `envoy`, `nghttpx`, with a variant after a dash; or `direct`, which is nobody.
     pub proxy: String,
     /// Its driver, if it is a Ringmesh.
     #[serde(default = "io_uring")]
@@ -66,14 +117,31 @@ pub struct Contender {
     /// Files in `bench/peers/`, a process each, the one nearest to the service first.
     #[serde(default)]
     pub configs: Vec<String>,
+    /// Words that hold in its configuration beside those of the load.
+    #[serde(default = "with_policy")]
+    pub words: Vec<String>,
+    /// What it cannot do yet; then it has no figures, and the record says this.
+    pub lacks: Option<String>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn one() -> u16 {
     1
 }
 
+fn one_stream() -> usize {
+    1
+}
+
 fn io_uring() -> String {
     "io_uring".to_owned()
+}
+
+fn with_policy() -> Vec<String> {
+    vec!["policy".to_owned()]
 }
 
 impl Kind {
@@ -88,25 +156,63 @@ impl Kind {
     }
 }
 
+impl Security {
+    /// As configurations and scenarios write it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Tls => "tls",
+            Self::Mtls => "mtls",
+        }
+    }
+}
+
+impl Load {
+    /// The words that hold in every contender's configuration.
+    pub fn words(&self) -> Vec<String> {
+        let services = if self.services > 0 { "many" } else { "one" };
+        [self.security.word(), services].map(str::to_owned).to_vec()
+    }
+
+    /// Whether a bare connection is enough to speak to it.
+    pub fn speaks_plainly(&self) -> bool {
+        self.security == Security::Plain
+    }
+
+    /// The host that is asked for.
+    pub fn host(&self) -> Option<&'static str> {
+        (self.services > 0).then_some("s0.bench.example")
+    }
+}
+
 /// Where this crate's files are.
 pub fn folder() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All scenarios, or those named, in the order of their names.
+/// The scenarios of the table; or those named, by their own name or their file's, in the order of their names.
 ///
 /// # Errors
 /// If a file cannot be read or understood, or a name is not known.
 pub fn read(names: &[String]) -> anyhow::Result<Vec<Scenario>> {
     let all = read_all(&folder().join("scenarios"))?;
     if names.is_empty() {
-        return Ok(all);
+        return Ok(all.into_iter().filter(|scenario| scenario.in_table).collect());
     }
-    let known: Vec<&str> = all.iter().map(|scenario| scenario.name.as_str()).collect();
-    if let Some(unknown) = names.iter().find(|name| !known.contains(&name.as_str())) {
+    let is_named = |scenario: &Scenario, name: &String| *name == scenario.name || *name == scenario.family;
+    if let Some(unknown) = names.iter().find(|name| !all.iter().any(|scenario| is_named(scenario, name))) {
+        let known: Vec<&str> = all.iter().map(|scenario| scenario.name.as_str()).collect();
         bail!("there is no scenario `{unknown}`; there are {}", known.join(", "));
     }
-    Ok(all.into_iter().filter(|scenario| names.contains(&scenario.name)).collect())
+    Ok(all.into_iter().filter(|scenario| names.iter().any(|name| is_named(scenario, name))).collect())
+}
+
+/// All scenarios, also those that are not in the table.
+///
+/// # Errors
+/// If a file cannot be read or understood.
+pub fn all() -> anyhow::Result<Vec<Scenario>> {
+    read_all(&folder().join("scenarios"))
 }
 
 fn read_all(folder: &Path) -> anyhow::Result<Vec<Scenario>> {
@@ -114,13 +220,34 @@ fn read_all(folder: &Path) -> anyhow::Result<Vec<Scenario>> {
     let mut files: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<_>>()?;
     files.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
     files.sort();
-    files.iter().map(|file| read_one(file).with_context(|| format!("in {}", file.display()))).collect()
+    let read = |file: &PathBuf| read_one(file).with_context(|| format!("in {}", file.display()));
+    Ok(files.iter().map(read).collect::<anyhow::Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
-fn read_one(file: &Path) -> anyhow::Result<Scenario> {
-    let mut scenario: Scenario = toml::from_str(&fs::read_to_string(file)?)?;
-    scenario.name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(scenario)
+fn read_one(file: &Path) -> anyhow::Result<Vec<Scenario>> {
+    let written: Written = toml::from_str(&fs::read_to_string(file)?)?;
+    let family = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let scenario = |name: String, load: toml::Table| -> anyhow::Result<Scenario> {
+        Ok(Scenario {
+            name,
+            family: family.clone(),
+            question: written.question.clone(),
+            in_table: written.in_table,
+            load: load.try_into()?,
+            contenders: written.contender.clone(),
+        })
+    };
+    if written.case.is_empty() {
+        return Ok(vec![scenario(family.clone(), written.load.clone())?]);
+    }
+    let of_case = |case: &toml::Table| {
+        let mut load = written.load.clone();
+        load.extend(case.clone());
+        let name = load.remove("name");
+        let name = name.as_ref().and_then(toml::Value::as_str).context("each case has a name")?;
+        scenario(format!("{family}-{name}"), load)
+    };
+    written.case.iter().map(of_case).collect()
 }
 
 #[cfg(test)]
@@ -129,13 +256,21 @@ mod tests {
 
     #[test]
     fn every_scenario_is_understood_and_its_configs_are_there() {
-        let all = read(&[]).unwrap();
+        let all = all().unwrap();
         assert!(all.iter().any(|scenario| scenario.name == "h1-plain"));
         for scenario in all {
             for config in scenario.contenders.iter().flat_map(|contender| &contender.configs) {
                 assert!(folder().join("peers").join(config).is_file(), "{}: {config}", scenario.name);
             }
         }
+    }
+
+    #[test]
+    fn a_file_with_cases_is_a_scenario_for_each() {
+        let bodies = read(&["body".to_owned()]).unwrap();
+        assert!(bodies.len() > 3 && bodies.iter().all(|one| one.name.starts_with("body-") && !one.in_table));
+        assert!(bodies.windows(2).all(|pair| pair[0].load.body_bytes < pair[1].load.body_bytes));
+        assert_eq!(read(&[bodies[0].name.clone()]).unwrap().len(), 1);
     }
 
     #[test]

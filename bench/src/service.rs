@@ -7,37 +7,42 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use crate::contender::Bed;
 use crate::process::Process;
-use crate::scenario::Kind;
+use crate::scenario::{Contender, Kind, Load, Security};
 
-/// How long anything may take to start.
-pub const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long anything may take to start: Envoy takes seconds for 10,000 services on an idle machine.
+pub const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Starts what answers this load, on these cores; where it listens.
+/// Starts what answers this load; where it listens. It has the protection that clients expect if nothing is between.
 ///
 /// # Errors
 /// If it does not start.
-pub fn start(
-    load: &Path,
-    kind: Kind,
-    body_bytes: u64,
-    cores: &[usize],
-    folder: &Path,
-) -> anyhow::Result<(Process, SocketAddr)> {
-    let name = match kind {
+pub fn start(bed: &Bed, load: &Load, between: &Contender, folder: &Path) -> anyhow::Result<(Process, SocketAddr)> {
+    let name = match load.kind {
         Kind::Http | Kind::Idle => "http",
         Kind::PingPong => "echo",
         Kind::Upload => "sink",
     };
-    let body = body_bytes.to_string();
-    let words = ["serve", name, "--bind", "127.0.0.1:0", "--body", &body];
-    let command: Vec<String> =
-        std::iter::once(load.to_string_lossy().into_owned()).chain(words.map(str::to_owned)).collect();
+    let mut command = vec![bed.load_program().to_string_lossy().into_owned()];
+    let body = load.body_bytes.to_string();
+    command.extend(["serve", name, "--bind", "127.0.0.1:0", "--body", &body].map(str::to_owned));
+    if between.is_nobody() && load.security != Security::Plain {
+        let file = |name: &str| Ok::<_, anyhow::Error>(bed.certificates()?.join(name).to_string_lossy().into_owned());
+        command.extend(["--cert".to_owned(), file("far/svid.pem")?, "--key".to_owned(), file("far/svid.key")?]);
+        command.push("--no-resumption".to_owned());
+        if load.security == Security::Mtls {
+            command.extend(["--client-ca".to_owned(), file("far/bundle.pem")?]);
+        }
+    }
+    let cores = if load.workers > 1 { bed.all_cores() } else { bed.load_cores() };
     let mut process = Process::start(cores, "the service", &command, &folder.join("service.log"))?;
     let until = Instant::now() + START_TIMEOUT;
     loop {
         let log = process.log();
-        if let Some(address) = log.lines().find_map(|line| line.strip_prefix("listening on ")) {
+        if let Some(address) =
+            log.lines().find_map(|line| line.strip_prefix("listening on ")?.split_whitespace().next())
+        {
             return Ok((process, address.parse().context("the service says where it listens")?));
         }
         process.check()?;
@@ -52,11 +57,11 @@ pub fn start(
 ///
 /// # Errors
 /// If it does not.
-pub fn try_once(kind: Kind, address: SocketAddr) -> io::Result<()> {
+pub fn try_once(load: &Load, address: SocketAddr) -> io::Result<()> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-    match kind {
-        Kind::Http | Kind::Idle => request(&mut stream),
+    match load.kind {
+        Kind::Http | Kind::Idle => request(&mut stream, load.host().unwrap_or("app")),
         Kind::PingPong => {
             stream.write_all(b"?")?;
             stream.read_exact(&mut [0])
@@ -72,8 +77,8 @@ pub fn try_once(kind: Kind, address: SocketAddr) -> io::Result<()> {
 ///
 /// # Errors
 /// If the answer is not 200.
-pub fn request(stream: &mut TcpStream) -> io::Result<()> {
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: app\r\n\r\n")?;
+pub fn request(stream: &mut TcpStream, host: &str) -> io::Result<()> {
+    stream.write_all(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes())?;
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];
     loop {

@@ -39,10 +39,10 @@ pub fn run(
     let mut failed = vec![0; outcome.scenario.contenders.len()];
     for round in 0..rounds {
         for index in order(outcome.scenario.contenders.len(), round) {
-            if failed[index] >= MAX_FAILURES {
+            let contender = &outcome.scenario.contenders[index];
+            if failed[index] >= MAX_FAILURES || contender.lacks.is_some() {
                 continue;
             }
-            let contender = &outcome.scenario.contenders[index];
             let seen = turn::run(bed, &outcome.scenario, contender, lengths);
             match seen.with_context(|| format!("{}, {}, round {round}", outcome.scenario.name, contender.proxy)) {
                 Ok(seen) => {

@@ -42,6 +42,11 @@ pub struct Observation {
     /// Latency that 99.9 % kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p999_us: Option<u64>,
+    /// From its start to the first operation that came through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_ms: Option<f64>,
+    /// Resident memory of all its processes before the load, with what is shared divided among those who share it.
+    pub start_pss_kib: u64,
     /// Resident memory of all its processes after the load.
     pub rss_kib: u64,
     /// The same, with what is shared divided among those who share it.
@@ -52,6 +57,12 @@ pub struct Observation {
     /// Memory that an idle connection adds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kib_per_connection: Option<f64>,
+    /// The kernel's memory that an idle connection adds, for both of its ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel_kib_per_connection: Option<f64>,
+    /// The busiest worker's time on CPU over the mean of all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heaviest_over_mean: Option<f64>,
     /// Share of the time that load and service could have had, which they used.
     pub load_busy_share: f64,
     /// Share of the contender's core that others used: 0 on a quiet machine.
@@ -68,22 +79,26 @@ pub fn run(bed: &Bed, scenario: &Scenario, contender: &Contender, lengths: Lengt
         return idle::run(bed, scenario, contender, lengths);
     }
     let folder = bed.new_folder()?;
-    let program = bed.load_program();
-    let (_service, address) = service::start(&program, load.kind, load.body_bytes, bed.load_cores(), folder.path())?;
-    let core = [bed.proxy_core()];
-    let mut running = bed.start(contender, load.kind, load.workers, address, &core, folder.path())?;
+    let (_service, address) = service::start(bed, load, contender, folder.path())?;
+    // With several workers there are not cores enough for anybody to be alone on one.
+    let alone = load.workers == 1;
+    let (core, all) = ([bed.proxy_core()], bed.all_cores());
+    let (proxy_cores, load_cores) = if alone { (&core[..], bed.load_cores()) } else { (all, all) };
+    let mut running = bed.start(contender, load, address, proxy_cores, folder.path())?;
     let send = |running: &mut Running, length| {
-        let outcome = load::run(&program, load, running.address(), length, bed.load_cores());
+        let outcome = load::run(bed, load, running.address(), length, load_cores);
         outcome.map_err(|error| error.context(running.last_words()))
     };
+    let at_start = running.usage();
     send(&mut running, lengths.warm_up)?;
 
-    let before = (running.usage(), machine::core_time(core[0]));
+    let before = (running.usage(), machine::core_time(core[0]), running.threads());
     let outcome = send(&mut running, lengths.measured)?;
-    let after = (running.usage(), machine::core_time(core[0]));
+    let after = (running.usage(), machine::core_time(core[0]), running.threads());
 
     let cpu = after.0.cpu.saturating_sub(before.0.cpu);
     let (busy, whole) = (after.1.busy.saturating_sub(before.1.busy), after.1.all.saturating_sub(before.1.all));
+    let foreign = (busy.saturating_sub(cpu).as_secs_f64() / whole.as_secs_f64().max(1e-9)).clamp(0.0, 1.0);
     let latency = |which: fn(&Latency) -> u64| outcome.latency.as_ref().map(which);
     Ok(Observation {
         proxy: contender.proxy.clone(),
@@ -93,10 +108,47 @@ pub fn run(bed: &Bed, scenario: &Scenario, contender: &Contender, lengths: Lengt
         p50_us: latency(|latency| latency.p50),
         p99_us: latency(|latency| latency.p99),
         p999_us: latency(|latency| latency.p999),
+        start_ms: (!running.is_direct()).then(|| running.start().as_secs_f64() * 1e3),
+        start_pss_kib: at_start.pss_kib,
         rss_kib: after.0.rss_kib,
         pss_kib: after.0.pss_kib,
+        heaviest_over_mean: heaviest_over_mean(&before.2, &after.2, load.workers),
         load_busy_share: outcome.busy_share,
-        foreign_share: (busy.saturating_sub(cpu).as_secs_f64() / whole.as_secs_f64().max(1e-9)).clamp(0.0, 1.0),
+        foreign_share: if alone { foreign } else { 0.0 },
         ..Observation::default()
     })
+}
+
+/// The busiest worker's time on CPU over the mean of all; nothing, if there is one only. Workers are the busiest threads:
+/// what other threads do is little beside them.
+fn heaviest_over_mean(before: &[(String, Duration)], after: &[(String, Duration)], workers: u16) -> Option<f64> {
+    if workers < 2 {
+        return None;
+    }
+    let began = |thread: &str| before.iter().find(|(name, _)| name == thread).map_or(Duration::ZERO, |(_, time)| *time);
+    let mut times: Vec<f64> =
+        after.iter().map(|(thread, time)| time.saturating_sub(began(thread)).as_secs_f64()).collect();
+    times.sort_by(|a, b| b.total_cmp(a));
+    times.truncate(usize::from(workers));
+    let mean = times.iter().sum::<f64>() / f64::from(workers);
+    (mean > 0.0).then(|| times[0] / mean)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_second_worker_makes_the_first_twice_the_mean() {
+        let times = |list: &[(&str, u64)]| -> Vec<(String, Duration)> {
+            list.iter().map(|(name, ms)| ((*name).to_owned(), Duration::from_millis(*ms))).collect()
+        };
+        let before = times(&[("main", 10), ("a", 100), ("b", 50)]);
+        let check = |after: &[(&str, u64)], workers, expected| {
+            assert_eq!(heaviest_over_mean(&before, &times(after), workers), expected);
+        };
+        check(&[("main", 11), ("a", 300), ("b", 50)], 2, Some(200.0 / 100.5));
+        check(&[("main", 11), ("a", 300), ("b", 250)], 2, Some(1.0));
+        check(&[("main", 11), ("a", 300), ("b", 50)], 1, None);
+    }
 }
