@@ -27,6 +27,7 @@ mod grpc;
 pub mod arrival;
 pub mod compare;
 pub mod objective;
+pub mod search;
 pub mod report;
 
 // The two sides.

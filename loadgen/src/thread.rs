@@ -4,6 +4,7 @@ use std::io;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use ringmesh_ring::affinity;
 use ringmesh_ring::mailbox::{self, Receiver, Sender};
 use ringmesh_ring::setup::{self, Grant};
 
@@ -27,6 +28,25 @@ pub enum Error {
     /// A thread or its ring could not be made.
     #[error("cannot start a worker thread")]
     Thread(#[from] io::Error),
+    /// The process may not use a core that a thread is to be kept on.
+    #[error("core {core} is not to be had: this process may use {}", allowed.iter().map(usize::to_string).collect::<Vec<_>>().join(", "))]
+    Core {
+        /// The core.
+        core: usize,
+        /// Those that the process may use.
+        allowed: Vec<usize>,
+    },
+    /// More connections are wanted than the process may have descriptors.
+    #[error(
+        "{connections} connections need more descriptors than the {allowed} that this process may have: raise the limit \
+         (`ulimit -Hn`, LimitNOFILE=), or ask for fewer connections"
+    )]
+    Descriptors {
+        /// Connections that are wanted.
+        connections: usize,
+        /// Descriptors that the process may have.
+        allowed: u64,
+    },
     /// A thread panicked: a bug in this crate.
     #[error("a worker thread panicked; this is a bug in ringmesh-loadgen")]
     Panicked,
@@ -50,15 +70,21 @@ pub(crate) struct Worker<T> {
 }
 
 impl<T: Send + 'static> Worker<T> {
-    /// Starts a thread that runs `main` as a worker. `main` gets the mailbox through which it is asked to end.
-    pub(crate) fn start<M, F>(name: String, grant: Grant, main: M) -> Result<Self, Error>
+    /// Starts a thread, kept on `core` if there is one, that runs `main` as a worker. `main` gets the mailbox through which it is asked to end.
+    pub(crate) fn start<M, F>(name: String, core: Option<usize>, grant: Grant, main: M) -> Result<Self, Error>
     where
         M: FnOnce(Receiver<()>) -> F + Send + 'static,
         F: Future<Output = Result<T, Error>>,
     {
         let (mut senders, receiver) = mailbox::mailbox(1, 1)?;
         let ender = Ender(senders.pop().ok_or(Error::Panicked)?);
-        let thread = std::thread::Builder::new().name(name).spawn(move || setup::run(&grant, main(receiver))?)?;
+        let run = move || {
+            if let Some(core) = core {
+                affinity::pin_to(&[core], 0)?;
+            }
+            setup::run(&grant, main(receiver))?
+        };
+        let thread = std::thread::Builder::new().name(name).spawn(run)?;
         Ok(Self { thread, ender })
     }
 
@@ -73,6 +99,20 @@ impl<T: Send + 'static> Worker<T> {
     pub(crate) fn join(self) -> Result<T, Error> {
         self.thread.join().map_err(|_| Error::Panicked)?
     }
+}
+
+/// Whether the process may use these cores.
+pub(crate) fn check_cores(cores: &[usize]) -> Result<(), Error> {
+    let allowed = affinity::allowed_cores();
+    match cores.iter().find(|core| !allowed.contains(core)) {
+        Some(core) => Err(Error::Core { core: *core, allowed }),
+        None => Ok(()),
+    }
+}
+
+/// The core of thread `index`, if threads are kept on cores.
+pub(crate) fn core_of(cores: &[usize], index: usize) -> Option<usize> {
+    cores.get(index % cores.len().max(1)).copied()
 }
 
 /// What a thread has used of the machine's cores.

@@ -1,8 +1,7 @@
 //! What all loads have in common: how much, how long, and what is shown.
 
-use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::{Args, ValueEnum};
@@ -12,11 +11,16 @@ use ringmesh_loadgen::objective::Objective;
 use ringmesh_loadgen::report::Report;
 use ringmesh_loadgen::unit;
 
+use super::screen::{Progress, Screen};
+use super::search;
 use super::target::Place;
 use super::{RuntimeArgs, TICK, exit, on_signal};
 
 /// How long a load takes when nothing says otherwise.
 const DEFAULT_DURATION: Duration = Duration::from_secs(10);
+
+/// How long a load that is stopped waits for answers.
+const GRACE: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 #[command(next_help_heading = "Load")]
@@ -40,7 +44,7 @@ pub(crate) struct LoadArgs {
     /// Connections
     #[arg(long, short, default_value_t = 10)]
     connections: usize,
-    /// How long requests are sent, such as 10s; if not given, as long as the rate says, or 10s
+    /// How long requests are sent, such as 10s; if not given, as long as --rate or --requests says, or 10s
     #[arg(long, short, value_parser = unit::duration)]
     duration: Option<Duration>,
     /// For how long requests are sent before any is counted
@@ -57,6 +61,11 @@ pub(crate) struct LoadArgs {
     /// How the result is printed
     #[arg(long, value_enum, default_value = "table", help_heading = "Result")]
     format: Format,
+    /// What is shown meanwhile, on standard error
+    #[arg(long, value_enum, default_value = "auto", help_heading = "Result")]
+    progress: Progress,
+    #[command(flatten)]
+    search: search::SearchArgs,
     /// What the result must be, such as 'p99<5ms' or 'errors=0'; may be given several times. If one does not hold, the
     /// exit code is 3
     #[arg(long = "assert", value_name = "OBJECTIVE", help_heading = "Result")]
@@ -88,9 +97,11 @@ impl LoadArgs {
         Arrivals::Open { rate, spacing }
     }
 
-    fn duration(&self) -> Duration {
+    fn duration(&self) -> Option<Duration> {
         let by_rate = if self.closed { None } else { self.rate.length() };
-        self.duration.or(by_rate).unwrap_or(DEFAULT_DURATION)
+        // Who asks for a number of requests wants that number.
+        let default = if self.requests.is_some() { None } else { Some(DEFAULT_DURATION) };
+        self.duration.or(by_rate).or(default)
     }
 
     fn format(&self) -> Format {
@@ -108,31 +119,23 @@ pub(crate) fn run(args: &LoadArgs, place: Place, protocol: Protocol) -> anyhow::
         connections: args.connections,
         arrivals: if upload { Arrivals::Closed } else { args.arrivals() },
         warm_up: args.warmup,
-        duration: Some(args.duration()),
+        duration: args.duration(),
         requests: args.requests,
         timeout: args.timeout,
-        threads: args.runtime.threads,
+        threads: args.runtime.threads(),
+        cores: args.runtime.cores(),
         driver: args.runtime.driver.into(),
     };
     let stopped = on_signal()?;
+    let mut screen = Screen::new(args.progress);
+    if !args.search.until.is_empty() {
+        let search =
+            search::Task { args: &args.search, settings, length: args.duration, json: args.format() == Format::Json };
+        return search.run(&stopped, &mut screen);
+    }
     let began = SystemTime::now();
-    let mut running = load::start(settings)?;
-    let live = std::io::stderr().is_terminal();
-    let mut shown = Instant::now();
-    while !running.is_finished() {
-        std::thread::sleep(TICK);
-        if stopped.load(Ordering::Relaxed) {
-            running.end();
-        }
-        if live && shown.elapsed() >= Duration::from_secs(1) {
-            shown = Instant::now();
-            show_progress(&running.progress());
-        }
-    }
-    if live {
-        eprint!("\r\x1b[K");
-    }
-    let report = running.wait()?;
+    let report = drive(settings, &stopped, &mut screen)?;
+    screen.clear();
     match args.format() {
         Format::Table => println!("{report}"),
         Format::Json => println!("{}", report.to_json()),
@@ -140,6 +143,29 @@ pub(crate) fn run(args: &LoadArgs, place: Place, protocol: Protocol) -> anyhow::
         Format::Prometheus => print!("{}", report.to_prometheus()),
     }
     Ok(judge(args, &report))
+}
+
+/// Runs a load to its end, or until it is stopped; then what there is counts, without the requests that are still open
+/// after a moment.
+pub(crate) fn drive(settings: load::Settings, stopped: &AtomicBool, screen: &mut Screen) -> anyhow::Result<Report> {
+    let mut running = load::start(settings)?;
+    let mut stopped_at = None;
+    while !running.is_finished() {
+        std::thread::sleep(TICK);
+        if stopped.load(Ordering::Relaxed) {
+            let since = stopped_at.get_or_insert_with(Instant::now).elapsed();
+            running.end();
+            // Publishing stops a while after nobody has looked.
+            let report = running.progress();
+            if since >= GRACE {
+                return Ok(report);
+            }
+        }
+        if screen.is_due() {
+            screen.show(&running.progress());
+        }
+    }
+    Ok(running.wait()?)
 }
 
 /// The exit code that a result deserves.
@@ -157,19 +183,4 @@ fn judge(args: &LoadArgs, report: &Report) -> ExitCode {
         (false, true) => ExitCode::SUCCESS,
         (false, false) => ExitCode::from(exit::DOES_NOT_HOLD),
     }
-}
-
-fn show_progress(report: &Report) {
-    let total = &report.total;
-    eprint!(
-        "\r\x1b[K{:>4.0} s  {} requests  {:.0}/s  {} failed  {} cut  p99 {}",
-        report.elapsed.as_secs_f64(),
-        total.requests(),
-        report.rate(),
-        total.failed(),
-        total.cut(),
-        unit::show_duration(total.quantile(0.99)),
-    );
-    // Nobody looks when standard error is gone.
-    let _gone = std::io::stderr().flush();
 }

@@ -4,6 +4,8 @@ pub(crate) mod compare;
 pub(crate) mod grpc;
 pub(crate) mod http;
 pub(crate) mod load;
+pub(crate) mod screen;
+pub(crate) mod search;
 pub(crate) mod serve;
 pub(crate) mod target;
 pub(crate) mod tcp;
@@ -33,10 +35,42 @@ const TICK: Duration = Duration::from_millis(50);
 pub(crate) struct RuntimeArgs {
     /// Threads, each with its own ring
     #[arg(long, default_value_t = 1)]
-    pub(crate) threads: usize,
+    threads: usize,
+    /// Keep each thread on a core of its own, such as 0,2-3; there are as many threads as cores then
+    #[arg(long, value_parser = cores, conflicts_with = "threads")]
+    pub(crate) cores: Option<Cores>,
     /// I/O driver
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) driver: Driver,
+}
+
+/// Numbers of cores.
+#[derive(Clone)]
+pub(crate) struct Cores(Vec<usize>);
+
+impl RuntimeArgs {
+    pub(crate) fn threads(&self) -> usize {
+        self.cores.as_ref().map_or(self.threads, |cores| cores.0.len())
+    }
+
+    pub(crate) fn cores(&self) -> Vec<usize> {
+        self.cores.as_ref().map_or_else(Vec::new, |cores| cores.0.clone())
+    }
+}
+
+fn cores(text: &str) -> Result<Cores, String> {
+    let wrong = || format!("`{text}` is no list of cores; write one such as 0 or 0,2-3");
+    let mut cores = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (usize, usize) =
+            (first.trim().parse().map_err(|_| wrong())?, last.trim().parse().map_err(|_| wrong())?);
+        if first > last || last - first > 4_096 {
+            return Err(wrong());
+        }
+        cores.extend(first..=last);
+    }
+    Ok(Cores(cores))
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -96,7 +96,8 @@ pub(crate) fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
     };
     let stopped = on_signal()?;
     let mut running = serve::start(serve::Settings {
-        threads: args.runtime.threads,
+        threads: args.runtime.threads(),
+        cores: args.runtime.cores(),
         driver: args.runtime.driver.into(),
         bind: address(&args.bind, Security::Plain)?,
         tls: args.tls.server()?,

@@ -28,7 +28,7 @@ use crate::arrival::Arrivals;
 use crate::limits::{MAX_CONNECTIONS, MAX_ENTRIES, MAX_RATE, MAX_STREAMS, MAX_TARGETS};
 use crate::proxy_header::ProxyHeader;
 use crate::report::Report;
-use crate::thread::Worker;
+use crate::thread::{Worker, check_cores, core_of};
 use crate::tls;
 
 pub use crate::thread::Error;
@@ -44,6 +44,9 @@ pub(crate) use worker::Ended;
 
 /// How long a load takes when neither a duration nor a number of requests is given.
 pub const DEFAULT_DURATION: Duration = Duration::from_secs(10);
+
+/// Descriptors that the process needs beside those of connections, roughly: a few a thread, and what it was given.
+const OWN_DESCRIPTORS: u64 = 32;
 
 /// How many times, 100 ms apart, the threads publish what there is after somebody has looked.
 const WANTED: u32 = 20;
@@ -79,6 +82,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// Threads, each with its own ring.
     pub threads: usize,
+    /// The cores that threads are kept on, one after the other; none: the kernel chooses.
+    pub cores: Vec<usize>,
     /// Which I/O driver.
     pub driver: Wish,
 }
@@ -185,6 +190,7 @@ impl Settings {
             requests: None,
             timeout: DEFAULT_TIMEOUT,
             threads: 1,
+            cores: Vec::new(),
             driver: Wish::Auto,
         }
     }
@@ -304,7 +310,12 @@ pub fn start(settings: Settings) -> Result<Running, Error> {
 /// If the settings make no sense, or threads are not to be had.
 pub fn start_on(grant: &Grant, settings: Settings) -> Result<Running, Error> {
     settings.check()?;
-    raise_descriptor_limit();
+    check_cores(&settings.cores)?;
+    if let Some(allowed) = raise_descriptor_limit().soft
+        && allowed < settings.connections as u64 + OWN_DESCRIPTORS
+    {
+        return Err(Error::Descriptors { connections: settings.connections, allowed });
+    }
     let empty = Report::new(&settings, settings.entry_names(), grant.driver.to_string());
     let progress = Arc::new(Progress {
         reports: (0..settings.threads).map(|_| Mutex::new(empty.clone())).collect(),
@@ -317,7 +328,8 @@ pub fn start_on(grant: &Grant, settings: Settings) -> Result<Running, Error> {
             let arrival = worker::Arrival(progress.clone());
             let part = worker::Part { index, settings: settings.clone(), progress: progress.clone(), arrival };
             let report = empty.clone();
-            Worker::start(format!("load-{index}"), grant.clone(), move |asked| worker::run(part, report, asked))
+            let core = core_of(&settings.cores, index);
+            Worker::start(format!("load-{index}"), core, grant.clone(), move |asked| worker::run(part, report, asked))
         })
         .collect::<Result<_, _>>()?;
     Ok(Running { workers, progress })

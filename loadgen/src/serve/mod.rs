@@ -31,7 +31,7 @@ use crate::load::pattern_bytes;
 use crate::limits::MAX_SERVED_CONNECTIONS;
 use crate::message::Fault;
 use crate::pace::Pacer;
-use crate::thread::{Error, Worker};
+use crate::thread::{Error, Worker, check_cores, core_of};
 use crate::tls::{self, TlsStream};
 use crate::transport::Transport;
 use crate::wait::{First, first};
@@ -61,6 +61,8 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// Threads, each with its own ring; they share the listener.
     pub threads: usize,
+    /// The cores that threads are kept on, one after the other; none: the kernel chooses.
+    pub cores: Vec<usize>,
     /// Which I/O driver.
     pub driver: Wish,
 }
@@ -89,6 +91,7 @@ impl Settings {
             service,
             idle_timeout: DEFAULT_IDLE_TIMEOUT,
             threads: 1,
+            cores: Vec::new(),
             driver: Wish::Auto,
         }
     }
@@ -116,6 +119,7 @@ pub fn start_on(grant: &Grant, mut settings: Settings) -> Result<Running, Error>
     if settings.threads == 0 {
         return Err(Error::Settings("a server has at least one thread"));
     }
+    check_cores(&settings.cores)?;
     raise_descriptor_limit();
     let bind = |source| Error::Bind { address: settings.bind.to_string(), source };
     let (listener, address) = listen(&settings.bind).map_err(bind)?;
@@ -124,7 +128,10 @@ pub fn start_on(grant: &Grant, mut settings: Settings) -> Result<Running, Error>
         .map(|index| {
             let descriptor = listener.try_clone()?;
             let settings = settings.clone();
-            Worker::start(format!("serve-{index}"), grant.clone(), move |asked| serve(descriptor, settings, asked))
+            let core = core_of(&settings.cores, index);
+            Worker::start(format!("serve-{index}"), core, grant.clone(), move |asked| {
+                serve(descriptor, settings, asked)
+            })
         })
         .collect::<Result<_, _>>()?;
     Ok(Running { address, workers })
