@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringmesh_codec::limits::Limits;
 use ringmesh_model::delta::Delta;
@@ -14,6 +14,7 @@ use crate::places::Places;
 use crate::tables::{Endpoint, Listener, Service, Tables, Target};
 use crate::telemetry::directory::Directory;
 use crate::telemetry::layout::Kind;
+use crate::telemetry::recorder::Series;
 use crate::{policy, route, tls};
 
 /// Prepares tables. One of them a data plane, on the loader's thread.
@@ -95,7 +96,20 @@ impl Loader {
 
     fn change(&mut self, snapshot: Snapshot, delta: &Delta) -> Result<Arc<Tables>, Error> {
         let changed = Changed::of(&self.snapshot, delta);
-        let tables = Arc::new(self.prepare(&snapshot, &changed)?);
+        let prepared = self.prepare(&snapshot, &changed);
+        let now = Instant::now();
+        let tables = match prepared {
+            Ok(tables) => Arc::new(tables),
+            Err(error) => {
+                // What was prepared in vain has places that nobody uses. Before the first tables nothing is known of the
+                // series that an earlier data plane has left.
+                if self.tables.settings.is_some() {
+                    self.directory.set_in_use(&series_of(&self.tables), now);
+                }
+                return Err(error);
+            }
+        };
+        self.directory.set_in_use(&series_of(&tables), now);
         self.listeners.retain(|name| snapshot.objects.contains_key(&Key::Listener(name.clone())));
         self.services.retain(|name| snapshot.objects.contains_key(&Key::Service(name.clone())));
         let alive: std::collections::HashSet<_> = tables
@@ -284,6 +298,28 @@ impl Loader {
         let series = self.directory.place(Kind::Request, &[listener, route, rule, service]);
         Ok(route::Target { service: self.services.of(service).index, weight, series })
     }
+}
+
+/// Which series tables name, by index.
+fn series_of(tables: &Tables) -> Vec<bool> {
+    let mut named = Vec::new();
+    let mut name = |series: Series| {
+        let index = series.index as usize;
+        if named.len() <= index {
+            named.resize(index + 1, false);
+        }
+        named[index] = true;
+    };
+    tables.services.iter().flatten().for_each(|service| name(service.series));
+    for listener in tables.listeners.iter().flatten() {
+        name(listener.series);
+        name(listener.unrouted);
+        match &listener.target {
+            Target::Service(target) => name(target.series),
+            Target::Routes(routes) => routes.targets().for_each(|target| name(target.series)),
+        }
+    }
+    named
 }
 
 /// Which tables a delta touches.

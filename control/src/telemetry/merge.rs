@@ -40,7 +40,7 @@ pub struct Totals {
     pub workers: Vec<Worker>,
     /// How often a data plane has started.
     pub starts: u64,
-    /// Series in the live data plane's directory.
+    /// Series that have a place in the live data plane's directory.
     pub series: u64,
 }
 
@@ -148,7 +148,7 @@ impl Merge {
         if let Some(live) = &self.live {
             totals.add(live);
             totals.workers.truncate(usize::from(live.workers()));
-            totals.series = live.header(header::USED);
+            totals.series = live.header(header::TAKEN);
             for (number, worker) in (0..live.workers()).zip(&mut totals.workers) {
                 worker.version = live.gauge(number, gauge::VERSION);
                 worker.epoll = live.gauge(number, gauge::EPOLL);

@@ -67,6 +67,11 @@ impl Table {
         rules.push(rule);
     }
 
+    /// The services of all rules.
+    pub fn targets(&self) -> impl Iterator<Item = &Target> {
+        self.exact.values().chain(self.suffix.values()).chain([&self.any]).flatten().flat_map(|rule| &rule.to)
+    }
+
     /// The rule that a request falls under: those of its exact host first, then of the longest suffix, then of any host.
     pub fn find(&self, head: &impl Head) -> Option<&Rule> {
         let mut lower = [0; MAX_HOST_BYTES];

@@ -1,19 +1,48 @@
 //! The loader's side: gives series their places and writes down which series has which.
+//!
+//! A series that no table names any more is unused: it keeps its place for a while, so that its last counts are scraped
+//! and a route that comes back goes on where it stopped. Then its place is free for another series, under the next
+//! generation.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::time::{Duration, Instant};
 
 use ringmesh_ring::shared_memory::Memory;
 
 use super::layout::{self, ENTRY_WORDS, Kind, MAX_LABEL_BYTES, MAX_SERIES, header};
 use super::recorder::Series;
 
+/// Most series that are unused at a time: 4 KiB a worker each. The one that is so for longest goes first.
+pub const MAX_UNUSED: usize = 1024;
+
+/// How long a series may be unused: at the first change of tables after that, its place is free. Prometheus looks back
+/// five minutes.
+pub const MAX_UNUSED_TIME: Duration = Duration::from_secs(15 * 60);
+
 /// Which series has which place. One writer: the loader of the data plane that owns the memory.
 pub struct Directory {
     memory: Arc<Memory>,
-    places: HashMap<(Kind, String), Series>,
+    workers: u16,
+    places: HashMap<Key, Place>,
+    /// Which series are unused, and since when: the oldest first.
+    unused: BTreeMap<u64, (Instant, Key)>,
+    /// Place of the next one in that order.
+    next_unused: u64,
+    /// Free places, each with the generation it had last.
+    free: Vec<Series>,
     used: usize,
+}
+
+/// Kind and labels.
+type Key = (Kind, String);
+
+#[derive(Clone, Copy)]
+struct Place {
+    series: Series,
+    /// Its key in [`Directory::unused`], if it is there.
+    unused: Option<u64>,
 }
 
 /// Why the telemetry memory cannot be used.
@@ -60,40 +89,103 @@ impl Directory {
         }
         words[header::STARTS].fetch_add(1, Ordering::Relaxed);
         let used = (words[header::USED].load(Ordering::Relaxed) as usize).min(MAX_SERIES);
-        let mut places = HashMap::new();
-        for index in 0..used {
-            if let Some((generation, kind, labels)) = read_entry(|word| words[word].load(Ordering::Acquire), index) {
-                places.insert((kind, labels), Series { index: index as u32, generation });
+        let mut directory = Self {
+            memory: memory.clone(),
+            workers,
+            places: HashMap::new(),
+            unused: BTreeMap::new(),
+            next_unused: 0,
+            free: Vec::new(),
+            used,
+        };
+        for index in (0..used).rev() {
+            match read_entry(|word| words[word].load(Ordering::Acquire), index) {
+                Some((generation, kind, labels)) => {
+                    let series = Series { index: index as u32, generation };
+                    directory.places.insert((kind, labels), Place { series, unused: None });
+                    if kind == Kind::Listener {
+                        close_all(words, workers, series);
+                    }
+                }
+                None => directory.free.push(last_owner(words, workers, index)),
             }
         }
-        for series in places.iter().filter(|((kind, _), _)| *kind == Kind::Listener).map(|(_, series)| series) {
-            close_all(words, workers, *series);
-        }
-        let mut directory = Self { memory, places, used };
         for kind in Kind::ALL {
-            let labels = vec!["other"; kind.labels().len()];
-            directory.place(kind, &labels);
+            directory.place(kind, &other(kind));
         }
         Ok(directory)
     }
 
     /// The place of a series; the one of `other` if there is none left.
     pub fn place(&mut self, kind: Kind, labels: &[&str]) -> Series {
-        let mut text = labels.join("\0");
-        truncate(&mut text, MAX_LABEL_BYTES);
-        if let Some(series) = self.places.get(&(kind, text.clone())) {
-            return *series;
+        let key = key(kind, labels);
+        if let Some(place) = self.places.get_mut(&key) {
+            if let Some(number) = place.unused.take() {
+                self.unused.remove(&number);
+            }
+            return place.series;
         }
-        if self.used == MAX_SERIES {
-            let other = vec!["other"; kind.labels().len()].join("\0");
-            return self.places[&(kind, other)];
-        }
-        let series = Series { index: self.used as u32, generation: 1 };
-        write_entry(self.memory.words(), series, kind, &text);
-        self.used += 1;
-        self.memory.words()[header::USED].store(self.used as u64, Ordering::Release);
-        self.places.insert((kind, text), series);
+        let Some(series) = self.take() else { return self.places[&self::key(kind, &other(kind))].series };
+        write_entry(self.memory.words(), series, kind, &key.1);
+        self.places.insert(key, Place { series, unused: None });
+        self.write_sizes();
         series
+    }
+
+    /// A place that has no owner, for the next one.
+    fn take(&mut self) -> Option<Series> {
+        if self.free.is_empty() && self.used < MAX_SERIES {
+            self.used += 1;
+            return Some(Series { index: self.used as u32 - 1, generation: 1 });
+        }
+        if self.free.is_empty() {
+            self.free_one();
+        }
+        let last = self.free.pop()?;
+        Some(Series { index: last.index, generation: last.generation + 1 })
+    }
+
+    /// Says which series the newest tables name, by index. The others are unused from `now` on, if they are not already;
+    /// those that have been so for too long, or are too many, lose their places.
+    ///
+    /// Requests that began with older tables may still count for a series that loses its place here: the recorder knows
+    /// by the generation and drops it.
+    pub fn set_in_use(&mut self, in_use: &[bool], now: Instant) {
+        for (key, place) in &mut self.places {
+            let named = in_use.get(place.series.index as usize).copied().unwrap_or(false);
+            if !named && !is_other(key) && place.unused.is_none() {
+                place.unused = Some(self.next_unused);
+                self.unused.insert(self.next_unused, (now, key.clone()));
+                self.next_unused += 1;
+            }
+        }
+        while let Some((_, (since, _))) = self.unused.first_key_value()
+            && (self.unused.len() > MAX_UNUSED || now.saturating_duration_since(*since) > MAX_UNUSED_TIME)
+            && self.free_one()
+        {}
+        self.write_sizes();
+    }
+
+    /// Frees the place that is unused for longest; false if there is none. A listener with open connections is not
+    /// unused: they count against its limit should it come back.
+    fn free_one(&mut self) -> bool {
+        let words = self.memory.words();
+        let idle = |key: &Key| key.0 != Kind::Listener || open(words, self.workers, self.places[key].series) == 0;
+        let found = self.unused.iter().find(|(_, (_, key))| idle(key)).map(|(number, _)| *number);
+        let Some((_, key)) = found.and_then(|number| self.unused.remove(&number)) else { return false };
+        let Some(place) = self.places.remove(&key) else { return false };
+        erase_entry(words, place.series);
+        // The last generation of a place has no successor: nobody could tell them apart.
+        if place.series.generation < u32::MAX {
+            self.free.push(place.series);
+        }
+        true
+    }
+
+    fn write_sizes(&self) {
+        let words = self.memory.words();
+        words[header::TAKEN].store(self.places.len() as u64, Ordering::Relaxed);
+        words[header::USED].store(self.used as u64, Ordering::Release);
     }
 
     /// Writes down which version all workers use.
@@ -107,15 +199,49 @@ impl Directory {
     }
 }
 
+fn other(kind: Kind) -> Vec<&'static str> {
+    vec!["other"; kind.labels().len()]
+}
+
+fn is_other((kind, labels): &Key) -> bool {
+    labels.split('\0').eq(other(*kind))
+}
+
+fn key(kind: Kind, labels: &[&str]) -> Key {
+    let mut text = labels.join("\0");
+    truncate(&mut text, MAX_LABEL_BYTES);
+    (kind, text)
+}
+
+/// First word of each worker's marks.
+fn marks(workers: u16) -> impl Iterator<Item = usize> {
+    (0..usize::from(workers)).map(|worker| layout::WORKERS + worker * layout::WORKER_WORDS + layout::PAGE_WORDS)
+}
+
+/// The words in which the workers count a listener's open connections.
+fn open_words(words: &[AtomicU64], workers: u16, series: Series) -> impl Iterator<Item = &AtomicU64> {
+    let index = series.index as usize;
+    marks(workers)
+        .filter(move |base| words[base + index].load(Ordering::Relaxed) == u64::from(series.generation))
+        .map(move |base| &words[base + MAX_SERIES + index * layout::BLOCK_WORDS + layout::listener::OPEN])
+}
+
+/// Open connections of a listener.
+fn open(words: &[AtomicU64], workers: u16, series: Series) -> u64 {
+    open_words(words, workers, series).fold(0, |sum, word| sum.wrapping_add(word.load(Ordering::Relaxed)))
+}
+
 /// What an earlier data plane had open is closed. No worker runs yet, so nobody else writes there.
 fn close_all(words: &[AtomicU64], workers: u16, series: Series) {
-    for worker in 0..usize::from(workers) {
-        let base = layout::WORKERS + worker * layout::WORKER_WORDS + layout::PAGE_WORDS;
-        if words[base + series.index as usize].load(Ordering::Relaxed) == u64::from(series.generation) {
-            let block = base + MAX_SERIES + series.index as usize * layout::BLOCK_WORDS;
-            words[block + layout::listener::OPEN].store(0, Ordering::Relaxed);
-        }
-    }
+    open_words(words, workers, series).for_each(|word| word.store(0, Ordering::Relaxed));
+}
+
+/// The last owner of a place that has none: also if the data plane ended while it gave the place away.
+fn last_owner(words: &[AtomicU64], workers: u16, index: usize) -> Series {
+    let written = words[layout::DIRECTORY + index * ENTRY_WORDS].load(Ordering::Relaxed);
+    let marked = marks(workers).map(|base| words[base + index].load(Ordering::Relaxed));
+    let last = marked.chain([written]).filter_map(|generation| u32::try_from(generation).ok()).max().unwrap_or(0);
+    Series { index: index as u32, generation: last.min(u32::MAX - 1) }
 }
 
 /// Cuts at a character's boundary.
@@ -129,7 +255,8 @@ fn truncate(text: &mut String, max: usize) {
 
 fn write_entry(words: &[AtomicU64], series: Series, kind: Kind, labels: &str) {
     let entry = &words[layout::DIRECTORY + series.index as usize * ENTRY_WORDS..][..ENTRY_WORDS];
-    entry[0].store(0, Ordering::Release);
+    entry[0].store(0, Ordering::Relaxed);
+    fence(Ordering::Release);
     entry[1].store(kind as u64 | (labels.len() as u64) << 8, Ordering::Relaxed);
     for (word, chunk) in entry[2..].iter().zip(labels.as_bytes().chunks(8)) {
         let mut bytes = [0; 8];
@@ -137,6 +264,12 @@ fn write_entry(words: &[AtomicU64], series: Series, kind: Kind, labels: &str) {
         word.store(u64::from_le_bytes(bytes), Ordering::Relaxed);
     }
     entry[0].store(u64::from(series.generation), Ordering::Release);
+}
+
+/// The place has no owner now. Its generation stays, for the next one to go on from.
+fn erase_entry(words: &[AtomicU64], series: Series) {
+    let entry = &words[layout::DIRECTORY + series.index as usize * ENTRY_WORDS..][..2];
+    entry[1].store(0, Ordering::Release);
 }
 
 /// The generation, kind and labels of an entry, if it is in use and readable.
@@ -151,5 +284,9 @@ pub(super) fn read_entry(load: impl Fn(usize) -> u64, index: usize) -> Option<(u
         bytes.extend_from_slice(&entry(word).to_le_bytes());
     }
     bytes.truncate(length);
+    fence(Ordering::Acquire);
+    if entry(0) != u64::from(generation) || entry(1) != shape {
+        return None; // It was given to another owner meanwhile.
+    }
     Some((generation, kind, String::from_utf8(bytes).ok()?))
 }

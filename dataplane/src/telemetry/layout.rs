@@ -8,7 +8,8 @@
 //!
 //! A series is one combination of labels. The loader alone gives it a place (an index) and writes its entry. A worker
 //! writes a series' block only once it has something to count, so that places that nobody uses cost no memory: the file
-//! is sparse. The mark says for which generation of the place the block counts; a block with another mark is not read.
+//! is sparse. The mark says for which generation of the place the block counts; a block with another mark is not read. An
+//! entry of kind 0 has no owner; the next one gets the generation after the one that stands there.
 
 use crate::outcome::MAX_REASONS;
 
@@ -53,6 +54,8 @@ pub mod header {
     pub const STARTS: usize = 5;
     /// The version that the loader has published to the workers.
     pub const VERSION: usize = 6;
+    /// Series that have a place now.
+    pub const TAKEN: usize = 7;
 }
 
 /// Words of a worker's gauges.

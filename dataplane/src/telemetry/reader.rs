@@ -81,6 +81,7 @@ impl Reader {
     fn counts(&self, index: usize) -> Option<Counts> {
         let words = self.memory.words();
         let mut sum: Option<Vec<u64>> = None;
+        let mut read = [0; BLOCK_WORDS];
         let mut generation = None;
         for worker in 0..usize::from(self.workers) {
             let base = layout::WORKERS + worker * layout::WORKER_WORDS + PAGE_WORDS;
@@ -94,10 +95,13 @@ impl Reader {
                 continue;
             }
             let block = &words[base + MAX_SERIES + index * BLOCK_WORDS..][..BLOCK_WORDS];
-            let sum = sum.get_or_insert_with(|| vec![0; BLOCK_WORDS]);
-            for (total, word) in sum.iter_mut().zip(block) {
-                *total = total.wrapping_add(word.load());
+            read.iter_mut().zip(block).for_each(|(read, word)| *read = word.load());
+            fence(Ordering::Acquire);
+            if words[base + index].load() != mark {
+                continue; // The place was given to another series meanwhile.
             }
+            let sum = sum.get_or_insert_with(|| vec![0; BLOCK_WORDS]);
+            sum.iter_mut().zip(read).for_each(|(total, count)| *total = total.wrapping_add(count));
         }
         let mut counters = sum?;
         let (_, kind, labels) = generation??;

@@ -36,18 +36,24 @@ impl Recorder {
 
     /// Adds `amount` to word `counter` of a series.
     pub fn add(&self, series: Series, counter: usize, amount: u64) {
-        add(&self.block(series)[counter], amount);
+        if let Some(block) = self.block(series) {
+            add(&block[counter], amount);
+        }
     }
 
     /// Counts `micros` in a series' histogram.
     pub fn observe(&self, series: Series, micros: u64) {
-        add(&self.block(series)[HISTOGRAM + layout::bucket(micros)], 1);
+        if let Some(block) = self.block(series) {
+            add(&block[HISTOGRAM + layout::bucket(micros)], 1);
+        }
     }
 
     /// Takes `amount` from word `counter` of a series.
     pub fn sub(&self, series: Series, counter: usize, amount: u64) {
-        let word = &self.block(series)[counter];
-        word.store(word.load(Ordering::Relaxed).wrapping_sub(amount), Ordering::Relaxed);
+        if let Some(block) = self.block(series) {
+            let word = &block[counter];
+            word.store(word.load(Ordering::Relaxed).wrapping_sub(amount), Ordering::Relaxed);
+        }
     }
 
     /// Adds one to word `counter` of a series and tells what all workers have there together. Of workers that do this at
@@ -93,22 +99,34 @@ impl Recorder {
         self.memory.words()[base + gauge].load(Ordering::Relaxed)
     }
 
-    /// The block of a series, cleared first if it still counts for an earlier owner of the place.
-    fn block(&self, series: Series) -> &[AtomicU64] {
+    /// The block of a series, cleared first if it still counts for an earlier owner of the place; None if it already
+    /// counts for a later one.
+    fn block(&self, series: Series) -> Option<&[AtomicU64]> {
         let words = self.memory.words();
         let index = series.index as usize;
         let mark = &words[self.base + PAGE_WORDS + index];
         let start = self.base + PAGE_WORDS + MAX_SERIES + index * BLOCK_WORDS;
         let block = &words[start..start + BLOCK_WORDS];
-        if mark.load(Ordering::Relaxed) != u64::from(series.generation) {
-            mark.store(0, Ordering::Release);
-            for word in block {
-                word.store(0, Ordering::Relaxed);
+        let marked = mark.load(Ordering::Relaxed);
+        if marked != u64::from(series.generation) {
+            if marked > u64::from(series.generation) {
+                return None;
             }
-            mark.store(u64::from(series.generation), Ordering::Release);
+            clear(mark, block, series.generation);
         }
-        block
+        Some(block)
     }
+}
+
+/// Makes a block count for another owner. A reader that sees one of its new words also sees that the mark has changed.
+#[cold]
+fn clear(mark: &AtomicU64, block: &[AtomicU64], generation: u32) {
+    mark.store(0, Ordering::Relaxed);
+    fence(Ordering::Release);
+    for word in block {
+        word.store(0, Ordering::Relaxed);
+    }
+    mark.store(u64::from(generation), Ordering::Release);
 }
 
 /// Adds without a locked instruction: this thread is the only writer.

@@ -36,7 +36,7 @@ pub(crate) struct World {
     loader: RefCell<Loader>,
     snapshot: RefCell<Snapshot>,
     upstream: memory::Listener,
-    telemetry: SharedMemory,
+    pub(crate) telemetry: SharedMemory,
 }
 
 /// Runs busy connections where they are.
@@ -87,6 +87,12 @@ impl World {
         change(&mut snapshot.objects);
         let tables = self.loader.borrow_mut().load(snapshot.clone()).unwrap();
         self.worker.commit(tables);
+    }
+
+    /// An object of the snapshot that is live.
+    #[allow(dead_code, reason = "each test binary uses a part of this")]
+    pub(crate) fn loaded(&self, key: &Key) -> Object {
+        self.snapshot.borrow().objects[key].clone()
     }
 
     /// A client's end of a new connection to the listener.
