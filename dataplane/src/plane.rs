@@ -19,7 +19,7 @@ use ringmesh_ring::reclaim;
 use ringmesh_ring::setup::{self, Grant, Wish};
 use ringmesh_ring::shared_memory::Memory;
 use ringmesh_ring::slot::Pool;
-use ringmesh_ring::socket::Listener;
+use ringmesh_ring::socket::{Listener, refuse_newcomers};
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
 
 use crate::filter;
@@ -40,6 +40,9 @@ use crate::worker::{Events, Worker};
 
 /// Messages that wait for one receiver at most. A burst of accepted connections is the largest of them.
 const MAILBOX: usize = 1024;
+
+/// How long clients that have begun to connect to a port that closes may take to finish that.
+const LAST_CLIENTS: Duration = Duration::from_millis(200);
 
 /// How often what waits for a full mailbox is tried again.
 pub const FLUSH_INTERVAL: Duration = Duration::from_millis(5);
@@ -347,6 +350,7 @@ impl Plane {
 
     fn commit(&mut self, tables: Arc<Tables>) -> Taken {
         let version = tables.version;
+        self.accept_the_last(&tables);
         self.coordinator.reset(tables.services.iter().flatten().map(|service| &**service));
         for number in 0..self.workers.len() {
             self.send(number, ToWorker::Commit(tables.clone()));
@@ -386,6 +390,35 @@ impl Plane {
     /// Another control has come, which gives us all sockets that we do not have.
     pub fn forget_staged(&mut self) {
         self.staged.clear();
+    }
+
+    /// Ports that these tables give up take no new clients from now on, and those that have begun to connect are accepted
+    /// while the old tables still serve them: nobody is left in a backlog when it closes.
+    fn accept_the_last(&mut self, tables: &Tables) {
+        let stays = |name: &Name, place: Place| {
+            let found = tables.listeners.get(place.index as usize).and_then(Option::as_deref);
+            found.is_some_and(|listener| listener.place == place && listener.config.name == *name)
+        };
+        let address = |sockets: &[OwnedFd]| rustix::net::getsockname(sockets.first()?).ok();
+        let used: Vec<_> = self.staged.values().map(|sockets| address(sockets)).collect();
+        let mut waits = false;
+        for (name, listening) in &self.listeners {
+            let replaced = self.staged.contains_key(name) || !stays(name, listening.place);
+            // The same sockets may go on under another name.
+            if !replaced || used.contains(&address(&listening.sockets)) {
+                continue;
+            }
+            for socket in &listening.sockets {
+                if let Err(error) = refuse_newcomers(socket) {
+                    tracing::warn!(target: "loader", listener = name, "clients may be reset while its port closes: {error}");
+                }
+            }
+            waits = true;
+        }
+        let until = Instant::now() + LAST_CLIENTS;
+        while waits && Instant::now() < until {
+            self.wait(until);
+        }
     }
 
     /// Lets the workers accept where the tables say, and nowhere else.

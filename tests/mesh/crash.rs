@@ -372,7 +372,7 @@ fn ctrl_c_ends_as_sigterm_does_and_a_second_one_ends_at_once() {
 }
 
 /// Listening sockets at these ports of IPv4, by inode: the same number is the same socket.
-fn listening(ports: &BTreeSet<u16>) -> BTreeSet<u64> {
+pub(crate) fn listening(ports: &BTreeSet<u16>) -> BTreeSet<u64> {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let rows = table.lines().skip(1).filter_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();

@@ -110,3 +110,69 @@ fn a_second_proxy_does_not_silently_take_half_of_the_connections() {
         assert!(owners.iter().any(|owner| log.contains(owner)), "{owners:?} in {log}");
     });
 }
+
+#[test]
+fn a_port_that_closes_resets_nobody_who_has_connected() {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    on_both_drivers(|driver| {
+        let app = Service::saying("hello");
+        let [stays, moved, removed, to] = [(); 4].map(|()| ports::free());
+        let listener =
+            |name: &str, port| format!("[[listener]]\nname = \"{name}\"\nbind = \"{port}\"\nservice = \"app\"\n");
+        let first = forwarding(stays, &[app.address()], "", "");
+        let before = format!("{first}{}{}", listener("moved", moved), listener("removed", removed));
+        let mut proxy = ringmesh(driver).config(&before).start();
+        for round in 0..3 {
+            let (done, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+            std::thread::scope(|scope| {
+                // Each client that is connected gets its answer; those that come too late are refused.
+                for port in [moved, removed, moved, removed] {
+                    let (done, answered) = (&done, &answered);
+                    scope.spawn(move || {
+                        while !done.load(Ordering::Relaxed) {
+                            let Ok(mut client) = Client::try_connect(port) else { return };
+                            client.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n");
+                            match client.try_response() {
+                                Ok(answer) => assert_eq!(answer.text(), "hello"),
+                                Err(error) => panic!("round {round}: a client that had connected was cut: {error}"),
+                            }
+                            answered.fetch_add(1, Ordering::Relaxed);
+                        }
+                    });
+                }
+                eventually("clients come and go", || (answered.load(Ordering::Relaxed) > 100).then_some(()));
+                proxy.reconfigure(&format!("{first}{}", listener("moved", to)));
+                for port in [moved, removed] {
+                    eventually("the port is closed", || Client::try_connect(port).is_err().then_some(()));
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            assert_eq!(Client::connect(to).get("app", "/").text(), "hello");
+            proxy.reconfigure(&before);
+        }
+    });
+}
+
+#[test]
+fn a_listener_that_changes_but_for_its_address_keeps_its_sockets_and_who_waits_there() {
+    on_both_drivers(|driver| {
+        let app = Service::saying("hello");
+        let front = ports::free();
+        let proxy = ringmesh(driver).config(forwarding(front, &[app.address()], "", "")).start();
+        let inodes = || crate::crash::listening(&[front.port()].into());
+        let before = inodes();
+        let dataplane = proxy.dataplane_pid();
+        ringmesh_tests::process::signal(dataplane, rustix::process::Signal::STOP);
+        let mut waiting = Client::connect(front);
+        waiting.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n");
+        proxy.write(
+            &forwarding(front, &[app.address()], "max_connections = 77", "").replace("\"front\"", "\"renamed\""),
+        );
+        ringmesh_tests::process::signal(dataplane, rustix::process::Signal::CONT);
+        eventually("it is live", || (proxy.status()["listeners"][0]["name"] == "renamed").then_some(()));
+        assert_eq!(waiting.response().text(), "hello");
+        assert_eq!(Client::connect(front).get("app", "/").text(), "hello");
+        assert_eq!(inodes(), before);
+    });
+}

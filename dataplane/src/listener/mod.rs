@@ -172,7 +172,7 @@ fn begin(worker: &Rc<Worker<Sockets>>, exchanges: &impl Exchanges<Sockets>, hand
     ringmesh_ring::spawn(connection::serve(worker, exchanges, socket, client, listener, Some(reserved)));
 }
 
-/// Accepts until `stop` is triggered.
+/// Accepts until `stop` is triggered; whoever waits in the backlog then is still taken, because closing it would reset them.
 pub async fn accept(
     placement: Rc<Placement>,
     exchanges: impl Exchanges<Sockets>,
@@ -183,10 +183,18 @@ pub async fn accept(
     loop {
         let taken = match race(listener.readable(), stop.stopped()).await {
             Raced::First(ready) => ready.and_then(|()| take(&placement, &exchanges, &listener, place)),
-            Raced::Second(_) => return,
+            Raced::Second(_) => {
+                while let Ok(Taken::Many) = take(&placement, &exchanges, &listener, place) {}
+                return;
+            }
         };
         match taken {
             Ok(Taken::All) => {}
+            // Who waits there waits for the listener that has these sockets now.
+            Ok(Taken::NotOurs) => {
+                stop.stopped().await;
+                return;
+            }
             // On epoll the next wait would end at once, and none of the clients would be served.
             Ok(Taken::Many) => ringmesh_ring::yield_now().await,
             Err(error) => {
@@ -210,6 +218,8 @@ enum Taken {
     All,
     /// As many as one turn may take.
     Many,
+    /// None: the tables have no such listener any more.
+    NotOurs,
 }
 
 fn take(
@@ -218,6 +228,9 @@ fn take(
     listener: &Listener,
     place: Place,
 ) -> io::Result<Taken> {
+    if placement.worker.tables().listener(place).is_none() {
+        return Ok(Taken::NotOurs);
+    }
     for _ in 0..ACCEPTS_PER_TURN {
         match listener.accept()? {
             Some(accepted) => placement.place(exchanges, accepted, place),

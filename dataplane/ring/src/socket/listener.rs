@@ -2,12 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use monoio::net::UnixStream;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
+use socket2::{Domain, SockFilter, SockRef};
 
 use crate::fair::waitable;
 use crate::runtime::{Mode, mode};
@@ -31,6 +32,8 @@ impl Listener {
         if !flags.contains(OFlags::NONBLOCK) {
             fcntl_setfl(&descriptor, flags | OFlags::NONBLOCK)?;
         }
+        // It may have been given up before: see `refuse_newcomers`. Without a filter there is nothing to take off.
+        let _ = SockRef::from(&descriptor).detach_filter();
         let waiter = waitable(descriptor.try_clone()?)?;
         Ok(Listener { descriptor, waiter })
     }
@@ -70,6 +73,30 @@ impl std::fmt::Debug for Listener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Listener").field(&self.descriptor).finish()
     }
+}
+
+/// Lets no new client begin to connect to a TCP listener, wherever its descriptor is held: those whose handshake is under
+/// way finish it and can be accepted. Once they are, closing the listener resets nobody. [`Listener::from_fd`] undoes it.
+///
+/// # Errors
+/// What the kernel says. A Unix socket has no handshake, and stays as it is.
+pub fn refuse_newcomers(listener: impl AsFd) -> io::Result<()> {
+    const FLAGS_OFFSET: u32 = 13;
+    const SYN: u32 = 0x02;
+    const SYN_ACK: u32 = 0x12;
+    // Classic BPF over the TCP header (packet(7)): load the flags, keep SYN and ACK, drop what has SYN alone.
+    let first_packets = [
+        SockFilter::new((libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16, 0, 0, FLAGS_OFFSET),
+        SockFilter::new((libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16, 0, 0, SYN_ACK),
+        SockFilter::new((libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, 0, 1, SYN),
+        SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0),
+        SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, u32::MAX),
+    ];
+    let socket = SockRef::from(&listener);
+    if socket.domain()? == Domain::UNIX {
+        return Ok(());
+    }
+    socket.attach_filter(&first_packets)
 }
 
 /// Whether a call failed for want of descriptors or memory: the process's limit, the machine's, or socket memory.

@@ -10,7 +10,7 @@ mod owner;
 pub use bind::{BindError, bind_group, bind_unix};
 pub use connection::Socket;
 pub use limit::{DescriptorLimit, raise_descriptor_limit};
-pub use listener::{Listener, is_out_of_descriptors};
+pub use listener::{Listener, is_out_of_descriptors, refuse_newcomers};
 pub use owner::{Owner, owner_of_port};
 
 pub(crate) use connection::{Turn, race};
