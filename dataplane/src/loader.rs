@@ -24,6 +24,8 @@ pub struct Loader {
     tables: Arc<Tables>,
     directory: Directory,
     workers: u16,
+    /// Counts changed limits.
+    limit_changes: u64,
     listeners: Places<Name>,
     services: Places<Name>,
     endpoints: Places<(Name, snapshot::Address)>,
@@ -56,6 +58,7 @@ impl Loader {
     pub fn new(directory: Directory, workers: u16) -> Self {
         Self {
             workers,
+            limit_changes: 0,
             snapshot: Snapshot::default(),
             tables: Arc::default(),
             directory,
@@ -192,7 +195,8 @@ impl Loader {
         let series = self.directory.place(Kind::Service, &[&config.name]);
         let before = self.tables.services.get(place.index as usize).and_then(|service| service.as_deref());
         let before = before.filter(|service| service.place == place).and_then(|service| service.limit.as_ref());
-        let limit = config.max_in_flight.map(|max| Limit::new(max, self.workers, before));
+        self.limit_changes += 1;
+        let limit = config.max_in_flight.map(|max| Limit::new(max, self.workers, before, self.limit_changes));
         let pool_key = pool_key(config, identity);
         Ok(Service { place, config: config.clone(), series, tls, limit, pool_key, endpoints })
     }

@@ -493,9 +493,7 @@ impl Plane {
                 FromWorker::Permit(message) => {
                     let mut answers = Vec::new();
                     self.coordinator.receive(number, message, |worker, answer| answers.push((worker, answer)));
-                    for (worker, answer) in answers {
-                        self.send(usize::from(worker), ToWorker::Permit(answer));
-                    }
+                    self.send_permits(answers);
                 }
                 FromWorker::Report(worker, endpoints) => {
                     self.workers[usize::from(number)].asked = false;
@@ -504,10 +502,20 @@ impl Plane {
                 FromWorker::Drained(cut) => {
                     self.cut += cut;
                     self.drained += 1;
+                    // Who still drains does not wait for an answer of this one.
+                    let mut answers = Vec::new();
+                    self.coordinator.leave(number, |worker, answer| answers.push((worker, answer)));
+                    self.send_permits(answers);
                 }
             }
         }
         reports
+    }
+
+    fn send_permits(&mut self, messages: Vec<(u16, permit::ToWorker)>) {
+        for (worker, message) in messages {
+            self.send(usize::from(worker), ToWorker::Permit(message));
+        }
     }
 
     /// How things are. Of a worker that does not answer in time only the version is known that it has last confirmed.

@@ -156,8 +156,8 @@ impl<N: Net> Worker<N> {
     /// # Errors
     /// If the limit is reached, nobody says until `until` that it is not, or the request was stopped.
     pub async fn admit(&self, service: &Service, stop: &Stop, until: Instant) -> Result<Permit, Reason> {
-        if service.limit.is_none() {
-            return Ok(Permit::Unlimited);
+        if let Some(permit) = self.leases.try_acquire(service).map_err(|_exhausted| Reason::InFlightLimit)? {
+            return Ok(permit);
         }
         let acquire = self.leases.acquire(service, self.net.now(), |message| (self.coordinator)(message));
         stop.set_deadline(Some(until));

@@ -227,6 +227,53 @@ fn a_limit_that_is_edited_holds_from_then_on_and_counts_what_is_in_flight() {
     });
 }
 
+#[test]
+fn an_edit_under_load_on_one_worker_lets_nobody_in_beyond_the_new_limit() {
+    on_both_drivers(|driver| {
+        let gate = Gate::shut();
+        let front = ports::free();
+        let config = |max: usize| forwarding(front, &[gate.address()], "", &format!("max_in_flight = {max}"));
+        let mut proxy = ringmesh(driver).workers(WORKERS).config(config(40)).start();
+        let mut workers = connections_to_each_worker(&proxy, front, 48);
+        // From one worker's leases to other leases, and to and from a number that all share.
+        for (before, held, after) in [(40, 36, 44), (44, 30, 20), (20, 10, 12), (12, 10, 40), (40, 20, 10)] {
+            let case = format!("{before}, {held} held, then {after}");
+            let (holding, others) = workers.split_first_mut().unwrap();
+            let holding = &mut holding[..held];
+            holding.iter_mut().for_each(|client| {
+                client.send(REQUEST);
+            });
+            eventually("all are held", || (gate.inside() == held).then_some(()));
+            proxy.reconfigure(&config(after));
+            let mut asking: Vec<&mut Client> = others.iter_mut().flatten().collect();
+            asking.iter_mut().for_each(|client| {
+                client.send(REQUEST);
+            });
+            let inside = eventually("all others are held or refused", || {
+                let refused = asking.iter().filter(|client| is_answered(client.socket())).count();
+                (gate.inside() + refused == held + asking.len()).then(|| gate.inside())
+            });
+            assert!(inside <= after.max(held), "{case}: the service was sent {inside} at a time");
+            assert!(inside >= after * 9 / 10, "{case}: only {inside} are used");
+            gate.let_go();
+            assert!(holding.iter_mut().all(|client| client.response().status() == 200), "{case}");
+            let admitted = asking.iter_mut().map(|client| client.response()).filter(|answer| {
+                answer.status() == 200 || {
+                    assert_refused(answer, 503, "in_flight_limit");
+                    false
+                }
+            });
+            assert_eq!(admitted.count(), inside - held, "{case}");
+            // What was held is there again, for one worker alone too.
+            eventually("nothing is in flight any more", || {
+                (proxy.metrics().sum("ringmesh_worker_requests_in_flight", &[]) == 0).then_some(())
+            });
+            let alone = ask_at_once(&gate, &mut workers[1]);
+            assert!((after * 9 / 10..=after).contains(&alone), "{case}: {alone} for one worker");
+        }
+    });
+}
+
 // ---- heads ----
 
 /// What the head limits say of a request: 200, or a status and a reason.

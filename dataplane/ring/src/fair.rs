@@ -16,6 +16,7 @@ use monoio::net::UnixStream;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::runtime::{Mode, WORKER, mode};
+use crate::stop::wakes_same_task;
 
 /// Lets other tasks, I/O and timers go first: resolves only after the loop has been to the kernel.
 ///
@@ -80,7 +81,7 @@ impl Gate {
                 let gate = &worker.gate;
                 match &entered {
                     Some((opening, _)) if *opening != gate.openings.get() => return Poll::Ready(()),
-                    Some((_, waker)) if waker.will_wake(cx.waker()) => return Poll::Pending,
+                    Some((_, waker)) if wakes_same_task(waker, cx.waker()) => return Poll::Pending,
                     _ => entered = Some((gate.openings.get(), cx.waker().clone())),
                 }
                 gate.wait(cx.waker());

@@ -200,7 +200,7 @@ impl Waiters {
 /// `Waker::will_wake` compares the tables of functions too, and the compiler may have made several of one kind of task's
 /// in an optimised build: then no waker of a task would ever be known again, and each wait of a connection would add one.
 /// The data alone names a task: it points to it, and a waker that is kept keeps its task.
-fn wakes_same_task(one: &Waker, other: &Waker) -> bool {
+pub(crate) fn wakes_same_task(one: &Waker, other: &Waker) -> bool {
     one.data() == other.data()
 }
 

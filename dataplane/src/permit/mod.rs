@@ -7,14 +7,18 @@
 //!
 //! The sum of all leases and of what the coordinator holds back is the limit, at every moment: a lease is made smaller by
 //! its worker first, and only what it gave up is lent to another.
+//!
+//! A new or changed limit starts with nothing lent. The first request makes the coordinator ask every worker for what it
+//! has in flight; only once all have answered, and together have less than the limit, is the rest lent. Workers count what
+//! is in flight without a limit too, and what a service had that was removed, under its name: a later limit counts it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::{Poll, Waker};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use ringmesh_ring::clock::Instant;
@@ -32,28 +36,36 @@ const ASK_AGAIN: Duration = Duration::from_millis(10);
 /// Most requests of one worker that wait for the coordinator's answer; more are refused at once.
 const MAX_WAITING: usize = 1024;
 
+/// In a shared number for each worker that has not added its requests in flight yet. More than all workers can have.
+const UNCOUNTED: u64 = 1 << 40;
+
 /// One service's limit, part of its tables.
 #[derive(Clone, Debug)]
 pub struct Limit {
     /// Most requests in flight.
     pub max: u32,
-    /// What each worker is lent at first.
-    pub initial: u32,
+    /// Which change of any limit made it, from 1: it tells messages of before a change from those after.
+    pub change: u64,
     /// What a worker keeps when asked to give back.
     pub keep: u32,
     /// For a small limit: the requests in flight on all workers.
-    pub shared: Option<Arc<AtomicU32>>,
+    pub shared: Option<Arc<AtomicU64>>,
 }
 
 impl Limit {
-    /// The limit `max` on `workers` workers. `before` is the one that it replaces: requests in flight go on counting.
-    pub fn new(max: u32, workers: u16, before: Option<&Self>) -> Self {
+    /// The limit `max` on `workers` workers. `before` is the one that it replaces, if that was made for the same service;
+    /// `change` is another number each time.
+    pub fn new(max: u32, workers: u16, before: Option<&Self>, change: u64) -> Self {
+        if let Some(same) = before.filter(|before| before.max == max) {
+            return same.clone();
+        }
         let workers = u32::from(workers.max(1));
         if max < 4 * workers {
-            let shared = before.and_then(|before| before.shared.clone()).unwrap_or_default();
-            return Self { max, initial: 0, keep: 0, shared: Some(shared) };
+            let shared = before.and_then(|before| before.shared.clone());
+            let shared = shared.unwrap_or_else(|| Arc::new(AtomicU64::new(UNCOUNTED * u64::from(workers))));
+            return Self { max, change, keep: 0, shared: Some(shared) };
         }
-        Self { max, initial: max / workers, keep: max / (KEEP_DIVISOR * workers), shared: None }
+        Self { max, change, keep: max / (KEEP_DIVISOR * workers), shared: None }
     }
 }
 
@@ -64,15 +76,19 @@ pub enum ToCoordinator {
     Want(Trade),
     /// Gives back; answers [`ToWorker::Recall`].
     Returned(Trade),
+    /// Has so many requests in flight and admits none; answers [`ToWorker::Count`].
+    InFlight(Trade),
 }
 
 /// From the coordinator to a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ToWorker {
-    /// Lends more; answers [`ToCoordinator::Want`]. The amount may be 0.
+    /// Lends more; answers [`ToCoordinator::Want`], or follows a count. The amount may be 0.
     Grant(Trade),
     /// Asks for what is not needed.
     Recall(Trade),
+    /// Asks for what is in flight; nothing is lent yet.
+    Count(Trade),
 }
 
 /// What a message is about.
@@ -80,42 +96,52 @@ pub enum ToWorker {
 pub struct Trade {
     /// The service.
     pub place: Place,
-    /// Its limit: it tells messages of before a change from those after.
-    pub max: u32,
+    /// Its limit's [`Limit::change`].
+    pub change: u64,
     /// How many permits.
     pub amount: u32,
 }
 
 /// Permission for one request; it ends when dropped.
-pub enum Permit {
-    /// The service has no limit.
-    Unlimited,
-    /// From the worker's lease.
-    Leased(LeasedPermit),
-    /// From a number that all workers share.
-    Shared(SharedPermit),
-}
+pub struct Permit(Rc<Usage>);
 
-/// A permit from the worker's lease: counted where all leases of the same service on this worker count.
-pub struct LeasedPermit(Rc<Cell<u32>>);
-
-/// A permit from a shared number.
-pub struct SharedPermit(Arc<AtomicU32>);
-
-impl Drop for LeasedPermit {
+impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.0.in_flight.set(self.0.in_flight.get() - 1);
+        if let Some(shared) = &*self.0.shared.borrow() {
+            subtract(shared, 1);
+        }
     }
 }
 
-impl Drop for SharedPermit {
-    fn drop(&mut self) {
-        #[allow(
-            clippy::disallowed_methods,
-            reason = "the one shared number of the design: a limit too small to divide"
-        )]
-        self.0.fetch_sub(1, Ordering::Relaxed);
+/// What one worker has in flight to one service. Outlives the leases: after a change of the limit it goes on counting.
+#[derive(Default)]
+struct Usage {
+    in_flight: Cell<u32>,
+    /// The number that it is part of, while that is how the service is limited.
+    shared: RefCell<Option<Arc<AtomicU64>>>,
+}
+
+impl Usage {
+    /// Makes it part of another shared number, or of none. What it was part of before stays as it is: it is used again by
+    /// nobody but workers that take the new tables a moment later, and has no more room for them than before.
+    fn count_in(&self, shared: Option<&Arc<AtomicU64>>) {
+        let mut current = self.shared.borrow_mut();
+        if let (Some(current), Some(shared)) = (&*current, shared)
+            && Arc::ptr_eq(current, shared)
+        {
+            return;
+        }
+        if let Some(shared) = shared {
+            subtract(shared, UNCOUNTED - u64::from(self.in_flight.get()));
+        }
+        *current = shared.cloned();
     }
+}
+
+fn subtract(shared: &AtomicU64, amount: u64) {
+    #[allow(clippy::disallowed_methods, reason = "the one shared number of the design: a limit too small to divide")]
+    shared.fetch_sub(amount, Ordering::Relaxed);
 }
 
 /// The service has as many requests in flight as it may.
@@ -125,25 +151,54 @@ pub struct Exhausted;
 /// A worker's leases.
 #[derive(Default)]
 pub struct Leases {
-    /// By the service's place.
+    /// By the service's place; of every service, also those without a limit.
     leases: RefCell<Vec<Option<Rc<Lease>>>>,
+    /// Of services that were removed while requests were in flight.
+    removed: RefCell<Vec<Rc<Lease>>>,
 }
 
 /// What one worker may admit for one service.
 struct Lease {
     place: Place,
+    name: String,
+    /// 0 without a limit.
+    change: u64,
     max: u32,
     keep: u32,
+    /// For a small limit; what is granted means nothing then.
+    shared: Option<Arc<AtomicU64>>,
     granted: Cell<u32>,
-    /// Requests in flight. Outlives the lease: after a change of the limit they go on counting, and what they hold is
-    /// there for others once they end.
-    used: Rc<Cell<u32>>,
+    /// Whether the service is gone: nobody lends more then.
+    removed: Cell<bool>,
+    usage: Rc<Usage>,
     asked: Cell<bool>,
     ask_again: Cell<Option<Instant>>,
-    waiting: RefCell<Vec<Waker>>,
+    /// Emptied with each answer.
+    waiting: RefCell<Vec<Option<Waker>>>,
+    answers: Cell<u64>,
+}
+
+/// How a request fares at first sight.
+enum Room {
+    Taken(Permit),
+    None,
+    /// The coordinator may know of some.
+    Unknown,
 }
 
 impl Leases {
+    /// Admits a request if that can be told without asking anybody.
+    ///
+    /// # Errors
+    /// If the service's limit is reached.
+    pub fn try_acquire(&self, service: &Service) -> Result<Option<Permit>, Exhausted> {
+        match self.lease(service).ok_or(Exhausted)?.take() {
+            Room::Taken(permit) => Ok(Some(permit)),
+            Room::None => Err(Exhausted),
+            Room::Unknown => Ok(None),
+        }
+    }
+
     /// Admits a request or refuses it. It waits only for the coordinator's answer, and may be dropped meanwhile; `send`
     /// passes a question on to it and says whether that went well.
     ///
@@ -155,15 +210,13 @@ impl Leases {
         now: Instant,
         send: impl Fn(ToCoordinator) -> bool,
     ) -> Result<Permit, Exhausted> {
-        let Some(limit) = &service.limit else { return Ok(Permit::Unlimited) };
-        if let Some(shared) = &limit.shared {
-            return acquire_shared(shared, limit.max);
-        }
         loop {
             // Looked up each time: it may have been replaced while we waited.
-            let lease = self.lease(service.place, limit);
-            if let Some(permit) = lease.take() {
-                return Ok(permit);
+            let lease = self.lease(service).ok_or(Exhausted)?;
+            match lease.take() {
+                Room::Taken(permit) => return Ok(permit),
+                Room::None => return Err(Exhausted),
+                Room::Unknown => {}
             }
             let refused = lease.ask_again.get().is_some_and(|again| now < again);
             if refused || lease.waiting.borrow().len() >= MAX_WAITING {
@@ -171,104 +224,155 @@ impl Leases {
             }
             if !lease.asked.replace(true) {
                 let amount = (lease.max / 16).max(1);
-                if !send(ToCoordinator::Want(Trade { place: lease.place, max: lease.max, amount })) {
+                if !send(ToCoordinator::Want(lease.trade(amount))) {
+                    // Others cannot wait: whoever comes first after an answer asks, in its own turn.
                     lease.asked.set(false);
                     return Err(Exhausted);
                 }
             }
             // What is lent may be less than all who wait here need. Whoever gets none of it asks again, until the answer is
             // that nothing is left.
-            lease.answered().await;
+            Answered { lease: &lease, answers: lease.answers.get(), slot: None }.await;
         }
     }
 
-    /// Takes a message of the coordinator; what to answer.
+    /// Takes a message of the coordinator; what to answer. A message about another limit than the newest is of before a
+    /// change, and the coordinator expects no answer to it.
     pub fn receive(&self, message: ToWorker, now: Instant) -> Option<ToCoordinator> {
         let trade = match message {
-            ToWorker::Grant(trade) | ToWorker::Recall(trade) => trade,
+            ToWorker::Grant(trade) | ToWorker::Recall(trade) | ToWorker::Count(trade) => trade,
         };
         let lease = self.leases.borrow().get(trade.place.index as usize).cloned().flatten();
-        let lease = lease.filter(|lease| lease.place == trade.place && lease.max == trade.max);
-        match (message, lease) {
-            (ToWorker::Grant(_), Some(lease)) => {
+        let lease = lease.filter(|lease| lease.place == trade.place && lease.change == trade.change)?;
+        match message {
+            ToWorker::Grant(_) => {
                 lease.grant(trade.amount, now);
                 None
             }
-            (ToWorker::Grant(_), None) => Some(ToCoordinator::Returned(trade)),
-            (ToWorker::Recall(_), lease) => {
-                // A worker that has not used the service yet gives back what it would be lent at first.
-                let amount = lease.map_or(0, |lease| lease.give_up());
-                Some(ToCoordinator::Returned(Trade { amount, ..trade }))
-            }
+            ToWorker::Recall(_) => Some(ToCoordinator::Returned(lease.trade(lease.give_up()))),
+            ToWorker::Count(_) => Some(ToCoordinator::InFlight(lease.trade(lease.usage.in_flight.get()))),
         }
     }
 
     /// The lease of a service. The newest tables decide on its limit, also for a request that began with older ones: two
-    /// leases at once would admit twice.
-    fn lease(&self, place: Place, limit: &Limit) -> Rc<Lease> {
-        let lease = self.leases.borrow().get(place.index as usize).cloned().flatten();
-        // Without one the service is gone, or not limited any more; what is left of its requests is not traded for.
-        lease.filter(|lease| lease.place == place).unwrap_or_else(|| Lease::new(place, limit, Rc::default()))
+    /// leases at once would admit twice. A request for a service that was removed has what was lent last.
+    fn lease(&self, service: &Service) -> Option<Rc<Lease>> {
+        let leases = self.leases.borrow();
+        let current = leases.get(service.place.index as usize).and_then(Option::as_ref);
+        if let Some(lease) = current.filter(|lease| lease.place == service.place) {
+            return Some(lease.clone());
+        }
+        self.removed.borrow().iter().find(|lease| lease.place == service.place).cloned()
     }
 
     /// Takes the services of new tables. Whoever waits for a lease that is replaced goes on at once: its answer would not
     /// find it any more.
     pub fn commit<'a>(&self, services: impl Iterator<Item = &'a Service>) {
-        let mut leases = self.leases.borrow_mut();
-        let mut before = std::mem::take(&mut *leases);
+        let mut before = std::mem::take(&mut *self.leases.borrow_mut());
+        let mut leases: Vec<Option<Rc<Lease>>> = Vec::new();
+        let mut new = Vec::new();
         for service in services {
-            let Some(limit) = service.limit.as_ref().filter(|limit| limit.shared.is_none()) else { continue };
             let index = service.place.index as usize;
-            let old = before.get_mut(index).and_then(Option::take);
-            let lease = match &old {
-                Some(old) if old.place == service.place && old.max == limit.max => old.clone(),
-                // The sum of what is lent is the new limit; requests that were admitted under the old one count in it.
-                Some(old) if old.place == service.place => Lease::new(service.place, limit, old.used.clone()),
-                _ => Lease::new(service.place, limit, Rc::default()),
-            };
-            if let Some(old) = old.filter(|old| !Rc::ptr_eq(old, &lease)) {
-                old.end();
-            }
+            let old = before.get_mut(index).and_then(|old| old.take_if(|old| old.place == service.place));
+            let change = service.limit.as_ref().map_or(0, |limit| limit.change);
             if leases.len() <= index {
                 leases.resize_with(index + 1, || None);
             }
-            leases[index] = Some(lease);
+            match old {
+                Some(old) if old.change == change => leases[index] = Some(old),
+                Some(old) => {
+                    leases[index] = Some(Lease::new(service, old.usage.clone()));
+                    old.end();
+                }
+                None => new.push(service),
+            }
         }
-        before.into_iter().flatten().for_each(|lease| lease.end());
+        let mut removed = self.removed.borrow_mut();
+        removed.retain(|lease| lease.usage.in_flight.get() > 0);
+        for lease in before.into_iter().flatten() {
+            lease.removed.set(true);
+            lease.wake();
+            removed.push(lease);
+        }
+        // Last, as a service that is added may be one that was removed.
+        for service in new {
+            let old = removed.iter().position(|lease| lease.name == service.config.name);
+            let old = old.map(|index| removed.swap_remove(index));
+            let usage = old.as_ref().map(|old| old.usage.clone()).unwrap_or_default();
+            leases[service.place.index as usize] = Some(Lease::new(service, usage));
+            if let Some(old) = old {
+                old.end();
+            }
+        }
+        *self.leases.borrow_mut() = leases;
     }
 }
 
 impl Lease {
-    fn new(place: Place, limit: &Limit, used: Rc<Cell<u32>>) -> Rc<Self> {
+    /// With a limit, nothing is granted at first.
+    fn new(service: &Service, usage: Rc<Usage>) -> Rc<Self> {
+        let limit = service.limit.as_ref();
+        let shared = limit.and_then(|limit| limit.shared.clone());
+        usage.count_in(shared.as_ref());
         Rc::new(Self {
-            place,
-            max: limit.max,
-            keep: limit.keep,
-            granted: Cell::new(limit.initial),
-            used,
+            place: service.place,
+            name: service.config.name.clone(),
+            change: limit.map_or(0, |limit| limit.change),
+            max: limit.map_or(u32::MAX, |limit| limit.max),
+            keep: limit.map_or(0, |limit| limit.keep),
+            shared,
+            granted: Cell::new(if limit.is_none() { u32::MAX } else { 0 }),
+            removed: Cell::new(false),
+            usage,
             asked: Cell::new(false),
             ask_again: Cell::new(None),
             waiting: RefCell::default(),
+            answers: Cell::new(0),
         })
     }
 
-    fn take(&self) -> Option<Permit> {
-        if self.used.get() >= self.granted.get() {
-            return None;
+    fn trade(&self, amount: u32) -> Trade {
+        Trade { place: self.place, change: self.change, amount }
+    }
+
+    fn take(&self) -> Room {
+        let usage = &self.usage;
+        match &self.shared {
+            None if usage.in_flight.get() >= self.granted.get() => {
+                return if self.removed.get() { Room::None } else { Room::Unknown };
+            }
+            None => {}
+            Some(shared) => {
+                let max = u64::from(self.max);
+                #[allow(
+                    clippy::disallowed_methods,
+                    reason = "the one shared number of the design: a limit too small to divide"
+                )]
+                let taken =
+                    shared.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| (used < max).then_some(used + 1));
+                match taken {
+                    Ok(_) => {}
+                    // The workers may take new tables a moment apart.
+                    Err(UNCOUNTED..) if !self.removed.get() => return Room::Unknown,
+                    Err(_) => return Room::None,
+                }
+            }
         }
-        self.used.set(self.used.get() + 1);
-        Some(Permit::Leased(LeasedPermit(self.used.clone())))
+        usage.in_flight.set(usage.in_flight.get() + 1);
+        Room::Taken(Permit(usage.clone()))
     }
 
     /// Admits nobody from now on, and lets nobody wait.
     fn end(&self) {
         self.granted.set(0);
+        self.removed.set(true);
         self.wake();
     }
 
     fn wake(&self) {
         self.asked.set(false);
-        for waker in self.waiting.take() {
+        self.answers.set(self.answers.get() + 1);
+        for waker in self.waiting.take().into_iter().flatten() {
             waker.wake();
         }
     }
@@ -282,70 +386,93 @@ impl Lease {
     }
 
     fn give_up(&self) -> u32 {
-        let spare = self.granted.get().saturating_sub(self.used.get().max(self.keep));
+        let spare = self.granted.get().saturating_sub(self.usage.in_flight.get().max(self.keep));
         self.granted.set(self.granted.get() - spare);
         spare
     }
+}
 
-    /// Resolves once the question on the way is answered.
-    async fn answered(&self) {
-        poll_fn(|context| {
-            if !self.asked.get() {
-                return Poll::Ready(());
+/// Resolves once the question on the way is answered. However often it is polled, it waits once, and not at all once it is
+/// dropped.
+struct Answered<'a> {
+    lease: &'a Lease,
+    /// So many answers there were when it began.
+    answers: u64,
+    slot: Option<usize>,
+}
+
+impl Future for Answered<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.lease.answers.get() != self.answers {
+            return Poll::Ready(());
+        }
+        let mut waiting = self.lease.waiting.borrow_mut();
+        match self.slot {
+            Some(slot) => waiting[slot] = Some(context.waker().clone()),
+            None => {
+                waiting.push(Some(context.waker().clone()));
+                self.slot = Some(waiting.len() - 1);
             }
-            let mut waiting = self.waiting.borrow_mut();
-            if !waiting.last().is_some_and(|last| last.will_wake(context.waker())) {
-                waiting.push(context.waker().clone());
-            }
-            Poll::Pending
-        })
-        .await;
+        }
+        Poll::Pending
     }
 }
 
-fn acquire_shared(shared: &Arc<AtomicU32>, max: u32) -> Result<Permit, Exhausted> {
-    #[allow(clippy::disallowed_methods, reason = "the one shared number of the design: a limit too small to divide")]
-    let taken = shared.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| (used < max).then_some(used + 1));
-    taken.map(|_| Permit::Shared(SharedPermit(shared.clone()))).map_err(|_| Exhausted)
+impl Drop for Answered<'_> {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot
+            && self.lease.answers.get() == self.answers
+        {
+            let mut waiting = self.lease.waiting.borrow_mut();
+            waiting[slot] = None;
+            while let Some(None) = waiting.last() {
+                waiting.pop();
+            }
+        }
+    }
 }
 
 /// Moves permits between workers. Lives on the loader's thread.
 pub struct Coordinator {
-    workers: u16,
+    /// Which workers still work.
+    present: Vec<bool>,
     books: HashMap<Place, Book>,
 }
 
 /// What the coordinator knows of one service.
 struct Book {
+    place: Place,
+    change: u64,
     max: u32,
+    /// Whether workers have no leases but a number that they share.
+    shared: bool,
+    /// Whether everything in flight is known to be within the limit: only then anything is lent.
+    counted: bool,
     /// Lent to nobody.
     held: u32,
+    /// Lent to each worker; while it counts, what that has in flight.
+    lent: Vec<u32>,
     /// Workers that wait, with how much they want.
     wants: Vec<(u16, u32)>,
-    /// Recalls that are not answered yet.
-    recalls: u16,
+    /// Which workers have not answered a recall or count yet.
+    awaited: Vec<bool>,
 }
 
 impl Coordinator {
     /// A coordinator of so many workers.
     pub fn new(workers: u16) -> Self {
-        Self { workers, books: HashMap::new() }
+        Self { present: vec![true; usize::from(workers)], books: HashMap::new() }
     }
 
-    /// Takes the services of new tables: leases start as their limits say.
+    /// Takes the services of new tables, before any worker does.
     pub fn reset<'a>(&mut self, services: impl Iterator<Item = &'a Service>) {
         let mut books = HashMap::new();
         for service in services {
-            let Some(limit) = service.limit.as_ref().filter(|limit| limit.shared.is_none()) else { continue };
-            let book = match self.books.remove(&service.place) {
-                Some(book) if book.max == limit.max => book,
-                _ => Book {
-                    max: limit.max,
-                    held: limit.max - limit.initial * u32::from(self.workers),
-                    wants: Vec::new(),
-                    recalls: 0,
-                },
-            };
+            let Some(limit) = &service.limit else { continue };
+            let book = self.books.remove(&service.place).filter(|book| book.change == limit.change);
+            let book = book.unwrap_or_else(|| Book::new(service.place, limit, self.present.len()));
             books.insert(service.place, book);
         }
         self.books = books;
@@ -353,46 +480,130 @@ impl Coordinator {
 
     /// Takes a worker's message; `send` passes messages on to workers.
     pub fn receive(&mut self, worker: u16, message: ToCoordinator, mut send: impl FnMut(u16, ToWorker)) {
-        let trade = match message {
-            ToCoordinator::Want(trade) | ToCoordinator::Returned(trade) => trade,
-        };
-        let Some(book) = self.books.get_mut(&trade.place).filter(|book| book.max == trade.max) else {
-            // Of before a change. A worker that waits is told that there is nothing, and asks again if it still wants.
+        let (ToCoordinator::Want(trade) | ToCoordinator::Returned(trade) | ToCoordinator::InFlight(trade)) = message;
+        let Some(book) = self.books.get_mut(&trade.place).filter(|book| book.change == trade.change) else {
+            // Of before a change. A worker that waits is told that there is nothing, in case the change never reaches it.
             if let ToCoordinator::Want(_) = message {
                 send(worker, ToWorker::Grant(Trade { amount: 0, ..trade }));
             }
             return;
         };
+        let number = usize::from(worker);
         match message {
             ToCoordinator::Want(_) => {
                 book.wants.push((worker, trade.amount));
-                if book.held == 0 && book.recalls == 0 {
-                    for other in (0..self.workers).filter(|other| *other != worker) {
-                        book.recalls += 1;
-                        send(other, ToWorker::Recall(Trade { amount: 0, ..trade }));
-                    }
+                if book.held == 0 && !book.waits() {
+                    book.ask(&self.present, &mut send);
                 }
             }
             ToCoordinator::Returned(_) => {
+                book.lent[number] -= trade.amount;
                 book.held += trade.amount;
-                book.recalls = book.recalls.saturating_sub(1);
+                book.awaited[number] = false;
+            }
+            ToCoordinator::InFlight(_) => {
+                book.lent[number] = trade.amount;
+                book.awaited[number] = false;
             }
         }
-        book.settle(trade, send);
+        book.settle(&self.present, &mut send);
+    }
+
+    /// A worker has ended, and all of its requests with it: what it was lent is there for others, and nobody waits for its
+    /// answers.
+    pub fn leave(&mut self, worker: u16, mut send: impl FnMut(u16, ToWorker)) {
+        let number = usize::from(worker);
+        self.present[number] = false;
+        for book in self.books.values_mut() {
+            let lent = std::mem::take(&mut book.lent[number]);
+            if book.counted {
+                book.held += lent;
+            }
+            book.awaited[number] = false;
+            book.wants.retain(|(wants, _)| *wants != worker);
+            book.settle(&self.present, &mut send);
+        }
     }
 }
 
 impl Book {
-    /// Lends what is there to those who wait; once all recalls are answered the others are told that there is nothing.
-    fn settle(&mut self, trade: Trade, mut send: impl FnMut(u16, ToWorker)) {
+    fn new(place: Place, limit: &Limit, workers: usize) -> Self {
+        Self {
+            place,
+            change: limit.change,
+            max: limit.max,
+            shared: limit.shared.is_some(),
+            counted: false,
+            held: 0,
+            lent: vec![0; workers],
+            wants: Vec::new(),
+            awaited: vec![false; workers],
+        }
+    }
+
+    fn trade(&self, amount: u32) -> Trade {
+        Trade { place: self.place, change: self.change, amount }
+    }
+
+    /// Whether a recall or count is under way.
+    fn waits(&self) -> bool {
+        self.awaited.contains(&true)
+    }
+
+    /// Begins a count, or recalls from all who do not want more themselves.
+    fn ask(&mut self, present: &[bool], send: &mut impl FnMut(u16, ToWorker)) {
+        let message = if self.counted { ToWorker::Recall(self.trade(0)) } else { ToWorker::Count(self.trade(0)) };
+        for (worker, number) in (0..).zip(0..present.len()).filter(|(_, number)| present[*number]) {
+            if self.counted && (self.shared || self.wants.iter().any(|(wants, _)| *wants == worker)) {
+                continue;
+            }
+            self.awaited[number] = true;
+            send(worker, message);
+        }
+    }
+
+    /// Lends what is there to those who wait; once all have answered the others are told that there is nothing.
+    fn settle(&mut self, present: &[bool], send: &mut impl FnMut(u16, ToWorker)) {
+        if !self.counted && !self.wants.is_empty() && !self.waits() {
+            self.end_count(present, send);
+        }
         while let Some((worker, amount)) = self.wants.first().copied() {
-            if self.held == 0 && self.recalls > 0 {
-                return;
+            if self.held == 0 && self.waits() {
+                break;
             }
             self.wants.remove(0);
             let amount = amount.min(self.held);
             self.held -= amount;
-            send(worker, ToWorker::Grant(Trade { amount, ..trade }));
+            self.lent[usize::from(worker)] += amount;
+            send(worker, ToWorker::Grant(self.trade(amount)));
+        }
+        debug_assert!(
+            !self.counted || self.shared || self.held + self.lent.iter().sum::<u32>() == self.max,
+            "permits are neither lost nor made"
+        );
+    }
+
+    /// All have said what they have in flight. If that is less than the limit, each is lent what it has and an even share
+    /// of the rest; if not, nothing is, and the next who wants some begins another count.
+    fn end_count(&mut self, present: &[bool], send: &mut impl FnMut(u16, ToWorker)) {
+        if self.shared {
+            self.counted = true;
+            return;
+        }
+        let in_flight = self.lent.iter().fold(0_u32, |sum, lent| sum.saturating_add(*lent));
+        let Some(free) = self.max.checked_sub(in_flight).filter(|free| *free > 0) else { return };
+        self.counted = true;
+        self.held = free;
+        let even = free / present.iter().filter(|present| **present).count().max(1) as u32;
+        for (worker, number) in (0..).zip(0..present.len()).filter(|(_, number)| present[*number]) {
+            let wanted = self.wants.iter().position(|(wants, _)| *wants == worker);
+            let wanted = wanted.map_or(0, |index| self.wants.remove(index).1);
+            let share = if even > 0 { even } else { wanted.min(self.held) };
+            self.held -= share;
+            self.lent[number] += share;
+            if self.lent[number] > 0 || wanted > 0 {
+                send(worker, ToWorker::Grant(self.trade(self.lent[number])));
+            }
         }
     }
 }
