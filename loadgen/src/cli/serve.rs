@@ -37,7 +37,8 @@ pub(crate) struct ServeArgs {
     /// A further field, such as 'x-a: b'; may be given several times
     #[arg(long = "header", short = 'H', value_parser = field)]
     fields: Vec<(String, String)>,
-    /// How long an answer takes: 5ms, uniform:1ms..5ms or exp:5ms
+    /// How long an answer takes: 5ms, uniform:1ms..5ms, exp:5ms, or stall:100ms/1s (nothing is answered for 100 ms of
+    /// each second)
     #[arg(long)]
     delay: Option<Delay>,
     /// Share of requests answered with 500 (in gRPC with UNAVAILABLE), such as 1%

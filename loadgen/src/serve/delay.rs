@@ -1,4 +1,4 @@
-//! How long an answer takes: constant, or drawn from a distribution.
+//! How long an answer takes: constant, drawn from a distribution, or as long as a stall lasts.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -17,6 +17,13 @@ pub enum Delay {
     Uniform(Duration, Duration),
     /// Exponential with this mean: mostly short, sometimes long.
     Exponential(Duration),
+    /// Nothing is answered in the first part of each period, as if the server collected garbage; otherwise at once.
+    Stall {
+        /// How long each lasts.
+        length: Duration,
+        /// From the beginning of one to that of the next, counted from the start of the machine's monotonic clock.
+        every: Duration,
+    },
 }
 
 /// Why a text is no delay.
@@ -25,24 +32,31 @@ pub enum Error {
     /// One of its durations is none.
     #[error(transparent)]
     Duration(#[from] unit::Error),
+    /// A stall that is never over, or comes never.
+    #[error("`{0}` is no stall; write stall:LENGTH/EVERY with a LENGTH shorter than EVERY, such as stall:100ms/1s")]
+    Stall(String),
     /// The end comes before the beginning.
     #[error("`{0}` ends before it begins; write uniform:SHORTEST..LONGEST")]
     Range(String),
 }
 
 impl Delay {
-    /// A delay for a random number from 0 to less than 1.
-    pub fn draw(self, random: f64) -> Duration {
+    /// A delay for a random number from 0 to less than 1, at a moment on the machine's monotonic clock.
+    pub fn draw(self, random: f64, now: Duration) -> Duration {
         match self {
             Self::None => Duration::ZERO,
             Self::Constant(delay) => delay,
             Self::Uniform(from, to) => from + (to - from).mul_f64(random),
             Self::Exponential(mean) => mean.mul_f64(-(1.0 - random).ln()),
+            Self::Stall { length, every } => {
+                let within = now.as_nanos() % every.as_nanos().max(1);
+                length.saturating_sub(Duration::from_nanos(u64::try_from(within).unwrap_or(u64::MAX)))
+            }
         }
     }
 }
 
-/// Reads `5ms`, `uniform:1ms..5ms`, `exp:5ms`.
+/// Reads `5ms`, `uniform:1ms..5ms`, `exp:5ms`, `stall:100ms/1s`.
 impl FromStr for Delay {
     type Err = Error;
 
@@ -55,6 +69,12 @@ impl FromStr for Delay {
         }
         if let Some(mean) = text.strip_prefix("exp:") {
             return Ok(Self::Exponential(unit::duration(mean)?));
+        }
+        if let Some(stall) = text.strip_prefix("stall:") {
+            let wrong = || Error::Stall(text.to_owned());
+            let (length, every) = stall.split_once('/').ok_or_else(wrong)?;
+            let (length, every) = (unit::duration(length)?, unit::duration(every)?);
+            return if length < every { Ok(Self::Stall { length, every }) } else { Err(wrong()) };
         }
         Ok(Self::Constant(unit::duration(text)?))
     }
@@ -73,16 +93,28 @@ mod tests {
         assert_eq!("exp:5ms".parse(), Ok(Delay::Exponential(5 * MILLISECOND)));
         assert!("uniform:5ms..1ms".parse::<Delay>().is_err());
         assert!("uniform:5ms".parse::<Delay>().is_err());
+        let stall = Delay::Stall { length: 100 * MILLISECOND, every: 1_000 * MILLISECOND };
+        assert_eq!("stall:100ms/1s".parse(), Ok(stall));
+        assert!("stall:1s/1s".parse::<Delay>().is_err());
         assert!("gauss:5ms".parse::<Delay>().is_err());
     }
 
     #[test]
     fn drawn_delays_follow_their_distribution() {
-        let draws = |delay: Delay| (0..1_000).map(move |at| delay.draw(f64::from(at) / 1_000.0).as_secs_f64());
+        let draws =
+            |delay: Delay| (0..1_000).map(move |at| delay.draw(f64::from(at) / 1_000.0, Duration::ZERO).as_secs_f64());
         let mean = |delay| draws(delay).sum::<f64>() / 1_000.0;
         assert!((mean(Delay::Exponential(MILLISECOND)) - 0.001).abs() < 0.000_02);
         let uniform = Delay::Uniform(MILLISECOND, 3 * MILLISECOND);
         assert!((mean(uniform) - 0.002).abs() < 0.000_02);
         assert!(draws(uniform).all(|delay| (0.001..=0.003).contains(&delay)));
+    }
+
+    #[test]
+    fn a_stall_lasts_until_its_end_and_is_over_then() {
+        let stall = Delay::Stall { length: 100 * MILLISECOND, every: 1_000 * MILLISECOND };
+        for (now, delay) in [(0, 100), (3_030, 70), (3_100, 0), (3_999, 0), (4_000, 100)] {
+            assert_eq!(stall.draw(0.5, now * MILLISECOND), delay * MILLISECOND, "after {now} ms");
+        }
     }
 }

@@ -5,12 +5,10 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 
-use ringmesh_ring::net::Net;
-
+use super::Shared;
 use super::delay::Delay;
 use super::http::HANG;
 use super::http2::{next, send_within_window, wait};
-use super::{Shared, uniform};
 use crate::grpc::{STATUS, frame};
 
 /// A gRPC service. A method whose name ends in
@@ -63,7 +61,7 @@ pub(super) async fn answer(
         }
     }
     let hang = shared.chance(grpc.hangs);
-    let delay = if hang { HANG } else { grpc.delay.draw(uniform(shared.net.random())) };
+    let delay = if hang { HANG } else { shared.draw(grpc.delay) };
     if !wait(shared, &mut respond, delay).await {
         return Ok(());
     }

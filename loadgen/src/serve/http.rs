@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::Stop;
 use ringmesh_ring::stream::Stream;
 use ringmesh_ring::{Buffer, Output, Size, Slice};
 
+use super::Shared;
 use super::delay::Delay;
-use super::{Shared, uniform};
 use crate::load;
 use crate::message::{self, Body, Fault, Framing, Method, RequestHead, fill, read_body, read_head};
 use crate::wait::{First, first};
@@ -170,7 +169,7 @@ impl<'a> Answer<'a> {
             return Err(Fault::Broken);
         }
         let hang = shared.chance(self.http.hangs);
-        let delay = if hang { HANG } else { self.http.delay.draw(uniform(shared.net.random())) };
+        let delay = if hang { HANG } else { shared.draw(self.http.delay) };
         if !delay.is_zero() {
             shared.wait(stream, stop, delay).await?;
         }

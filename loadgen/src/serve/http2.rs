@@ -16,7 +16,7 @@ use ringmesh_ring::{Buffer, Size, runtime};
 use super::delay::Delay;
 use super::grpc;
 use super::http::{HANG, Http, ResponseForm};
-use super::{Service, Shared, uniform};
+use super::{Service, Shared};
 use crate::duplex::{Pipe, pump};
 use crate::limits::MAX_SERVED_STREAMS;
 use crate::message::fill;
@@ -113,7 +113,7 @@ async fn answer_http(
         while next(&mut body).await?.is_some() {}
     }
     let hang = shared.chance(http.hangs);
-    let delay = if hang { HANG } else { http.delay.draw(uniform(shared.net.random())) };
+    let delay = if hang { HANG } else { shared.draw(http.delay) };
     if !wait(shared, &mut respond, delay).await {
         return Ok(());
     }

@@ -352,6 +352,11 @@ impl Shared {
         }
     }
 
+    /// How long the next answer takes.
+    fn draw(&self, delay: Delay) -> Duration {
+        delay.draw(uniform(self.net.random()), Duration::from_nanos(self.net.now().as_nanos()))
+    }
+
     /// True in this share of the cases.
     fn chance(&self, share: f64) -> bool {
         share > 0.0 && uniform(self.net.random()) < share

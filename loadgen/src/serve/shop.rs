@@ -12,7 +12,7 @@ use ringmesh_ring::{Buffer, Output};
 use serde_json::Value;
 
 use super::http::{Next, requests};
-use super::{Delay, Shared, uniform};
+use super::{Delay, Shared};
 use crate::limits::MAX_NESTED_ANSWER_BYTES;
 use crate::load::{Connection, Entry, Prepared, Reuse};
 use crate::message::{Body, Fault, Method, RequestHead, read_body};
@@ -108,7 +108,7 @@ pub(super) async fn serve<S: Stream>(shared: &Shared, shop: &Shop, stream: &S, s
         async |head: RequestHead, buffer: &mut Buffer, output: &mut Output| {
             let mut body = Body::new(head.framing);
             read_body(stream, buffer, &mut body, stop, |_| {}).await?;
-            let delay = shop.delay.draw(uniform(shared.net.random()));
+            let delay = shared.draw(shop.delay);
             if !delay.is_zero() {
                 shared.wait(stream, stop, delay).await?;
             }
