@@ -22,6 +22,7 @@ pub mod tls;
 mod transport;
 mod duplex;
 mod grpc;
+mod websocket;
 
 // When requests are due, and what came of them.
 pub mod arrival;

@@ -29,6 +29,9 @@ pub const MAX_EXPLANATIONS: usize = 16;
 /// Most streams that a load has on one connection.
 pub const MAX_STREAMS: usize = 10_000;
 
+/// Largest message of a load that is not HTTP, in bytes: it is held as a whole.
+pub const MAX_MESSAGE_BYTES: u64 = 64 * 1024 * 1024;
+
 /// Most targets of one load.
 pub const MAX_TARGETS: usize = 1_000;
 

@@ -50,6 +50,15 @@ enum Command {
       unary calls against `ringmesh-load serve grpc --bind 127.0.0.1:50051`
   ringmesh-load grpc https://cart:50051/shop.Cart/Talk --message hello.bin --kind bidi --messages 100 --cacert ca.pem")]
     Grpc(cli::grpc::GrpcArgs),
+    /// Send WebSocket messages to an echo.
+    #[command(
+        name = "websocket",
+        visible_alias = "ws",
+        after_help = "Examples:
+  ringmesh-load websocket ws://127.0.0.1:9001/ --bytes 100
+      round trips against `ringmesh-load serve websocket --bind 127.0.0.1:9001`"
+    )]
+    WebSocket(cli::websocket::WebSocketArgs),
     /// Send bytes over TCP: round trips, or bulk one way.
     #[command(after_help = "Examples:
   ringmesh-load tcp 127.0.0.1:9000 --connections 8
@@ -80,6 +89,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Http(args) => cli::http::http(args),
         Command::Grpc(args) => cli::grpc::grpc(args),
+        Command::WebSocket(args) => cli::websocket::websocket(args),
         Command::Tcp(args) => cli::tcp::tcp(&args),
         Command::Compare(args) => cli::compare::compare(&args),
         Command::Serve(args) => cli::serve::serve(args),

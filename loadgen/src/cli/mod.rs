@@ -10,6 +10,7 @@ pub(crate) mod serve;
 pub(crate) mod target;
 pub(crate) mod tcp;
 pub(crate) mod tls;
+pub(crate) mod websocket;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

@@ -63,6 +63,9 @@ enum ServiceName {
     Http,
     /// gRPC: the message comes back; a method named …ServerStream, …ClientStream or …Bidi streams
     Grpc,
+    /// WebSocket: what came goes back
+    #[value(name = "websocket", alias = "ws")]
+    WebSocket,
     /// TCP: what came goes back
     Echo,
     /// TCP: what came is counted
@@ -71,6 +74,7 @@ enum ServiceName {
 
 pub(crate) fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let service = match args.service {
+        ServiceName::WebSocket => Service::WebSocket,
         ServiceName::Echo => Service::Echo,
         ServiceName::Sink => Service::Sink,
         ServiceName::Grpc => Service::Grpc(serve::Grpc {

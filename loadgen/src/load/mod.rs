@@ -10,6 +10,7 @@ mod http2;
 mod links;
 mod seen;
 mod tcp;
+mod websocket;
 mod worker;
 
 #[cfg(test)]
@@ -25,7 +26,7 @@ use ringmesh_ring::setup::{self, Grant, Wish};
 use ringmesh_ring::socket::raise_descriptor_limit;
 
 use crate::arrival::Arrivals;
-use crate::limits::{MAX_CONNECTIONS, MAX_ENTRIES, MAX_RATE, MAX_STREAMS, MAX_TARGETS};
+use crate::limits::{MAX_CONNECTIONS, MAX_ENTRIES, MAX_MESSAGE_BYTES, MAX_RATE, MAX_STREAMS, MAX_TARGETS};
 use crate::proxy_header::ProxyHeader;
 use crate::report::Report;
 use crate::thread::{Worker, check_cores, core_of};
@@ -38,6 +39,7 @@ pub use entry::{BodyCheck, BodyForm, Entry, Expect};
 pub(crate) use entry::{Prepared, body_pattern, pattern_bytes};
 pub use grpc::{Grpc, Kind};
 pub use tcp::Exchange;
+pub use websocket::WebSocket;
 #[cfg(test)]
 pub(crate) use worker::Answered;
 pub(crate) use worker::Ended;
@@ -95,6 +97,8 @@ pub enum Protocol {
     Http(Http),
     /// gRPC: the entries say which methods, by their paths; statuses are gRPC's.
     Grpc(Http, Grpc),
+    /// WebSocket messages, for an echo.
+    WebSocket(WebSocket),
     /// Bytes, for the echo or sink of [`crate::serve`].
     Tcp(Exchange),
 }
@@ -153,7 +157,7 @@ impl Protocol {
     fn streams(&self) -> usize {
         match self {
             Self::Http(http) | Self::Grpc(http, _) => http.streams(),
-            Self::Tcp(_) => 1,
+            Self::WebSocket(_) | Self::Tcp(_) => 1,
         }
     }
 }
@@ -170,6 +174,12 @@ impl Settings {
         let entry = Entry { expect: Expect::Status(0), ..Entry::post(host, method, grpc.message.len() as u64) };
         let http = Http { version: Version::Http2 { streams: 1 }, ..Http::new(vec![entry]) };
         Self::new(address, Protocol::Grpc(http, grpc))
+    }
+
+    /// WebSocket round trips on ten connections in a closed loop, on one thread and the best driver.
+    pub fn websocket(address: Address, host: &str, path: &str, bytes: u64) -> Self {
+        let websocket = WebSocket { host: host.to_owned(), path: path.to_owned(), fields: Vec::new(), bytes };
+        Self::new(address, Protocol::WebSocket(websocket))
     }
 
     /// TCP on ten connections in a closed loop, on one thread and the best driver.
@@ -236,6 +246,15 @@ impl Settings {
                 return wrong("an entry is no HTTP/2 request: see its method, host, path and fields");
             }
         }
+        if let Protocol::WebSocket(websocket) = &self.protocol {
+            let request = Entry { fields: websocket.fields.clone(), ..Entry::get(&websocket.host, &websocket.path) };
+            if !request.is_sendable() {
+                return wrong("host, path and fields hold visible ASCII only, and no blanks in the first two");
+            }
+            if websocket.bytes > MAX_MESSAGE_BYTES {
+                return wrong("a WebSocket message has at most 64 MiB");
+            }
+        }
         if let Protocol::Grpc(http, _) = &self.protocol
             && http.version == Version::Http1
         {
@@ -250,7 +269,7 @@ impl Settings {
             Protocol::Http(http) | Protocol::Grpc(http, _) => {
                 http.entries.iter().map(|entry| entry.name.clone()).collect()
             }
-            Protocol::Tcp(_) => Vec::new(),
+            Protocol::WebSocket(_) | Protocol::Tcp(_) => Vec::new(),
         }
     }
 }

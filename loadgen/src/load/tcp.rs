@@ -202,14 +202,14 @@ impl Task {
     }
 }
 
-fn failure_of(error: Error) -> Failure {
+pub(super) fn failure_of(error: Error) -> Failure {
     match error {
         Error::Stopped(_) => Failure::Timeout,
         Error::Io(_) => Failure::Cut,
     }
 }
 
-fn failure_of_fault(fault: Fault) -> Failure {
+pub(super) fn failure_of_fault(fault: Fault) -> Failure {
     match fault {
         Fault::Stopped(_) => Failure::Timeout,
         Fault::Ended | Fault::Broken => Failure::Cut,

@@ -11,7 +11,7 @@ use ringmesh_ring::net::{Net, Sockets};
 use ringmesh_ring::runtime;
 
 use super::entry::Mix;
-use super::{Error, Progress, Protocol, Settings, Version, http, http2, tcp};
+use super::{Error, Progress, Protocol, Settings, Version, http, http2, tcp, websocket};
 use crate::arrival::{Arrivals, Schedule};
 use crate::pace::{Pacer, Waited};
 use crate::report::{Expected, Failure, Report};
@@ -110,6 +110,7 @@ pub(super) async fn run(part: Part, report: Report, mut asked: Receiver<()>) -> 
         Protocol::Grpc(http, grpc) => {
             http2::spawn(&shared, http2::Plan::new(&shared, &http, Some(&grpc)), connections, streams);
         }
+        Protocol::WebSocket(websocket) => websocket::spawn(&shared, &websocket, connections),
         Protocol::Tcp(exchange) => tcp::spawn(&shared, exchange, connections),
     }
     match first(shared.connected.wait(), asked.ready()).await {

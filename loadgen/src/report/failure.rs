@@ -12,6 +12,8 @@ pub enum Failure {
     Connect,
     /// The two sides could not agree on TLS, or one broke it.
     Tls,
+    /// The server would not change to the protocol asked for.
+    Upgrade,
     /// No answer, or no complete one, within the timeout.
     Timeout,
     /// The connection ended before the head of the answer was complete: nobody knows whether the request had an effect.
@@ -30,6 +32,7 @@ impl Failure {
         match self {
             Self::Connect => "connect",
             Self::Tls => "tls",
+            Self::Upgrade => "upgrade",
             Self::Timeout => "timeout",
             Self::Cut => "cut",
             Self::Truncated => "truncated",

@@ -94,7 +94,7 @@ fn answer(shared: &Rc<Shared>, request: Request<RecvStream>, mut respond: SendRe
         let result = match &shared.settings.service {
             Service::Http(http) => answer_http(&shared, http, request, respond).await,
             Service::Grpc(grpc) => grpc::answer(&shared, grpc, request, respond).await,
-            Service::Shop(_) | Service::Echo | Service::Sink => Ok(()),
+            Service::Shop(_) | Service::WebSocket | Service::Echo | Service::Sink => Ok(()),
         };
         if let Err(error) = result {
             tracing::debug!(%error, "a stream broke");

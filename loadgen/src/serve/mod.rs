@@ -6,6 +6,7 @@ mod http;
 mod http2;
 mod shop;
 mod tcp;
+mod websocket;
 
 use std::cell::{Cell, OnceCell};
 use std::io;
@@ -76,6 +77,8 @@ pub enum Service {
     Grpc(Grpc),
     /// One of the demo's services.
     Shop(Shop),
+    /// WebSocket: what came goes back.
+    WebSocket,
     /// TCP: what came goes back.
     Echo,
     /// TCP: what came is counted; at its end the count goes back as a big-endian number of [`SINK_RECEIPT_BYTES`] bytes.
@@ -164,7 +167,7 @@ impl Service {
         match self {
             Self::Http(_) => &[tls::HTTP2, tls::HTTP1],
             Self::Grpc(_) => &[tls::HTTP2],
-            Self::Shop(_) => &[tls::HTTP1],
+            Self::Shop(_) | Self::WebSocket => &[tls::HTTP1],
             Self::Echo | Self::Sink => &[],
         }
     }
@@ -313,6 +316,7 @@ impl Shared {
                 http2::serve(self, &stream, Buffer::hollow(), stop).await;
             }
             Service::Shop(shop) => shop::serve(self, shop, &stream, stop).await,
+            Service::WebSocket => websocket::serve(self, &stream, stop).await,
             Service::Echo => tcp::echo(self, &stream, stop).await,
             Service::Sink => tcp::sink(self, &stream, stop).await,
         }
