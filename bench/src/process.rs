@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::machine::TICKS_PER_SECOND;
 use crate::programs;
@@ -119,11 +120,27 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // As long as the parent lives, its children are known to be ours.
+        // One that was reaped has no id any more: whoever has it now is not ours.
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
+        // As long as the parent lives, its children are known to be ours; their descriptors mean them even afterwards.
         let family = family(self.child.id());
-        signal(self.child.id(), Signal::TERM);
+        let own =
+            |pid: &u32| Some((*pid, pidfd_open(Pid::from_raw(i32::try_from(*pid).ok()?)?, PidfdFlags::empty()).ok()?));
+        let descriptors: Vec<(u32, OwnedFd)> = family.iter().filter_map(own).collect();
+        let still = self::family(self.child.id());
+        let signal_to = |pid: u32, descriptor: &OwnedFd, signal: Signal| {
+            // The id was ours before and after the descriptor was opened. One that has just ended needs none.
+            if still.contains(&pid) {
+                let _ = pidfd_send_signal(descriptor, signal);
+            }
+        };
+        for (pid, descriptor) in descriptors.iter().filter(|(pid, _)| *pid == self.child.id()) {
+            signal_to(*pid, descriptor, Signal::TERM);
+        }
         if !self.wait_for(&family, END_TIMEOUT) {
-            family.iter().filter(|pid| lives(**pid)).for_each(|pid| signal(*pid, Signal::KILL));
+            descriptors.iter().for_each(|(pid, descriptor)| signal_to(*pid, descriptor, Signal::KILL));
             self.wait_for(&family, END_TIMEOUT);
         }
     }
@@ -143,13 +160,6 @@ pub fn on_cores(cores: &[usize], command: &[String]) -> anyhow::Result<Command> 
     let mut pinned = Command::new(programs::of_system("taskset")?);
     pinned.args(["-c", &list.join(",")]).args(command);
     Ok(pinned)
-}
-
-fn signal(pid: u32, signal: Signal) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        // One that has just ended needs none.
-        let _ = kill_process(pid, signal);
-    }
 }
 
 /// A process and its descendants.

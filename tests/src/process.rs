@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// What a process of ours does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +34,18 @@ fn role(pid: u32, file: &str, directory: &str) -> Option<Role> {
     }
 }
 
-/// Sends a signal to a process by its id. One that is gone is left alone.
+/// Sends a signal to a process of ours by its id. One that is gone is left alone, and so is whoever has got its id since: it
+/// has another command line than `ringmesh`, or another parent than us.
 pub fn signal(pid: u32, signal: Signal) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        let _ = kill_process(pid, signal);
+    let Some(id) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
+    let Ok(descriptor) = pidfd_open(id, PidfdFlags::empty()) else { return };
+    // Asked once the descriptor is there: whoever has the id now is the one that it means.
+    let ours = fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
+        let first = line.split(|byte| *byte == 0).next().unwrap_or_default();
+        first == b"ringmesh" || first.ends_with(b"/ringmesh")
+    });
+    if ours || parent(pid) == Some(std::process::id()) {
+        let _ = pidfd_send_signal(&descriptor, signal);
     }
 }
 

@@ -3,13 +3,15 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child as Process, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
 /// How often the end of a process is looked for.
 const TICK: Duration = Duration::from_millis(20);
@@ -32,7 +34,7 @@ pub(super) struct Child {
     process: Process,
     log: PathBuf,
     /// The data planes that a control process has started; they outlive it if it is killed.
-    descendants: Vec<Pid>,
+    descendants: Vec<Descendant>,
     ended: Option<ExitStatus>,
 }
 
@@ -61,14 +63,14 @@ impl Child {
 
     /// Its child processes, seen so far.
     pub(super) fn descendants(&self) -> impl Iterator<Item = u32> {
-        self.descendants.iter().map(|pid| pid.as_raw_pid().unsigned_abs())
+        self.descendants.iter().map(|one| one.pid.as_raw_pid().unsigned_abs())
     }
 
     /// Looks for child processes that are new.
     pub(super) fn find_descendants(&mut self) {
         for pid in children_of(self.id()) {
-            if !self.descendants.contains(&pid) {
-                self.descendants.push(pid);
+            if !self.descendants.iter().any(|known| known.pid == pid && known.is_alive()) {
+                self.descendants.extend(Descendant::of(self.id(), pid));
             }
         }
     }
@@ -88,9 +90,7 @@ impl Child {
         if self.ended().is_none() {
             let _gone = kill_process(pid(self.id()), Signal::TERM);
         } else {
-            for orphan in &self.descendants {
-                let _gone = kill_process(*orphan, Signal::TERM);
-            }
+            self.descendants.iter().for_each(|orphan| orphan.signal(Signal::TERM));
         }
     }
 
@@ -110,9 +110,10 @@ impl Child {
             }
         }
         for orphan in std::mem::take(&mut self.descendants) {
-            if !ends_by(orphan, deadline) {
-                wrong.push(format!("process {} of {} was left behind and was killed", orphan.as_raw_pid(), self.name));
-                let _gone = kill_process(orphan, Signal::KILL);
+            if !orphan.ends_by(deadline) {
+                let pid = orphan.pid.as_raw_pid();
+                wrong.push(format!("process {pid} of {} was left behind and was killed", self.name));
+                orphan.signal(Signal::KILL);
             }
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
@@ -140,11 +141,7 @@ impl Drop for Child {
             self.find_descendants();
             self.kill();
         }
-        for orphan in &self.descendants {
-            if is_alive(*orphan) {
-                let _gone = kill_process(*orphan, Signal::KILL);
-            }
-        }
+        self.descendants.iter().for_each(|orphan| orphan.signal(Signal::KILL));
     }
 }
 
@@ -158,20 +155,43 @@ fn pid(id: u32) -> Pid {
     i32::try_from(id).ok().and_then(Pid::from_raw).expect("the kernel's process ids are positive")
 }
 
-fn ends_by(process: Pid, deadline: Instant) -> bool {
-    while is_alive(process) {
-        if Instant::now() >= deadline {
-            return false;
-        }
-        thread::sleep(TICK);
-    }
-    true
+/// A process that a child of ours has started. Its id may be another's once it has ended and was reaped; its descriptor
+/// means it and no other.
+struct Descendant {
+    pid: Pid,
+    descriptor: OwnedFd,
 }
 
-/// Whether a process runs; one that has ended and waits to be reaped by another does not.
-fn is_alive(process: Pid) -> bool {
-    test_kill_process(process).is_ok()
-        && stat(process.as_raw_pid()).is_some_and(|(state, _)| state != "Z" && state != "X")
+impl Descendant {
+    /// None: it has ended by now.
+    fn of(parent: u32, pid: Pid) -> Option<Self> {
+        let descriptor = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        // Asked once the descriptor is there: whoever has the id now is the one that it means.
+        let its_parent = stat(pid.as_raw_pid())?.1;
+        (its_parent == parent).then_some(Self { pid, descriptor })
+    }
+
+    /// Signals it, unless it has ended.
+    fn signal(&self, signal: Signal) {
+        let _gone = pidfd_send_signal(&self.descriptor, signal);
+    }
+
+    fn ends_by(&self, deadline: Instant) -> bool {
+        while self.is_alive() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            thread::sleep(TICK);
+        }
+        true
+    }
+
+    /// Whether it runs; one that waits to be reaped by another does not.
+    fn is_alive(&self) -> bool {
+        // A pidfd is readable from the process's end on.
+        let mut descriptors = [PollFd::new(&self.descriptor, PollFlags::IN)];
+        matches!(poll(&mut descriptors, Some(&Timespec::default())), Ok(0))
+    }
 }
 
 /// The processes whose parent this is.
