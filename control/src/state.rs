@@ -22,6 +22,8 @@ pub struct State {
     pub runtime_directory: String,
     /// Where the admin pages are, if anywhere.
     pub admin: Option<String>,
+    /// Why they are nowhere, if the config wants them.
+    pub admin_problem: Option<String>,
     /// This process.
     pub control: Control,
     /// The data plane process.

@@ -321,6 +321,38 @@ fn a_port_in_use_names_its_owner() {
 }
 
 #[test]
+fn the_admin_port_of_a_neighbour_ends_a_proxy_that_names_it_and_is_told_by_one_that_does_not() {
+    let port = "127.0.0.1:15021";
+    // Another proxy on this machine may have it already, which is as good.
+    let _ours = TcpListener::bind(port);
+    let folder = tempfile::tempdir().unwrap();
+    let config = forwarding(ports::free(), &[ports::free()], "", "");
+    fs::write(folder.path().join("named.toml"), format!("[admin]\nbind = \"{port}\"\n{config}")).unwrap();
+    fs::write(folder.path().join("default.toml"), &config).unwrap();
+    let named = run_in(folder.path(), &["run", "-c", "named.toml"]);
+    assert_eq!(named.code, Some(1), "{named:?}");
+    assert!(named.error.contains(&format!("[admin] bind: {port} is in use")), "{named:?}");
+    for (file, expected) in [("named.toml", "it does not start"), ("default.toml", "it runs without admin pages")] {
+        let said = run_in(folder.path(), &["check", file]);
+        let line = said.out.lines().find(|line| line.trim_start().starts_with("admin ")).expect(&said.out);
+        assert!(line.contains(&format!("{port} is in use by ")) && line.contains(expected), "{line}");
+    }
+
+    let directory = folder.path().join("run");
+    let directory = directory.to_str().unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ringmesh"));
+    command.args(["run", "-c", "default.toml", "--runtime-dir", directory]).current_dir(folder.path());
+    let mut proxy = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let status = ringmesh_tests::eventually("it says why it has no pages", || {
+        let said = run_in(folder.path(), &["status", "--runtime-dir", directory]);
+        said.out.contains("there are no admin pages").then_some(said.out)
+    });
+    assert!(status.contains(&format!("{port} is in use by ")), "{status}");
+    assert_eq!(run_in(folder.path(), &["stop", "--runtime-dir", directory]).code, Some(0));
+    proxy.wait().unwrap();
+}
+
+#[test]
 fn status_and_stop_say_when_nothing_runs_and_stop_ends_what_does() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("c.toml"), GOOD).unwrap();

@@ -18,11 +18,13 @@ pub const DEFAULT_BIND: Address = Address::Ip(SocketAddr::new(IpAddr::V4(Ipv4Add
 pub struct Admin {
     /// Where it listens. None: nowhere.
     pub bind: Option<Located<Address>>,
+    /// Whether the file says so. Where it does not, a proxy does without pages if a neighbour has the default port.
+    pub named: bool,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { bind: Some(Located { value: DEFAULT_BIND, place: Place { line: 1, column: 1 } }) }
+        Self { bind: Some(Located { value: DEFAULT_BIND, place: Place { line: 1, column: 1 } }), named: false }
     }
 }
 
@@ -34,6 +36,6 @@ impl Admin {
             Some(field) if field.text() == Some(OFF) => None,
             Some(_) => section.optional("bind"),
         };
-        Self { bind }
+        Self { bind, named: section.field("bind").is_some() }
     }
 }

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use ringmesh_model::resolve;
 use ringmesh_model::runtime::Role;
-use ringmesh_model::snapshot::{Mtls, Object};
+use ringmesh_model::snapshot::{Address, Mtls, Object};
 use ringmesh_model::wire::Pin;
 use ringmesh_ring::setup;
+use ringmesh_ring::socket::owner_of_port;
 use rustix::process::{Resource, getrlimit};
 
 use super::{Failure, print};
@@ -113,6 +114,14 @@ fn describe_machine(files: &Files, grant: Option<&setup::Grant>) -> String {
         "workers     {}, {pin} ({role}; {} allowed cores, {quota})",
         runtime.workers, machine.allowed_cores
     ));
+    if let Some(Address::Ip(address)) = files.config.admin.bind.as_deref()
+        && let Some(owner) = owner_of_port(*address)
+    {
+        let means = if files.config.admin.named { "it does not start" } else { "it runs without admin pages" };
+        lines.push(format!(
+            "admin       {address} is in use by {owner}; unless that is this proxy itself, {means}: give [admin] bind another address, or \"off\""
+        ));
+    }
     let descriptors = getrlimit(Resource::Nofile);
     lines.push(format!(
         "descriptors {} (soft), {} (hard, which is used)",

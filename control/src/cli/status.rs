@@ -130,6 +130,9 @@ fn write_table(text: &mut String, state: &State, now: u64, colour: Colour) -> st
     if let Some(admin) = &state.admin {
         writeln!(text, "  admin        {admin}")?;
     }
+    if let Some(problem) = &state.admin_problem {
+        writeln!(text, "  admin        {}", colour.bad(problem))?;
+    }
     writeln!(text, "  directory    {}", state.runtime_directory)?;
     write_sections(text, state, now, colour)
 }

@@ -38,9 +38,17 @@ impl Supervisor {
 
     pub(super) fn show_config(&self) {
         let wanted = self.files.config.runtime.decide(self.files.config.role(), machine::look());
-        let pending = (wanted != self.runtime)
-            .then(|| "[runtime] has changed: it takes effect when the proxy is stopped and run again".to_owned());
+        let pending = (wanted != self.runtime).then(|| {
+            "[runtime] driver, workers or pin have changed: they take effect at the next start (`ringmesh stop`, then \
+             `ringmesh run`)"
+                .to_owned()
+        });
         self.state.write(|state| {
+            if let Some(pending) = &pending
+                && state.config.pending.is_none()
+            {
+                tracing::warn!(target: "ringmesh::config", "{pending}");
+            }
             state.config.version = self.publisher.wanted().version;
             state.config.pending = pending;
         });

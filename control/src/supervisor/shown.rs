@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringmesh_model::admin::DEFAULT_BIND;
 use ringmesh_model::config::Config;
 use ringmesh_model::snapshot::Snapshot;
 use tokio::sync::watch;
@@ -46,18 +45,21 @@ impl Shown {
     /// If another port cannot be had; then the pages stay where they were.
     pub(super) fn serve(&mut self, config: &Config) -> Result<(), admin::Error> {
         let wanted = config.admin.bind.as_deref();
+        let mut problem = None;
         match self.admin.serve_at(wanted) {
-            Err(error) if wanted == Some(&DEFAULT_BIND) => {
-                tracing::warn!(
-                    target: "ringmesh::admin",
-                    "{error}; there are no admin pages: give [admin] bind another address, or \"off\""
-                );
+            Err(error) if !config.admin.named => {
+                let text = format!("{error}; there are no admin pages: give [admin] bind another address, or \"off\"");
+                tracing::warn!(target: "ringmesh::admin", "{text}");
+                problem = Some(text);
                 self.admin.serve_at(None)?;
             }
             served => served?,
         }
         let address = self.admin.address().map(ToString::to_string);
-        self.state.write(|state| state.admin = address);
+        self.state.write(|state| {
+            state.admin = address;
+            state.admin_problem = problem;
+        });
         Ok(())
     }
 
