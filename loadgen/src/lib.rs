@@ -41,3 +41,8 @@ mod wait;
 
 pub use proxy_header::{ProxyHeader, ProxyVersion};
 pub use ringmesh_ring::{Grant, Wish};
+
+/// Counts, for the test that says what a request may allocate.
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: ringmesh_ring::allocator::Counting = ringmesh_ring::allocator::Counting;

@@ -2,7 +2,8 @@
 //! latency that is to be measured; a timer descriptor (timerfd) does not. Tests put a virtual clock in its place.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,12 +20,101 @@ use rustix::time::{
 /// Wakes the tasks of one thread at exact instants.
 pub(crate) struct Pacer {
     clock: Clock,
-    /// Who waits until when; the number keeps equal instants apart.
-    waiting: RefCell<BTreeMap<(Instant, u64), Waker>>,
-    number: Cell<u64>,
+    waiting: RefCell<Waiting>,
     /// What the timer is set to.
     armed: Cell<Option<Instant>>,
     ended: Cell<bool>,
+}
+
+/// Who waits until when. What it needs for each wait it keeps: in steady state waiting allocates nothing.
+#[derive(Default)]
+struct Waiting {
+    /// Instants, earliest first, and whose they are. Those of waits that were dropped are passed over.
+    instants: BinaryHeap<Reverse<(Instant, Place)>>,
+    places: Vec<Waiter>,
+    free: Vec<u32>,
+}
+
+/// A place among those who wait; the generation tells its users apart.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    index: u32,
+    generation: u32,
+}
+
+#[derive(Default)]
+struct Waiter {
+    generation: u32,
+    waker: Option<Waker>,
+}
+
+impl Waiting {
+    fn enter(&mut self, instant: Instant) -> Place {
+        if self.instants.len() > MIN_SWEPT && self.instants.len() > 2 * self.places.len() {
+            self.sweep();
+        }
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Waiter::default());
+            u32::try_from(self.places.len() - 1).expect("fewer waits than fit in memory")
+        });
+        let place = Place { index, generation: self.places[index as usize].generation };
+        self.instants.push(Reverse((instant, place)));
+        place
+    }
+
+    fn leave(&mut self, place: Place) {
+        let waiter = &mut self.places[place.index as usize];
+        waiter.generation = waiter.generation.wrapping_add(1);
+        waiter.waker = None;
+        self.free.push(place.index);
+    }
+
+    fn is_current(places: &[Waiter], place: Place) -> bool {
+        places[place.index as usize].generation == place.generation
+    }
+
+    /// The earliest instant that somebody still waits for.
+    fn earliest(&mut self) -> Option<Instant> {
+        while let Some(Reverse((instant, place))) = self.instants.peek() {
+            if Self::is_current(&self.places, *place) {
+                return Some(*instant);
+            }
+            self.instants.pop();
+        }
+        None
+    }
+
+    /// The waker of somebody whose instant has come.
+    fn pop_due(&mut self, now: Instant) -> Option<Waker> {
+        while self.earliest().is_some_and(|earliest| earliest <= now) {
+            let Some(Reverse((_, place))) = self.instants.pop() else { return None };
+            if let Some(waker) = self.places[place.index as usize].waker.take() {
+                return Some(waker);
+            }
+        }
+        None
+    }
+
+    /// Forgets the instants of waits that were dropped long before.
+    fn sweep(&mut self) {
+        let places = &self.places;
+        self.instants.retain(|Reverse((_, place))| Self::is_current(places, *place));
+    }
+}
+
+/// Fewer instants than this are not worth a look at each.
+const MIN_SWEPT: usize = 64;
+
+/// A wait; it leaves its place when it is over or dropped.
+struct Wait<'a> {
+    pacer: &'a Pacer,
+    place: Place,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.pacer.waiting.borrow_mut().leave(self.place);
+    }
 }
 
 /// Whose time it is.
@@ -60,13 +150,7 @@ impl Pacer {
     }
 
     fn new(clock: Clock) -> Self {
-        Self {
-            clock,
-            waiting: RefCell::default(),
-            number: Cell::new(0),
-            armed: Cell::new(None),
-            ended: Cell::new(false),
-        }
+        Self { clock, waiting: RefCell::default(), armed: Cell::new(None), ended: Cell::new(false) }
     }
 
     /// One whose clock is that of a world in memory.
@@ -91,16 +175,20 @@ impl Pacer {
         if self.now() >= instant {
             return Waited::Due;
         }
-        let key = (instant, self.number.replace(self.number.get() + 1));
+        let wait = Wait { pacer: self, place: self.waiting.borrow_mut().enter(instant) };
         poll_fn(|context| {
             if self.ended.get() {
                 return Poll::Ready(Waited::Ended);
             }
             if self.now() >= instant {
-                self.waiting.borrow_mut().remove(&key);
                 return Poll::Ready(Waited::Due);
             }
-            self.waiting.borrow_mut().insert(key, context.waker().clone());
+            let mut waiting = self.waiting.borrow_mut();
+            let waker = &mut waiting.places[wait.place.index as usize].waker;
+            if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
+                *waker = Some(context.waker().clone());
+            }
+            drop(waiting);
             self.arm();
             Poll::Pending
         })
@@ -110,16 +198,16 @@ impl Pacer {
     /// Ends every wait, now and later.
     pub(crate) fn end(&self) {
         self.ended.set(true);
-        for waker in self.waiting.take().into_values() {
-            waker.wake();
-        }
+        let wakers: Vec<_> =
+            self.waiting.borrow_mut().places.iter_mut().filter_map(|waiter| waiter.waker.take()).collect();
+        wakers.into_iter().for_each(Waker::wake);
         // Its task sees that it has ended.
         self.set(Duration::from_nanos(1));
     }
 
     /// The earliest instant that is waited for.
     pub(crate) fn earliest(&self) -> Option<Instant> {
-        self.waiting.borrow().first_key_value().map(|((instant, _), _)| *instant)
+        self.waiting.borrow_mut().earliest()
     }
 
     /// Wakes those whose instant has come.
@@ -132,13 +220,13 @@ impl Pacer {
         }
         self.armed.set(None);
         let now = self.now();
-        let mut waiting = self.waiting.borrow_mut();
-        while let Some(entry) = waiting.first_entry()
-            && entry.key().0 <= now
-        {
-            entry.remove().wake();
+        loop {
+            let waker = self.waiting.borrow_mut().pop_due(now);
+            match waker {
+                Some(waker) => waker.wake(),
+                None => break,
+            }
         }
-        drop(waiting);
         self.arm();
     }
 

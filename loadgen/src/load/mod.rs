@@ -14,6 +14,8 @@ mod websocket;
 mod worker;
 
 #[cfg(test)]
+mod allocations;
+#[cfg(test)]
 mod virtual_time;
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -291,6 +293,15 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    pub(crate) fn new(threads: usize, empty: &Report) -> Self {
+        Self {
+            reports: (0..threads).map(|_| Mutex::new(empty.clone())).collect(),
+            arrived: AtomicUsize::new(0),
+            start: OnceLock::new(),
+            wanted: (0..threads).map(|_| AtomicU32::new(0)).collect(),
+        }
+    }
+
     pub(crate) fn publish(&self, worker: usize, report: &Report) {
         let wanted = &self.wanted[worker];
         match wanted.load(Ordering::Relaxed) {
@@ -336,12 +347,7 @@ pub fn start_on(grant: &Grant, settings: Settings) -> Result<Running, Error> {
         return Err(Error::Descriptors { connections: settings.connections, allowed });
     }
     let empty = Report::new(&settings, settings.entry_names(), grant.driver.to_string());
-    let progress = Arc::new(Progress {
-        reports: (0..settings.threads).map(|_| Mutex::new(empty.clone())).collect(),
-        arrived: AtomicUsize::new(0),
-        start: OnceLock::new(),
-        wanted: (0..settings.threads).map(|_| AtomicU32::new(0)).collect(),
-    });
+    let progress = Arc::new(Progress::new(settings.threads, &empty));
     let workers = (0..settings.threads)
         .map(|index| {
             let arrival = worker::Arrival(progress.clone());
