@@ -4,27 +4,23 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use foldhash::fast::FixedState;
 use ringmesh_codec::normalize;
-use ringmesh_model::snapshot::{self, PathMatch};
+use ringmesh_model::snapshot;
 use ringmesh_model::spiffe::SpiffeId;
 
-use crate::route::path_matches;
+use self::rules::{Rule, Rules};
 
-/// All policies of one listener. Rules are found by identity, so that their number does not matter.
+mod rules;
+
+/// All policies of one listener. Rules are found by identity, path and method, so that their number does not matter.
 #[derive(Debug, Default)]
 pub struct Table {
     /// Names of the policies that guard the listener; None: nobody does.
     guards: Option<Box<str>>,
-    by_identity: HashMap<SpiffeId, Vec<Rule>>,
-    anybody: Vec<Rule>,
-}
-
-#[derive(Clone, Debug)]
-struct Rule {
-    /// `policy/rule`.
-    name: Box<str>,
-    methods: Vec<String>,
-    paths: Vec<PathMatch>,
+    /// Only the config puts keys in, so nobody can choose ones that collide.
+    by_identity: HashMap<SpiffeId, Rules, FixedState>,
+    anybody: Rules,
 }
 
 /// What was decided, and by what: the allow rule as `policy/rule`; the policies that guard the listener if none of their
@@ -72,12 +68,8 @@ impl Table {
         let Some(guards) = &self.guards else { return Decision::Allow("default") };
         // What the service would make of an ambiguous path is not known, so no rule about paths admits it.
         let path = if normalize::path_is_plain(path) { Ok(Cow::Borrowed(path)) } else { normalize::normalized(path) };
-        let admits = |rule: &&Rule| {
-            (rule.methods.is_empty() || rule.methods.iter().any(|allowed| allowed.as_bytes() == method))
-                && (rule.paths.is_empty()
-                    || path.as_ref().is_ok_and(|path| rule.paths.iter().any(|wanted| path_matches(wanted, path))))
-        };
-        match self.rules_for(peer).find(admits) {
+        let path = path.as_deref().ok();
+        match self.rules_for(peer).find_map(|rules| rules.find(method, path)) {
             Some(rule) => Decision::Allow(&rule.name),
             None => Decision::Deny(guards),
         }
@@ -86,15 +78,15 @@ impl Table {
     /// Whether an opaque connection may go on. Rules about methods or paths admit none; the model refuses them there.
     pub fn authorize_connection(&self, peer: Option<&SpiffeId>) -> Decision<'_> {
         let Some(guards) = &self.guards else { return Decision::Allow("default") };
-        match self.rules_for(peer).find(|rule| rule.methods.is_empty() && rule.paths.is_empty()) {
+        match self.rules_for(peer).find_map(Rules::unconditional) {
             Some(rule) => Decision::Allow(&rule.name),
             None => Decision::Deny(guards),
         }
     }
 
-    fn rules_for(&self, peer: Option<&SpiffeId>) -> impl Iterator<Item = &Rule> {
-        let own = peer.and_then(|peer| self.by_identity.get(peer)).map_or(&[][..], Vec::as_slice);
-        own.iter().chain(&self.anybody)
+    /// Rules for this caller by name, then those for anybody.
+    fn rules_for(&self, peer: Option<&SpiffeId>) -> impl Iterator<Item = &Rules> {
+        peer.and_then(|peer| self.by_identity.get(peer)).into_iter().chain([&self.anybody])
     }
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use ringmesh_model::snapshot::AllowRule;
+use ringmesh_model::snapshot::{AllowRule, PathMatch};
 
 fn id(name: &str) -> SpiffeId {
     SpiffeId::workload("shop", "default", name).expect("a valid name")
