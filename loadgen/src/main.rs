@@ -39,6 +39,8 @@ enum Command {
       a mix; the body goes with the methods that have one
   ringmesh-load http http://127.0.0.1:8080/ --host shop --count-field x-served-by
       another Host field, and how often each value of a response field came
+  ringmesh-load http 'http://127.0.0.1:8080/items/{{random:1..1000}}' -H 'x-request-id: {{uuid}}'
+      placeholders in path, fields and body: {{counter}}, {{random}}, {{random:1..100}}, {{uuid}}
   ringmesh-load http https://localhost:8443/ --cacert ca.pem --http2 --streams 16
       HTTP/2 over TLS; without https it is spoken with prior knowledge (h2c)
   ringmesh-load http https://localhost:8443/ --insecure --no-keepalive --no-resumption --closed

@@ -14,6 +14,9 @@ pub enum Error {
     /// What was asked for makes no sense.
     #[error("{0}")]
     Settings(&'static str),
+    /// A request has a placeholder that there is not.
+    #[error(transparent)]
+    Template(#[from] crate::load::TemplateError),
     /// The kernel grants no I/O driver as wished.
     #[error(transparent)]
     Driver(#[from] setup::Error),

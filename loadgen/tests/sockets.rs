@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::{LIMIT, any_port, http, on_every_driver, run, serve};
 use ringmesh_loadgen::arrival::Arrivals;
-use ringmesh_loadgen::load::{self, BodyCheck, BodyForm, Entry, Exchange, Expect, Protocol, Reuse, Target};
+use ringmesh_loadgen::load::{self, BodyCheck, BodyForm, Entry, Exchange, Expect, Protocol, Reuse, Target, Version};
 use ringmesh_loadgen::report::Failure;
 use ringmesh_loadgen::serve::{self, Call, Delay, Http, ResponseForm, SERVED_BY, Service, Shop};
 use ringmesh_loadgen::{ProxyHeader, ProxyVersion};
@@ -482,5 +482,72 @@ fn a_proxy_header_precedes_the_first_request_of_each_connection() {
         let seen = server.join().unwrap();
         let expected = format!("PROXY TCP4 10.1.2.3 127.0.0.1 4567 {}\r\nGET / HTTP/1.1\r\n", address.port());
         assert!(seen.starts_with(&expected), "{seen}");
+    });
+}
+
+#[test]
+fn placeholders_are_filled_for_each_request_and_counters_never_repeat() {
+    on_every_driver(|grant| {
+        let server = serve(grant, Service::Http(Http { form: ResponseForm::Echo, ..Http::default() }));
+        for body_form in [BodyForm::Fixed, BodyForm::Chunked] {
+            for version in [Version::Http1, Version::Http2 { streams: 2 }] {
+                let entry = Entry {
+                    body: Some(r#"{"number": {{counter}}, "id": "{{uuid}}"}"#.into()),
+                    fields: vec![("x-request".into(), "{{random:5..5}}".into())],
+                    check: BodyCheck::Echo,
+                    body_form,
+                    ..Entry::post("shop", "/items/{{ counter }}?of={{random:1..9}}", 0)
+                };
+                let mut settings = http(server.address(), vec![entry], 60);
+                if let Protocol::Http(http) = &mut settings.protocol {
+                    http.version = version;
+                }
+                let report = run(grant, settings);
+                assert_eq!(report.total.succeeded, 60, "{body_form:?} {version:?}: {report}");
+            }
+        }
+    });
+}
+
+#[test]
+fn what_placeholders_become_is_what_a_server_sees() {
+    on_every_driver(|grant| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = thread::spawn(move || {
+            let serve = |mut stream: TcpStream| {
+                thread::spawn(move || {
+                    let mut seen = Vec::new();
+                    let mut part = [0; 4096];
+                    while let Ok(read) = stream.read(&mut part)
+                        && read > 0
+                    {
+                        seen.push(String::from_utf8(part[..read].to_vec()).unwrap());
+                        stream.write_all(b"HTTP/1.1 204 OK\r\n\r\n").unwrap();
+                    }
+                    seen
+                })
+            };
+            let connections: Vec<_> = (0..2).map(|_| serve(listener.accept().unwrap().0)).collect();
+            connections.into_iter().flat_map(|connection| connection.join().unwrap()).collect::<Vec<_>>()
+        });
+        let entry = Entry {
+            body: Some("no {{counter}}".into()),
+            fields: vec![("x-of".into(), "{{random:5..5}}".into())],
+            ..Entry::post("shop", "/{{counter}}", 0)
+        };
+        let settings = load::Settings { connections: 2, threads: 2, ..http(address, vec![entry], 40) };
+        let report = run(grant, settings);
+        assert_eq!(report.total.succeeded, 40, "{report}");
+        let mut seen = server.join().unwrap();
+        let expected = (0..40).map(|number| {
+            let body = format!("no {number}");
+            let length = body.len();
+            format!("POST /{number} HTTP/1.1\r\nhost: shop\r\nx-of: 5\r\ncontent-length: {length}\r\n\r\n{body}")
+        });
+        let mut expected: Vec<_> = expected.collect();
+        seen.sort();
+        expected.sort();
+        assert_eq!(seen, expected);
     });
 }

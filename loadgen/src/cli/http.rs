@@ -1,12 +1,16 @@
 //! `ringmesh-load http`: HTTP/1.1 and HTTP/2 requests.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
+use bytes::Bytes;
 use clap::Args;
 use ringmesh_loadgen::load::{BodyCheck, BodyForm, Entry, Expect, Http, Protocol, Reuse, Version};
 use ringmesh_loadgen::unit;
 
 use super::load::{self, LoadArgs};
+use super::requests;
 use super::target::{TargetArgs, field, split_url};
 
 #[derive(Args)]
@@ -26,6 +30,9 @@ pub(crate) struct HttpArgs {
     /// Bytes in the body, such as 100 or 64KiB
     #[arg(long, value_parser = unit::size, default_value = "0")]
     body: u64,
+    /// The body itself, or with @ in front the file that holds it
+    #[arg(long, value_name = "TEXT", conflicts_with = "body")]
+    data: Option<String>,
     /// Send the body chunked
     #[arg(long)]
     chunked: bool,
@@ -35,6 +42,10 @@ pub(crate) struct HttpArgs {
     /// One of several kinds of request, as 'METHOD PATH WEIGHT'; replaces the URL's path
     #[arg(long = "entry", value_parser = entry)]
     entries: Vec<(String, String, u32)>,
+    /// A file of requests, a JSON object a line: path, and if need be method, host, headers, body, body_bytes, weight,
+    /// expect, name. In turn where their weights are equal
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["entries", "body", "data", "fields", "method"])]
+    requests_from: Option<PathBuf>,
     /// A new connection for each request
     #[arg(long, visible_alias = "no-keepalive")]
     new_connections: bool,
@@ -63,10 +74,13 @@ pub(crate) fn http(args: HttpArgs) -> anyhow::Result<ExitCode> {
         true => vec![(args.method.clone(), path, 1)],
         false => args.entries.clone(),
     };
+    let body = args.data.as_deref().map(read_data).transpose()?;
+    let has_body = |method: &str| matches!(method, "POST" | "PUT" | "PATCH");
     let entries = kinds.into_iter().map(|(method, path, weight)| Entry {
         name: format!("{method} {path}"),
         // Only these methods have a body whose meaning is defined (RFC 9110 section 9.3).
-        body_bytes: if matches!(method.as_str(), "POST" | "PUT" | "PATCH") { args.body } else { 0 },
+        body_bytes: if has_body(&method) { args.body } else { 0 },
+        body: body.clone().filter(|_| has_body(&method)),
         body_form: if args.chunked { BodyForm::Chunked } else { BodyForm::Fixed },
         fields: args.fields.clone(),
         expect: args.expect.map_or(Expect::Success, Expect::Status),
@@ -75,12 +89,23 @@ pub(crate) fn http(args: HttpArgs) -> anyhow::Result<ExitCode> {
         ..Entry { method, ..Entry::get(&host, &path) }
     });
     let protocol = Protocol::Http(Http {
-        entries: entries.collect(),
+        entries: match &args.requests_from {
+            Some(path) => requests::read(path, &host)?,
+            None => entries.collect(),
+        },
         version: if args.http2 { Version::Http2 { streams: args.streams } } else { Version::Http1 },
         reuse: if args.new_connections { Reuse::PerRequest } else { Reuse::KeepAlive },
         count_field: args.count_field,
     });
     load::run(&args.load, place, protocol)
+}
+
+/// A body as curl takes it.
+fn read_data(text: &str) -> anyhow::Result<Bytes> {
+    match text.strip_prefix('@') {
+        Some(path) => Ok(std::fs::read(path).with_context(|| format!("cannot read the body `{path}`"))?.into()),
+        None => Ok(text.to_owned().into()),
+    }
 }
 
 fn entry(text: &str) -> Result<(String, String, u32), String> {

@@ -6,6 +6,7 @@ pub(crate) mod http;
 pub(crate) mod load;
 pub(crate) mod screen;
 pub(crate) mod search;
+pub(crate) mod requests;
 pub(crate) mod serve;
 pub(crate) mod target;
 pub(crate) mod tcp;

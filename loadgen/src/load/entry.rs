@@ -13,7 +13,7 @@ pub struct Entry {
     pub name: String,
     /// Value of the Host field.
     pub host: String,
-    /// Request target.
+    /// Request target. Like the values of the fields and the body it may hold placeholders, see [`super::TemplateError`].
     pub path: String,
     /// Method.
     pub method: String,
@@ -23,6 +23,8 @@ pub struct Entry {
     pub weight: u32,
     /// Bytes in its body. 0 with [`BodyForm::Fixed`]: no body at all.
     pub body_bytes: u64,
+    /// The body itself; without it, so many bytes without meaning.
+    pub body: Option<Bytes>,
     /// How the body is sent.
     pub body_form: BodyForm,
     /// Which answers count as success.
@@ -83,6 +85,7 @@ impl Entry {
             fields: Vec::new(),
             weight: 1,
             body_bytes: 0,
+            body: None,
             body_form: BodyForm::Fixed,
             expect: Expect::Success,
             check: BodyCheck::None,
@@ -104,12 +107,17 @@ impl Entry {
             && self.fields.iter().all(|(name, text)| token(name) && value(text))
     }
 
+    /// Bytes in its body.
+    pub(super) fn length(&self) -> u64 {
+        self.body.as_ref().map_or(self.body_bytes, |body| body.len() as u64)
+    }
+
     fn head(&self, reuse: Reuse) -> String {
         let mut head = format!("{} {} HTTP/1.1\r\nhost: {}\r\n", self.method, self.path, self.host);
         for (name, value) in &self.fields {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
-        match (self.body_form, self.body_bytes) {
+        match (self.body_form, self.length()) {
             (BodyForm::Fixed, 0) => {}
             (BodyForm::Fixed, bytes) => head.push_str(&format!("content-length: {bytes}\r\n")),
             (BodyForm::Chunked, _) => head.push_str("transfer-encoding: chunked\r\n"),
@@ -128,6 +136,7 @@ pub(crate) struct Prepared {
     pub(crate) bytes: u64,
     pub(crate) method: Method,
     pub(crate) body_bytes: u64,
+    pub(crate) body: Option<Bytes>,
     pub(crate) expect: Expect,
     pub(crate) check: BodyCheck,
 }
@@ -138,15 +147,23 @@ const CHUNK_BYTES: u64 = 16 * 1024;
 impl Prepared {
     pub(crate) fn new(entry: &Entry, reuse: Reuse) -> Self {
         let mut slices = slices_of(entry.head(reuse).as_bytes());
-        match entry.body_form {
-            BodyForm::Fixed => pattern(entry.body_bytes, 0, &mut slices),
-            BodyForm::Chunked => chunks(entry.body_bytes, &mut slices),
+        match (entry.body_form, &entry.body) {
+            (BodyForm::Fixed, None) => pattern(entry.body_bytes, 0, &mut slices),
+            (BodyForm::Chunked, None) => chunks(entry.body_bytes, pattern, &mut slices),
+            (BodyForm::Fixed, Some(body)) => slices.extend(slices_of(body)),
+            (BodyForm::Chunked, Some(body)) => {
+                let part = |chunk: u64, from: u64, slices: &mut Vec<Slice>| {
+                    slices.extend(slices_of(&body[from as usize..(from + chunk) as usize]));
+                };
+                chunks(entry.length(), part, &mut slices);
+            }
         }
         Self {
             bytes: slices.iter().map(|slice| slice.len() as u64).sum(),
             slices,
             method: Method::from(entry.method.as_str()),
-            body_bytes: entry.body_bytes,
+            body_bytes: entry.length(),
+            body: entry.body.clone(),
             expect: entry.expect,
             check: entry.check,
         }
@@ -201,12 +218,12 @@ pub(crate) fn pattern(bytes: u64, from: u64, slices: &mut Vec<Slice>) {
     }
 }
 
-fn chunks(bytes: u64, slices: &mut Vec<Slice>) {
+fn chunks(bytes: u64, mut part: impl FnMut(u64, u64, &mut Vec<Slice>), slices: &mut Vec<Slice>) {
     let mut position = 0;
     while position < bytes {
         let chunk = (bytes - position).min(CHUNK_BYTES);
         slices.extend(slices_of(format!("{chunk:x}\r\n").as_bytes()));
-        pattern(chunk, position, slices);
+        part(chunk, position, slices);
         slices.extend(slices_of(b"\r\n"));
         position += chunk;
     }

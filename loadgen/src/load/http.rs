@@ -11,6 +11,7 @@ use ringmesh_ring::stop::Stop;
 
 use super::connection::{Answer, Connection};
 use super::count::Counted;
+use super::draft::Draft;
 use super::entry::{Mix, Prepared};
 use super::seen::Seen;
 use super::worker::{CONNECT_PAUSE, Due, Ready, Shared, tokens};
@@ -23,6 +24,8 @@ use crate::transport::Transport;
 /// What all connections of a thread send.
 struct Plan {
     prepared: Vec<Prepared>,
+    /// For those entries that are made anew for each request.
+    drafts: Vec<Option<Draft>>,
     mix: RefCell<Mix>,
     tls: Option<tls::Client>,
     reuse: Reuse,
@@ -43,6 +46,7 @@ struct Task {
 pub(super) fn spawn(shared: &Rc<Shared>, http: &Http, connections: usize) {
     let plan = Rc::new(Plan {
         prepared: http.entries.iter().map(|entry| Prepared::new(entry, http.reuse)).collect(),
+        drafts: http.entries.iter().map(Draft::checked).collect(),
         mix: RefCell::new(Mix::new(http.entries.iter().map(|entry| entry.weight))),
         tls: shared.settings.tls.as_ref().map(|tls| tls.offering(&[tls::HTTP1])),
         reuse: http.reuse,
@@ -89,11 +93,13 @@ impl Task {
     async fn request(&mut self, due: &Due) -> Option<Failure> {
         let plan = self.plan.clone();
         let entry = plan.mix.borrow_mut().pick();
-        let request = &plan.prepared[entry];
+        let made = plan.drafts[entry].as_ref().map(|draft| draft.fill(&self.shared.values()));
+        let made = made.map(|entry| Prepared::new(&entry, plan.reuse));
+        let request = made.as_ref().unwrap_or(&plan.prepared[entry]);
         let begin = Instant::now();
         self.shared.delayed(due, begin);
         self.begin_deadline();
-        let mut body = Seen::new(request.check, request.body_bytes);
+        let mut body = Seen::new(request.check, request.body_bytes, request.body.as_ref());
         let result = self.attempt(request, &mut body).await;
         self.stop.set_deadline(None);
         let result = match result {

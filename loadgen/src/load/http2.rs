@@ -14,6 +14,7 @@ use ringmesh_ring::stop::Stop;
 
 use super::connection::Answer;
 use super::count::Counted;
+use super::draft::Draft;
 use super::entry::{Entry, Mix, pattern_bytes};
 use super::grpc::{self, Grpc};
 use super::links::{Lease, Link};
@@ -31,6 +32,9 @@ const MAX_ATTEMPTS: usize = 3;
 /// What all streams of a thread send.
 pub(super) struct Plan {
     calls: Vec<Call>,
+    /// For those calls that are made anew for each request.
+    drafts: Vec<Option<Draft>>,
+    security: Security,
     mix: RefCell<Mix>,
     tls: Option<tls::Client>,
     reuse: Reuse,
@@ -82,7 +86,7 @@ impl Call {
                 grpc::add_fields(&mut request);
                 grpc.frame()
             }
-            None => pattern_bytes(entry.body_bytes),
+            None => entry.body.clone().unwrap_or_else(|| pattern_bytes(entry.body_bytes)),
         };
         if grpc.is_none() && !body.is_empty() {
             request.headers_mut().insert(http::header::CONTENT_LENGTH, body.len().into());
@@ -107,9 +111,20 @@ impl Security {
 impl Plan {
     pub(super) fn new(shared: &Shared, http: &Http, grpc: Option<&Grpc>) -> Self {
         let security = Security::of(&shared.settings);
-        let call = |entry| Call::new(entry, security, grpc.cloned()).expect("checked before the load started");
+        let drafts: Vec<_> = match grpc {
+            // Its messages are bytes, and its paths are methods.
+            Some(_) => http.entries.iter().map(|_| None).collect(),
+            None => http.entries.iter().map(Draft::checked).collect(),
+        };
+        let call = |(entry, draft): (&Entry, &Option<Draft>)| {
+            let example = draft.as_ref().map(Draft::example);
+            let entry = example.as_ref().unwrap_or(entry);
+            Call::new(entry, security, grpc.cloned()).expect("checked before the load started")
+        };
         Self {
-            calls: http.entries.iter().map(call).collect(),
+            calls: http.entries.iter().zip(&drafts).map(call).collect(),
+            drafts,
+            security,
             mix: RefCell::new(Mix::new(http.entries.iter().map(|entry| entry.weight))),
             tls: shared.settings.tls.as_ref().map(|tls| tls.offering(&[tls::HTTP2])),
             reuse: http.reuse,
@@ -168,7 +183,9 @@ impl Task {
     /// One request, counted. Says why it failed, if it did.
     async fn request(&self, due: &Due) -> Option<Failure> {
         let entry = self.plan.mix.borrow_mut().pick();
-        let call = &self.plan.calls[entry];
+        let made = self.plan.drafts[entry].as_ref().map(|draft| draft.fill(&self.shared.values()));
+        let made = made.map(|entry| Call::new(&entry, self.plan.security, None).expect("its example was checked"));
+        let call = made.as_ref().unwrap_or(&self.plan.calls[entry]);
         let target = self.shared.pick_target();
         let begin = Instant::now();
         self.shared.delayed(due, begin);
@@ -257,7 +274,7 @@ async fn exchange(call: &Call, mut sender: SendRequest<Bytes>, field: Option<&st
     let (head, mut stream) = response.await.map_err(before_the_answer)?.into_parts();
     let field = field.and_then(|name| head.headers.get(name));
     let field = field.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-    let mut seen = Seen::new(call.entry.check, call.entry.body_bytes);
+    let mut seen = Seen::new(call.entry.check, call.entry.length(), call.entry.body.as_ref());
     while let Some(data) = next_data(&mut stream).await? {
         seen.take(&data);
     }

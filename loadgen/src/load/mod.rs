@@ -3,6 +3,7 @@
 mod connection;
 mod count;
 mod dial;
+mod draft;
 mod entry;
 mod grpc;
 mod http;
@@ -10,6 +11,7 @@ mod http2;
 mod links;
 mod seen;
 mod tcp;
+mod template;
 mod websocket;
 mod worker;
 
@@ -37,10 +39,12 @@ use crate::tls;
 pub use crate::thread::Error;
 pub(crate) use connection::Connection;
 pub use dial::Target;
+use draft::Draft;
 pub use entry::{BodyCheck, BodyForm, Entry, Expect};
 pub(crate) use entry::{Prepared, body_pattern, pattern_bytes};
 pub use grpc::{Grpc, Kind};
 pub use tcp::Exchange;
+pub use template::Error as TemplateError;
 pub use websocket::WebSocket;
 #[cfg(test)]
 pub(crate) use worker::Answered;
@@ -236,14 +240,15 @@ impl Settings {
             if http.entries.iter().all(|entry| entry.weight == 0) {
                 return wrong("the weights of the entries sum to nothing");
             }
-            if http.entries.iter().any(|entry| !entry.is_sendable()) {
+            let examples = Self::examples(&http.entries)?;
+            if examples.iter().any(|entry| !entry.is_sendable()) {
                 return wrong(
                     "method, host, path and fields hold visible ASCII only, and no blanks in the first three",
                 );
             }
             let security = http2::Security::of(self);
             if http.version != Version::Http1
-                && http.entries.iter().any(|entry| http2::Call::new(entry, security, None).is_err())
+                && examples.iter().any(|entry| http2::Call::new(entry, security, None).is_err())
             {
                 return wrong("an entry is no HTTP/2 request: see its method, host, path and fields");
             }
@@ -263,6 +268,12 @@ impl Settings {
             return wrong("gRPC needs HTTP/2");
         }
         Ok(())
+    }
+
+    /// The entries with their placeholders filled.
+    fn examples(entries: &[Entry]) -> Result<Vec<Entry>, TemplateError> {
+        let example = |entry| Ok(Draft::new(entry)?.map_or_else(|| entry.clone(), |draft| draft.example()));
+        entries.iter().map(example).collect()
     }
 
     /// Names of what is tallied apart.

@@ -11,6 +11,7 @@ use ringmesh_ring::net::{Net, Sockets};
 use ringmesh_ring::runtime;
 
 use super::entry::Mix;
+use super::template::Values;
 use super::{Error, Progress, Protocol, Settings, Version, http, http2, tcp, websocket};
 use crate::arrival::{Arrivals, Schedule};
 use crate::pace::{Pacer, Waited};
@@ -51,6 +52,8 @@ pub(super) struct Shared<N: Net = Sockets> {
     pub(super) report: RefCell<Report>,
     pub(super) pacer: Rc<Pacer>,
     targets: RefCell<Mix>,
+    /// The number that the next request with placeholders gets; those of all threads differ.
+    counter: Cell<u64>,
     schedule: RefCell<Option<Schedule>>,
     /// Requests that may still be sent.
     left: Cell<u64>,
@@ -156,6 +159,7 @@ impl<N: Net> Shared<N> {
             net,
             report: RefCell::new(report),
             pacer,
+            counter: Cell::new(index as u64),
             targets: RefCell::new(Mix::new(settings.targets.iter().map(|target| target.weight))),
             schedule: RefCell::new(match &settings.arrivals {
                 Arrivals::Open { rate, spacing } => Some(Schedule::new(rate, *spacing, index, settings.threads)),
@@ -239,6 +243,12 @@ impl<N: Net> Shared<N> {
         self.targets.borrow_mut().pick()
     }
 
+    /// What the placeholders of the next request are filled with.
+    pub(super) fn values(&self) -> Values<impl Fn() -> u64> {
+        let counter = self.counter.replace(self.counter.get() + self.settings.threads as u64);
+        Values { counter, random: || self.net.random() }
+    }
+
     /// Whether no more is to be sent.
     pub(super) fn is_over(&self) -> bool {
         self.ended.get() || self.end.get().is_some_and(|end| self.net.now() >= end)
@@ -248,6 +258,8 @@ impl<N: Net> Shared<N> {
     pub(super) async fn begin(&self, ready: Ready<N>) {
         drop(ready);
         self.go.wait().await;
+        // All threads begin together, a little later than the last of them is ready.
+        self.pacer.until(self.start.get()).await;
     }
 
     /// Waits until this connection's next request is due. None: there is none any more.
