@@ -165,6 +165,7 @@ impl Bed {
                 ("service_port", service.port().to_string()),
                 ("admin", free_address()?.to_string()),
                 ("workers", load.workers.to_string()),
+                ("method", load.method().to_owned()),
                 ("driver", contender.driver.clone()),
                 ("folder", own_folder.to_string_lossy().into_owned()),
                 ("certificates", certificates.to_string_lossy().into_owned()),
@@ -275,6 +276,7 @@ impl Running {
     pub fn usage(&self) -> Usage {
         self.processes.iter().map(Process::usage).fold(Usage::default(), |sum, one| Usage {
             cpu: sum.cpu + one.cpu,
+            processes: sum.processes + one.processes,
             wake_ups: sum.wake_ups + one.wake_ups,
             rss_kib: sum.rss_kib + one.rss_kib,
             pss_kib: sum.pss_kib + one.pss_kib,

@@ -31,8 +31,8 @@ pub fn run(bed: &Bed, scenario: &Scenario, contender: &Contender, lengths: Lengt
     let seconds = began.elapsed().as_secs_f64();
     let kernel_at_rest = machine::kernel_kib();
 
-    let held = Held::open(bed, load, &running, lengths.warm_up)?;
-    std::thread::sleep(lengths.warm_up);
+    let held = Held::open(bed, load, &running)?;
+    std::thread::sleep(lengths.warm_up + GIVE_BACK);
     let connected = running.usage();
     let kernel_connected = machine::kernel_kib();
     drop(held);
@@ -55,14 +55,14 @@ pub fn run(bed: &Bed, scenario: &Scenario, contender: &Contender, lengths: Lengt
 enum Held {
     /// By this process.
     Here { _streams: Vec<TcpStream> },
-    /// By a load generator, which goes on with a few requests a second.
+    /// By a load generator, which goes on with one request a second over all of them.
     ByLoad(Child),
 }
 
 impl Held {
-    fn open(bed: &Bed, load: &Load, running: &Running, settle: Duration) -> anyhow::Result<Self> {
+    fn open(bed: &Bed, load: &Load, running: &Running) -> anyhow::Result<Self> {
         if !load.speaks_plainly() {
-            return Self::open_by_load(bed, load, running, settle);
+            return Self::open_by_load(bed, load, running);
         }
         let mut streams = Vec::with_capacity(load.connections);
         for _ in 0..load.connections {
@@ -74,10 +74,10 @@ impl Held {
         Ok(Self::Here { _streams: streams })
     }
 
-    fn open_by_load(bed: &Bed, load: &Load, running: &Running, settle: Duration) -> anyhow::Result<Self> {
-        let length = FIRST_REQUESTS + settle + Duration::from_mins(1);
-        let rate = Some(load.connections as f64 / FIRST_REQUESTS.as_secs_f64());
-        let words = load::command(bed, &Load { rate, ..load.clone() }, running.address(), length)?;
+    fn open_by_load(bed: &Bed, load: &Load, running: &Running) -> anyhow::Result<Self> {
+        let first = load.connections as f64 / FIRST_REQUESTS.as_secs_f64();
+        let rate = format!("{first}/{}s,1/120s", FIRST_REQUESTS.as_secs());
+        let words = load::command(bed, load, running.address(), vec!["--rate".to_owned(), rate])?;
         let mut command = on_cores(bed.all_cores(), &words)?;
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("cannot start the load")?;
         let held = Self::ByLoad(child);
@@ -92,6 +92,9 @@ impl Held {
         Ok(held)
     }
 }
+
+/// How long a contender may keep what many handshakes at once have needed.
+const GIVE_BACK: Duration = Duration::from_secs(3);
 
 /// In which time each connection has its request.
 const FIRST_REQUESTS: Duration = Duration::from_secs(2);

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::contender::Bed;
 use crate::process::on_cores;
-use crate::scenario::{Kind, Load, Reuse, Security};
+use crate::scenario::{Kind, Load, Reuse, Security, Version};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -23,6 +23,8 @@ pub struct Outcome {
     pub latency: Option<Latency>,
     /// Share of the time that the generator was on CPU.
     pub busy_share: f64,
+    /// Whether it says that it was what limited the rate.
+    pub was_bottleneck: bool,
 }
 
 /// Latencies in microseconds.
@@ -41,7 +43,9 @@ pub struct Latency {
 /// # Errors
 /// If it cannot be sent, or an operation fails: then there is nothing to compare.
 pub fn run(bed: &Bed, load: &Load, address: SocketAddr, length: Duration, cores: &[usize]) -> anyhow::Result<Outcome> {
-    let output = on_cores(cores, &command(bed, load, address, length)?)?.output().context("cannot start the load")?;
+    let output = on_cores(cores, &command(bed, load, address, arrivals(load, length))?)?
+        .output()
+        .context("cannot start the load")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let Ok(report) = serde_json::from_str::<Value>(&text) else {
         bail!("the load says: {text}{}", String::from_utf8_lossy(&output.stderr));
@@ -69,6 +73,7 @@ pub fn run(bed: &Bed, load: &Load, address: SocketAddr, length: Duration, cores:
         seconds: number(&report["elapsed_seconds"])?,
         latency,
         busy_share: number(&report["busy_share"])?,
+        was_bottleneck: report["generator_was_bottleneck"].as_bool().unwrap_or(false),
     })
 }
 
@@ -86,18 +91,24 @@ pub fn run_once(bed: &Bed, load: &Load, address: SocketAddr) -> anyhow::Result<(
     Ok(())
 }
 
-/// The command that sends this load for so long.
+/// How often and how long it is sent.
+fn arrivals(load: &Load, length: Duration) -> Vec<String> {
+    let mut words = match load.rate {
+        Some(rate) => vec!["--rate".to_owned(), rate.to_string()],
+        None => vec!["--closed".to_owned()],
+    };
+    words.extend(["--duration".to_owned(), format!("{}ms", length.as_millis())]);
+    words
+}
+
+/// The command that sends this load as `arrivals` say.
 ///
 /// # Errors
 /// If there are no certificates.
-pub fn command(bed: &Bed, load: &Load, address: SocketAddr, length: Duration) -> anyhow::Result<Vec<String>> {
+pub fn command(bed: &Bed, load: &Load, address: SocketAddr, arrivals: Vec<String>) -> anyhow::Result<Vec<String>> {
     let mut words = words(bed, load, address)?;
-    match load.rate {
-        Some(rate) => words.extend(["--rate".to_owned(), rate.to_string()]),
-        None => words.push("--closed".to_owned()),
-    }
-    words.extend(["--connections".to_owned(), load.connections.to_string()]);
-    words.extend(["--duration".to_owned(), format!("{}ms", length.as_millis()), "--json".to_owned()]);
+    words.extend(["--connections".to_owned(), load.connections.to_string(), "--json".to_owned()]);
+    words.extend(arrivals);
     Ok(words)
 }
 
@@ -108,11 +119,21 @@ fn words(bed: &Bed, load: &Load, address: SocketAddr) -> anyhow::Result<Vec<Stri
     let scheme = if security == Security::Plain { "http" } else { "https" };
     match load.kind {
         Kind::Http | Kind::Idle => words.extend(["http".to_owned(), format!("{scheme}://{address}/items/17")]),
+        Kind::Grpc => {
+            words.extend(["grpc".to_owned(), format!("{scheme}://{address}/bench.Echo/Unary")]);
+            words.extend(["--body".to_owned(), load.body_bytes.to_string()]);
+        }
         Kind::PingPong => words.extend(["tcp".to_owned(), address.to_string()]),
         Kind::Upload => words.extend(["tcp".to_owned(), address.to_string(), "--upload".to_owned()]),
     }
     if let Some(host) = load.host() {
         words.extend(["--host", host].map(str::to_owned));
+    }
+    if load.version == Version::H2 {
+        if load.kind != Kind::Grpc {
+            words.push("--http2".to_owned());
+        }
+        words.extend(["--streams".to_owned(), load.streams.to_string()]);
     }
     if load.reuse == Reuse::Never {
         words.push("--new-connections".to_owned());

@@ -97,13 +97,16 @@ impl Parent {
     }
 }
 
-/// Copies what belongs to other crates and is not there yet. Times stay: cargo tells by them what is up to date.
+/// Copies what belongs to other crates and is not there yet, programs left out. Times stay: cargo tells by them what is up
+/// to date.
 fn copy_foreign(from: &Path, to: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
         let entry = entry?;
         let (source, copy) = (entry.path(), to.join(entry.file_name()));
-        if entry.file_name().to_string_lossy().contains("ringmesh") || copy.exists() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_library = name.starts_with("lib") || from.file_name().is_none_or(|folder| folder != "deps");
+        if name.contains("ringmesh") || !is_library || copy.exists() {
             continue;
         }
         if entry.file_type()?.is_dir() {
@@ -125,8 +128,10 @@ mod tests {
     fn copies_keep_their_times_and_leave_our_own_crates_out() {
         let folder = tempfile::tempdir().unwrap();
         let (from, to) = (folder.path().join("from"), folder.path().join("to"));
-        fs::create_dir_all(from.join("build")).unwrap();
-        for name in ["libserde.rlib", "libringmesh_ring.rlib", "build/output"] {
+        for folder in ["build", "deps"] {
+            fs::create_dir_all(from.join(folder)).unwrap();
+        }
+        for name in ["libserde.rlib", "libringmesh_ring.rlib", "build/output", "deps/micro"] {
             fs::write(from.join(name), name).unwrap();
         }
         let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
@@ -135,5 +140,6 @@ mod tests {
         copy_foreign(&from, &to).unwrap();
         assert_eq!(fs::metadata(to.join("libserde.rlib")).unwrap().modified().unwrap(), old);
         assert!(to.join("build/output").is_file() && !to.join("libringmesh_ring.rlib").exists());
+        assert!(!to.join("deps/micro").exists());
     }
 }

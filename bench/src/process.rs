@@ -29,8 +29,10 @@ pub struct Process {
 /// What processes have used.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
-    /// Time on CPU of all threads, those that have ended included.
+    /// Time on CPU of all threads, those included that have ended while their process lives.
     pub cpu: Duration,
+    /// Processes.
+    pub processes: usize,
     /// How often threads have woken up after they had chosen to wait.
     pub wake_ups: u64,
     /// Resident memory.
@@ -83,6 +85,7 @@ impl Process {
         let mut sum = Usage::default();
         for pid in family(self.child.id()) {
             sum.cpu += cpu(pid);
+            sum.processes += 1;
             sum.wake_ups += wake_ups(pid);
             sum.rss_kib += kib(&format!("/proc/{pid}/status"), "VmRSS:");
             sum.pss_kib += kib(&format!("/proc/{pid}/smaps_rollup"), "Pss:");

@@ -43,6 +43,9 @@ struct Written {
 pub struct Load {
     /// What an operation is.
     pub kind: Kind,
+    /// Which HTTP.
+    #[serde(default)]
+    pub version: Version,
     /// What protects the clients' connections.
     #[serde(default)]
     pub security: Security,
@@ -54,7 +57,7 @@ pub struct Load {
     /// How often a connection is used.
     #[serde(default)]
     pub reuse: Reuse,
-    /// Bytes in an answer's body.
+    /// Bytes in an answer's body, or in a message.
     #[serde(default)]
     pub body_bytes: u64,
     /// Operations a second, open loop; without it each connection goes on as soon as it has its answer.
@@ -71,14 +74,27 @@ pub struct Load {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// An HTTP/1.1 GET.
+    /// A GET.
     Http,
+    /// A unary call of gRPC, whose message comes back.
+    Grpc,
     /// 64 bytes there and back over TCP.
     PingPong,
     /// A MiB of many over TCP, one way.
     Upload,
     /// None: connections that do nothing.
     Idle,
+}
+
+/// Which HTTP is spoken, on both sides of a contender where it can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Version {
+    /// HTTP/1.1.
+    #[default]
+    H1,
+    /// HTTP/2; without TLS with prior knowledge.
+    H2,
 }
 
 /// What protects connections.
@@ -149,6 +165,7 @@ impl Kind {
     pub fn operation(self) -> &'static str {
         match self {
             Self::Http => "request",
+            Self::Grpc => "call",
             Self::PingPong => "round trip",
             Self::Upload => "MiB",
             Self::Idle => "connection",
@@ -171,12 +188,19 @@ impl Load {
     /// The words that hold in every contender's configuration.
     pub fn words(&self) -> Vec<String> {
         let services = if self.services > 0 { "many" } else { "one" };
-        [self.security.word(), services].map(str::to_owned).to_vec()
+        let version = if self.version == Version::H2 { "h2" } else { "h1" };
+        let content = if self.kind == Kind::Grpc { "grpc" } else { "http" };
+        [self.security.word(), services, version, content].map(str::to_owned).to_vec()
+    }
+
+    /// The method of its requests.
+    pub fn method(&self) -> &'static str {
+        if self.kind == Kind::Grpc { "POST" } else { "GET" }
     }
 
     /// Whether a bare connection is enough to speak to it.
     pub fn speaks_plainly(&self) -> bool {
-        self.security == Security::Plain
+        self.security == Security::Plain && self.version == Version::H1
     }
 
     /// The host that is asked for.

@@ -21,6 +21,7 @@ pub const START_TIMEOUT: Duration = Duration::from_secs(60);
 pub fn start(bed: &Bed, load: &Load, between: &Contender, folder: &Path) -> anyhow::Result<(Process, SocketAddr)> {
     let name = match load.kind {
         Kind::Http | Kind::Idle => "http",
+        Kind::Grpc => "grpc",
         Kind::PingPong => "echo",
         Kind::Upload => "sink",
     };
@@ -61,7 +62,7 @@ pub fn try_once(load: &Load, address: SocketAddr) -> io::Result<()> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     match load.kind {
-        Kind::Http | Kind::Idle => request(&mut stream, load.host().unwrap_or("app")),
+        Kind::Http | Kind::Grpc | Kind::Idle => request(&mut stream, load.host().unwrap_or("app")),
         Kind::PingPong => {
             stream.write_all(b"?")?;
             stream.read_exact(&mut [0])

@@ -1,7 +1,7 @@
 //! From a configuration as it is written in `bench/peers/` to the one that a program reads.
 //!
 //! - `@name@` stands for a value;
-//! - a line that ends in `@only WORD ...@` is there if one of the words holds for the scenario;
+//! - a line that ends in `@only WORD ...@` is there if one of the words holds for the scenario, or all of `WORD+WORD`;
 //! - lines between `@each service@` and `@end@` are there once for each configured service, with its number for `@n@`.
 
 use anyhow::{Context, bail};
@@ -44,7 +44,8 @@ fn add(text: &mut String, line: &str, values: &Values) -> anyhow::Result<()> {
         None => (line, None),
         Some((line, words)) => (line.trim_end(), Some(words.strip_suffix('@').context("`@only` ends with `@`")?)),
     };
-    let holds = |words: &str| words.split_whitespace().any(|word| values.words.iter().any(|known| known == word));
+    let known = |word: &str| values.words.iter().any(|known| known == word);
+    let holds = |words: &str| words.split_whitespace().any(|together| together.split('+').all(known));
     if !words.is_none_or(holds) {
         return Ok(());
     }
@@ -88,6 +89,7 @@ mod tests {
     #[test]
     fn values_words_and_services_are_put_in() {
         check("bind @listen@\n", Ok("bind 127.0.0.1:80\n"));
+        check("a @only tls+plain@\nb @only tls+policy@\n", Ok("b\n"));
         check("a    @only plain@\nb @only plain tls@\n", Ok("b\n"));
         check("# @each service@\ns@n@ @listen@\n# @end@\nend\n", Ok("s0 127.0.0.1:80\ns1 127.0.0.1:80\nend\n"));
         check("\"@type\": a@b\n", Ok("\"@type\": a@b\n"));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::ensure;
 use serde::Serialize;
 
 use crate::contender::{Bed, Running};
@@ -65,6 +66,8 @@ pub struct Observation {
     pub heaviest_over_mean: Option<f64>,
     /// Share of the time that load and service could have had, which they used.
     pub load_busy_share: f64,
+    /// Whether the load generator says that it was what limited the rate.
+    pub load_was_bottleneck: bool,
     /// Share of the contender's core that others used: 0 on a quiet machine.
     pub foreign_share: f64,
 }
@@ -96,6 +99,8 @@ pub fn run(bed: &Bed, scenario: &Scenario, contender: &Contender, lengths: Lengt
     let outcome = send(&mut running, lengths.measured)?;
     let after = (running.usage(), machine::core_time(core[0]), running.threads());
 
+    // The time of one that has ended would be missing, and the contender would look fast.
+    ensure!(before.0.processes == after.0.processes, "its processes came and went meanwhile\n{}", running.last_words());
     let cpu = after.0.cpu.saturating_sub(before.0.cpu);
     let (busy, whole) = (after.1.busy.saturating_sub(before.1.busy), after.1.all.saturating_sub(before.1.all));
     let foreign = (busy.saturating_sub(cpu).as_secs_f64() / whole.as_secs_f64().max(1e-9)).clamp(0.0, 1.0);
@@ -114,6 +119,7 @@ pub fn run(bed: &Bed, scenario: &Scenario, contender: &Contender, lengths: Lengt
         pss_kib: after.0.pss_kib,
         heaviest_over_mean: heaviest_over_mean(&before.2, &after.2, load.workers),
         load_busy_share: outcome.busy_share,
+        load_was_bottleneck: outcome.was_bottleneck,
         foreign_share: if alone { foreign } else { 0.0 },
         ..Observation::default()
     })
