@@ -43,6 +43,7 @@ fn listener(bind: SocketAddr) -> Listener {
         bind: Address::Ip(bind),
         protocol: Protocol::Http,
         mtls: Mtls::Off,
+        tls: Vec::new(),
         target: ListenerTarget::Routes,
         limits: ListenerLimits {
             max_header_bytes: 60 * 1024,

@@ -142,6 +142,10 @@ pub struct Listener {
     pub protocol: String,
     /// Whether peers must prove who they are.
     pub mtls: String,
+    /// When the first of the certificates ends that it shows to clients which need not prove who they are, in seconds since
+    /// the Unix epoch. None: it shows none.
+    #[serde(default)]
+    pub tls_expires_at: Option<u64>,
     /// How many sockets share the port.
     pub sockets: usize,
 }

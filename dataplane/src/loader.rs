@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ringmesh_codec::limits::Limits;
 use ringmesh_model::delta::Delta;
-use ringmesh_model::snapshot::{self, Identity, Key, ListenerTarget, Mtls, Name, Object, Settings, Snapshot};
+use ringmesh_model::snapshot::{self, Identity, Key, ListenerTarget, Mtls, Name, Object, Protocol, Settings, Snapshot};
 use ringmesh_ring::net::Address;
 
 use crate::permit::Limit;
@@ -210,7 +210,14 @@ impl Loader {
         server: &mut Option<Arc<rustls::ServerConfig>>,
     ) -> Result<Listener, Error> {
         let tls = match config.mtls {
-            Mtls::Off => None,
+            Mtls::Off if config.tls.is_empty() => None,
+            Mtls::Off => {
+                let protocols: &[&str] = match config.protocol {
+                    Protocol::Http => &["http/1.1"],
+                    Protocol::Tcp => &[],
+                };
+                Some(tls::edge_server(&config.tls, protocols)?)
+            }
             Mtls::Strict => {
                 let identity = identity.ok_or_else(|| Error::NoIdentity(config.name.clone()))?;
                 let config = match server {

@@ -240,7 +240,7 @@ impl<N: Net> Worker<N> {
             name,
             local: &local,
             remote: &remote,
-            peer: result.map_or("", |peer| peer.id.as_str()),
+            peer: result.ok().and_then(|peer| peer.id.as_deref()).map_or("", |id| id.as_str()),
             version: result.map_or("", |peer| peer.version),
             cipher: result.map_or("", |peer| peer.cipher_suite),
             refused: result.err().map_or("", tls::Refused::label),

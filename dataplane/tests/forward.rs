@@ -31,6 +31,7 @@ fn listener(name: &str, bind: SocketAddr, protocol: Protocol, service: &str) -> 
         bind: Address::Ip(bind),
         protocol,
         mtls: Mtls::Off,
+        tls: Vec::new(),
         target: ListenerTarget::Service(service.into()),
         limits: ListenerLimits {
             max_header_bytes: 32 * 1024,

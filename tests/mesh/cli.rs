@@ -125,10 +125,8 @@ fn check_names_file_line_key_and_what_would_be_right() {
     check(
         "END",
         "[mesh]\ntrust_domain = \"t\"\n[[policy]]\nname = \"p\"\nlistener = \"front\"\nallow = [{ from = [\"web\"] }]\n",
-        &[
-            "c.toml:13: policy \"p\": `allow[0].from`: cannot be enforced: listener \"front\" takes plain connections, which prove \
-         no identity; set `mtls = \"strict\"` there",
-        ],
+        &["c.toml:13: policy \"p\": `allow[0].from`: cannot be enforced: listener \"front\" takes clients that prove \
+         no identity; set `mtls = \"strict\"` there"],
     );
     check(
         "service = \"app\"\n",

@@ -15,6 +15,7 @@ mod crash;
 mod driver;
 mod reload;
 mod tls;
+mod edge;
 mod policy;
 mod route;
 mod balance;

@@ -1,7 +1,7 @@
 //! What the pages and the examples say is true: every config can be used, every command runs, every path is there.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -53,6 +53,13 @@ fn claimed(config: &toml::Table) -> Option<(String, String)> {
     Some((text("id", &by_name), domain))
 }
 
+/// The certificates that its listeners show.
+fn certificates(config: &toml::Table) -> Vec<toml::Table> {
+    let listeners = config.get("listener").and_then(toml::Value::as_array).into_iter().flatten();
+    let tls = listeners.filter_map(|listener| listener.get("tls")?.as_array()).flatten();
+    tls.map(|files| files.as_table().unwrap().clone()).collect()
+}
+
 #[test]
 fn every_example_config_can_be_used_with_an_identity_of_its_own() {
     for example in examples() {
@@ -65,6 +72,14 @@ fn every_example_config_can_be_used_with_an_identity_of_its_own() {
             let files = folder.path().join(config["workload"]["identity"]["files"].as_str().unwrap());
             assert!(files.starts_with(folder.path()), "{}: {}", example.display(), files.display());
             Authority::new(&domain).leaf(&[&id], Validity::Now).write(&files);
+        }
+        for files in certificates(&config) {
+            let named = |key: &str| folder.path().join(files[key].as_str().unwrap());
+            let certificate = Authority::new("public").server(&["shop.example"]);
+            fs::create_dir_all(named("key").parent().unwrap()).unwrap();
+            fs::write(named("certificate"), &certificate.chain).unwrap();
+            fs::write(named("key"), &certificate.key).unwrap();
+            fs::set_permissions(named("key"), fs::Permissions::from_mode(0o600)).unwrap();
         }
         let file = folder.path().join(example.file_name().unwrap());
         fs::write(&file, here).unwrap();

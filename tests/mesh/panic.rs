@@ -133,6 +133,7 @@ fn snapshot(front: SocketAddr, app: SocketAddr) -> Snapshot {
         bind: Address::Ip(front),
         protocol: Protocol::Http,
         mtls: Mtls::Off,
+        tls: Vec::new(),
         target: ListenerTarget::Service("app".into()),
         limits,
     };

@@ -74,17 +74,30 @@ impl Authority {
         self.leaf(&[&self.id(workload)], Validity::Now)
     }
 
+    /// An ordinary certificate for a server with these DNS names.
+    ///
+    /// # Panics
+    /// If a name is none.
+    pub fn server(&self, names: &[&str]) -> Svid {
+        let name = |name: &&str| SanType::DnsName((*name).try_into().expect("a DNS name"));
+        self.sign(names.iter().map(name).collect(), Validity::Now)
+    }
+
     /// A leaf with these URI names.
     ///
     /// # Panics
     /// If a URI is none.
     pub fn leaf(&self, uris: &[&str], validity: Validity) -> Svid {
+        if uris.is_empty() {
+            return self.sign(vec![SanType::DnsName("workload.example".try_into().expect("a name"))], validity);
+        }
+        self.sign(uris.iter().map(|text| uri(text)).collect(), validity)
+    }
+
+    fn sign(&self, names: Vec<SanType>, validity: Validity) -> Svid {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = uris.iter().map(|text| uri(text)).collect();
-        if uris.is_empty() {
-            params.subject_alt_names = vec![SanType::DnsName("workload.example".try_into().expect("a name"))];
-        }
+        params.subject_alt_names = names;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let now = SystemTime::now();

@@ -43,11 +43,22 @@ pub fn client_config(svid: Option<&Svid>) -> Arc<ClientConfig> {
 /// # Errors
 /// If the server refuses before the client is done; it may refuse the client's certificate later, at the first read.
 pub fn connect(address: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<Client<Stream>> {
+    connect_to(address, "ringmesh.invalid", config)
+}
+
+/// Like [`connect`], to a server of that name.
+///
+/// # Errors
+/// As [`connect`].
+///
+/// # Panics
+/// If the name is none.
+pub fn connect_to(address: SocketAddr, name: &'static str, config: &Arc<ClientConfig>) -> io::Result<Client<Stream>> {
     let stream = TcpStream::connect_timeout(&address, DEADLINE)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(DEADLINE))?;
     stream.set_write_timeout(Some(DEADLINE))?;
-    let name = ServerName::try_from("ringmesh.invalid").expect("a name");
+    let name = ServerName::try_from(name).expect("a name");
     let connection = ClientConnection::new(config.clone(), name).map_err(io::Error::other)?;
     let mut stream = StreamOwned::new(connection, stream);
     while stream.conn.is_handshaking() {

@@ -8,8 +8,8 @@ use std::path::Path;
 use toml::de::DeTable;
 
 use crate::admin::{self, Admin};
-use crate::error::{Cause, Problem, Problems};
-use crate::listener::{self, Listener};
+use crate::error::{Cause, Located, Problem, Problems};
+use crate::listener::{self, CertificateFiles, Listener};
 use crate::log::{self, Log};
 use crate::mesh::{self, Mesh};
 use crate::policy::{self, Policy};
@@ -41,6 +41,7 @@ pub const SECTIONS: &[&Keys] = &[
     &runtime::KEYS,
     &log::KEYS,
     &listener::KEYS,
+    &listener::TLS_KEYS,
     &admin::KEYS,
     &service::KEYS,
     &service::ENDPOINT_KEYS,
@@ -152,7 +153,11 @@ fn interpret(source: &Source<'_>, table: &DeTable<'_>, file: &str) -> Config {
         runtime: top.table(&runtime::KEYS).map(|section| Runtime::read(&section)).unwrap_or_default(),
         admin: top.table(&admin::KEYS).map(|section| Admin::read(&section)).unwrap_or_default(),
         log: top.table(&log::KEYS).map(|section| Log::read(&section)).unwrap_or_default(),
-        listeners: top.tables(&listener::KEYS, "").iter().filter_map(Listener::read).collect(),
+        listeners: top
+            .tables(&listener::KEYS, "")
+            .iter()
+            .filter_map(|section| Listener::read(section, folder))
+            .collect(),
         services: top.tables(&service::KEYS, "").iter().filter_map(Service::read).collect(),
         routes: top.tables(&route::KEYS, "hosts").iter().filter_map(Route::read).collect(),
         policies: top.tables(&policy::KEYS, "").iter().filter_map(Policy::read).collect(),
@@ -181,6 +186,11 @@ impl Config {
                 EndpointAddress::Name(name) => name.host == "localhost",
             });
         if listens || calls { Role::Sidecar } else { Role::Edge }
+    }
+
+    /// The certificates that listeners show, each with the line that names it.
+    pub fn certificates(&self) -> impl Iterator<Item = &Located<CertificateFiles>> {
+        self.listeners.iter().flat_map(|listener| &listener.tls)
     }
 
     /// The folder that the SVID is read from, if the config names one.

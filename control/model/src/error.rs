@@ -356,6 +356,20 @@ pub enum Cause {
         /// What needs it.
         what: &'static str,
     },
+    /// A listener can have one kind of TLS.
+    #[error("a listener has either `mtls = \"strict\"` or `tls`: the first shows the SVID and demands the peer's")]
+    TwoKindsOfTls,
+    /// A certificate that a listener names is not loaded.
+    #[error("certificate {0} is not loaded")]
+    CertificateNotLoaded(String),
+    /// A list is longer than it may be.
+    #[error("is a list of {found}; at most {max} are possible")]
+    TooManyItems {
+        /// The most.
+        max: usize,
+        /// How many there are.
+        found: usize,
+    },
     /// An identity is configured, but could not be loaded.
     #[error("{what} needs the identity in {directory}, which is not loaded")]
     IdentityNotLoaded {

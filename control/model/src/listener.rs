@@ -1,10 +1,11 @@
 //! `[[listener]]`: a port that clients or peers connect to.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::error::Located;
+use crate::error::{Cause, Located};
 use crate::name::Name;
-use crate::reader::{Keys, Section, Word};
+use crate::reader::{Field, Keys, Section, Word};
 use crate::snapshot::{Address, ListenerLimits, Mtls, Protocol};
 use crate::unit::ByteSize;
 
@@ -17,6 +18,7 @@ pub const KEYS: Keys = Keys {
         "bind",
         "protocol",
         "mtls",
+        "tls",
         "service",
         "max_connections",
         "max_header_bytes",
@@ -27,6 +29,13 @@ pub const KEYS: Keys = Keys {
         "idle_timeout",
     ],
 };
+
+/// Keys of `tls` in a listener.
+pub const TLS_KEYS: Keys =
+    Keys { path: "listener.tls", header: "`tls` of [[listener]]", names: &["certificate", "key"] };
+
+/// Most certificates of a listener.
+pub const MAX_CERTIFICATES: usize = 1000;
 
 /// What is spoken where nothing is said: what most services of a mesh speak. It is never guessed from the bytes.
 pub const DEFAULT_PROTOCOL: Protocol = Protocol::Http;
@@ -90,23 +99,61 @@ pub struct Listener {
     pub protocol: Protocol,
     /// Whether peers must prove who they are.
     pub mtls: Located<Mtls>,
+    /// The certificates that it shows to clients which need not prove who they are: the edge's TLS. Empty: none.
+    pub tls: Vec<Located<CertificateFiles>>,
     /// The service that gets all of its traffic. None: routes decide.
     pub service: Option<Located<String>>,
     /// Its limits and deadlines.
     pub limits: ListenerLimits,
 }
 
+/// A certificate for a listener, with its key. Relative files are relative to the config file's folder.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CertificateFiles {
+    /// PEM, leaf first, then the intermediates.
+    pub certificate: PathBuf,
+    /// PEM, PKCS#8, readable by its owner only.
+    pub key: PathBuf,
+}
+
 impl Listener {
-    pub(crate) fn read(section: &Section<'_>) -> Option<Self> {
+    pub(crate) fn read(section: &Section<'_>, folder: &Path) -> Option<Self> {
         let name = section.required::<Located<Name>>("name", "name = \"inbound\"");
         let bind = section.required("bind", "bind = \"127.0.0.1:8080\"");
         let protocol = section.word("protocol", DEFAULT_PROTOCOL);
         let mtls = section.field("mtls").map_or(section.place(), |field| field.place());
         let mtls = Located { value: section.word("mtls", DEFAULT_MTLS), place: mtls };
+        let tls = certificates(section, folder);
         let service = section.optional::<Located<Name>>("service").map(Name::unwrap);
         let limits = limits(section, protocol);
-        Some(Self { name: Name::unwrap(name?), bind: bind?, protocol, mtls, service, limits })
+        Some(Self { name: Name::unwrap(name?), bind: bind?, protocol, mtls, tls, service, limits })
     }
+}
+
+/// One table, or a list of them.
+fn certificates(section: &Section<'_>, folder: &Path) -> Vec<Located<CertificateFiles>> {
+    const EXPECTED: &str = "a table such as { certificate = \"shop.pem\", key = \"shop.key\" }, or a list of them";
+    let Some(field) = section.field("tls") else { return Vec::new() };
+    let fields = match field.items() {
+        Some(items) if items.is_empty() => {
+            field.refuse(Cause::EmptyList("leave `tls` out for plain connections"));
+            return Vec::new();
+        }
+        Some(items) if items.len() > MAX_CERTIFICATES => {
+            field.refuse(Cause::TooManyItems { max: MAX_CERTIFICATES, found: items.len() });
+            return Vec::new();
+        }
+        Some(items) => items,
+        None => vec![field],
+    };
+    let read = |field: &Field<'_>| {
+        let table = field.section(&TLS_KEYS, EXPECTED)?;
+        let certificate = table.required::<PathBuf>("certificate", "certificate = \"shop.pem\"");
+        let key = table.required::<PathBuf>("key", "key = \"shop.key\"");
+        let files = CertificateFiles { certificate: folder.join(certificate?), key: folder.join(key?) };
+        Some(Located { value: files, place: field.place() })
+    };
+    fields.iter().filter_map(read).collect()
 }
 
 fn limits(section: &Section<'_>, protocol: Protocol) -> ListenerLimits {

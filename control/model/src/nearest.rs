@@ -5,7 +5,7 @@ use crate::error::Hint;
 use crate::reader::Keys;
 
 /// What other products call things, with our word. Only used where the word is unknown and ours is allowed there.
-const FOREIGN_WORDS: [(&str, &str); 32] = [
+const FOREIGN_WORDS: [(&str, &str); 35] = [
     ("timeout", "request_timeout"),
     ("timeout", "connect_timeout"),
     ("address", "bind"),
@@ -30,7 +30,10 @@ const FOREIGN_WORDS: [(&str, &str); 32] = [
     ("matches", "match"),
     ("principals", "from"),
     ("source", "from"),
-    ("tls", "mtls"),
+    ("certificates", "tls"),
+    ("cert", "certificate"),
+    ("chain", "certificate"),
+    ("private_key", "key"),
     ("lb_policy", "balance"),
     ("load_balancing", "balance"),
     ("threads", "workers"),

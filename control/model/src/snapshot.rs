@@ -121,6 +121,29 @@ impl fmt::Debug for Identity {
     }
 }
 
+/// A certificate for a listener, with its key.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// The DNS names that it is for, in lower case; `*.` in front means any one label.
+    pub names: Vec<String>,
+    /// DER certificates, leaf first, then the intermediates.
+    pub chain: Vec<Vec<u8>>,
+    /// DER PKCS#8 private key.
+    pub key: Vec<u8>,
+    /// End of the leaf's validity, in seconds since the Unix epoch.
+    pub expires: u64,
+}
+
+impl fmt::Debug for Certificate {
+    /// Never prints the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate")
+            .field("names", &self.names)
+            .field("expires", &self.expires)
+            .finish_non_exhaustive()
+    }
+}
+
 /// A port that clients or peers connect to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Listener {
@@ -132,6 +155,8 @@ pub struct Listener {
     pub protocol: Protocol,
     /// Whether peers must prove who they are.
     pub mtls: Mtls,
+    /// The certificates that it shows to clients which need not prove who they are. Empty: no such TLS.
+    pub tls: Vec<Certificate>,
     /// Where its traffic goes.
     pub target: ListenerTarget,
     /// Its limits and deadlines.

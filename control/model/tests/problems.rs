@@ -72,7 +72,7 @@ name = \"in\"
 port = 80
 service = \"shop\"
 timeout = \"1s\"
-tls = \"strict\"
+mtsl = \"strict\"
 level = \"info\"
 [workload]
 colour = \"red\"
@@ -85,7 +85,7 @@ name = \"a\"
         &[
             "x.toml:11: listener \"in\": unknown key `port`; did you mean `bind`?",
             "x.toml:13: listener \"in\": unknown key `timeout`; did you mean `request_timeout`?",
-            "x.toml:14: listener \"in\": unknown key `tls`; did you mean `mtls`?",
+            "x.toml:14: listener \"in\": unknown key `mtsl`; did you mean `mtls`?",
             "x.toml:15: listener \"in\": unknown key `level`; it belongs in [log]",
             "x.toml:17: [workload]: unknown key `colour`; expected one of `name`, `namespace`, `id`, `instance`, `identity`",
             "x.toml:19: route \"shop\": `rule[0].match`: unknown key `prefix`; did you mean `path_prefix`?",
@@ -95,6 +95,37 @@ name = \"a\"
     check(
         "[[route]]\nhosts = [\"a\"]\nmatch = { path = \"/\" }\n",
         &["x.toml:3: route \"a\": unknown key `match`; it belongs in [[route.rule]]"],
+    );
+}
+
+#[test]
+fn a_listener_has_one_kind_of_tls_and_whole_certificates() {
+    let listener = |tls: &str| {
+        format!(
+            "[[listener]]\nname = \"a\"\nbind = \"127.0.0.1:1\"\nservice = \"s\"\n{tls}\n[[service]]\nname = \"s\"\nendpoints = [\"10.0.0.1:80\"]\n"
+        )
+    };
+    check(
+        &listener("tls = \"strict\""),
+        &[
+            "x.toml:5: listener \"a\": `tls`: expected a table such as { certificate = \"shop.pem\", key = \"shop.key\" }, or a list of them, found string \"strict\"",
+        ],
+    );
+    check(&listener("tls = []"), &["x.toml:5: listener \"a\": `tls`: the list is empty; leave `tls` out for plain connections"]);
+    check(
+        &listener("tls = { cert = \"a.pem\" }"),
+        &[
+            "x.toml:5: listener \"a\": `tls`: `key` is missing; add for example `key = \"shop.key\"`",
+            "x.toml:5: listener \"a\": `tls`: unknown key `cert`; did you mean `certificate`?",
+        ],
+    );
+    check(
+        &listener("mtls = \"strict\"\ntls = { certificate = \"a.pem\", key = \"a.key\" }"),
+        &[
+            "x.toml:5: listener \"a\": `mtls`: \"strict\" needs an identity; add `identity = { files = \"DIR\" }` to [workload]",
+            "x.toml:5: listener \"a\": `mtls`: a listener has either `mtls = \"strict\"` or `tls`: the first shows the SVID and demands the peer's",
+            "x.toml:6: listener \"a\": `tls`: certificate a.pem is not loaded",
+        ],
     );
 }
 
@@ -585,7 +616,7 @@ allow = [{ from = [\"web\"] }, { methods = [\"GET\"], paths = [\"/a\"] }]
         &[
             "x.toml:19: policy \"p\": `allow[0].methods`: cannot be enforced: listener \"db\" is a tcp one, which has neither methods nor paths; set its protocol to \"http\"",
             "x.toml:19: policy \"p\": `allow[1].paths`: cannot be enforced: listener \"db\" is a tcp one, which has neither methods nor paths; set its protocol to \"http\"",
-            "x.toml:23: policy \"q\": `allow[0].from`: cannot be enforced: listener \"front\" takes plain connections, which prove no identity; set `mtls = \"strict\"` there",
+            "x.toml:23: policy \"q\": `allow[0].from`: cannot be enforced: listener \"front\" takes clients that prove no identity; set `mtls = \"strict\"` there",
         ],
     );
 }

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use ringmesh_model::snapshot::{
-    AccessLog, AllowRule, Balance, HostPattern, Identity, Listener, ListenerTarget, Mtls, Object, PathMatch, Policy,
-    Protocol, Route, RouteRule, Service, Settings, Snapshot,
+    AccessLog, AllowRule, Balance, Certificate, HostPattern, Identity, Listener, ListenerTarget, Mtls, Object,
+    PathMatch, Policy, Protocol, Route, RouteRule, Service, Settings, Snapshot,
 };
 use ringmesh_model::unit;
 use serde_json::{Value, json};
@@ -59,6 +59,15 @@ fn identity_value(identity: &Identity) -> Value {
     })
 }
 
+/// Never shows the key.
+fn certificate_value(certificate: &Certificate) -> Value {
+    json!({
+        "names": certificate.names,
+        "expires": rfc3339(certificate.expires.saturating_mul(1_000_000)),
+        "chain_certificates": certificate.chain.len(),
+    })
+}
+
 fn listener_value(listener: &Listener) -> Value {
     let service = match &listener.target {
         ListenerTarget::Service(name) => Some(name),
@@ -69,6 +78,7 @@ fn listener_value(listener: &Listener) -> Value {
         "bind": listener.bind.to_string(),
         "protocol": protocol_word(listener.protocol),
         "mtls": match listener.mtls { Mtls::Off => "off", Mtls::Strict => "strict" },
+        "tls": listener.tls.iter().map(certificate_value).collect::<Vec<_>>(),
         "service": service,
         "max_header_bytes": listener.limits.max_header_bytes,
         "max_headers": listener.limits.max_headers,

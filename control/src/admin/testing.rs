@@ -75,6 +75,7 @@ fn listener() -> Listener {
         bind: Address::Ip("127.0.0.1:15006".parse().unwrap()),
         protocol: Protocol::Http,
         mtls: Mtls::Strict,
+        tls: Vec::new(),
         target: ListenerTarget::Service("local".to_owned()),
         limits: ListenerLimits {
             max_header_bytes: 65_536,

@@ -53,7 +53,7 @@ fn describe(files: &Files, text: &mut String) -> std::fmt::Result {
     writeln!(text, "{}: good", config.file)?;
     let Ok(snapshot) = files.resolve(&resolve::Answers::new()) else { return Ok(()) };
     let workload = &config.workload.name;
-    match &files.identity {
+    match &files.credentials.identity {
         Some(identity) => {
             writeln!(text, "  workload    {workload}, {}, until {}", identity.id, Date(identity.expires.cast_signed()))?
         }
@@ -63,8 +63,12 @@ fn describe(files: &Files, text: &mut String) -> std::fmt::Result {
     for object in snapshot.objects.values() {
         match object {
             Object::Listener(listener) => {
-                let strict = if listener.mtls == Mtls::Strict { ", mtls strict" } else { "" };
-                listeners.push(format!("{} on {}{strict}", listener.name, listener.bind));
+                let tls = match listener.tls.iter().map(|certificate| certificate.expires).min() {
+                    _ if listener.mtls == Mtls::Strict => ", mtls strict".to_owned(),
+                    Some(expires) => format!(", tls until {}", Date(expires.cast_signed())),
+                    None => String::new(),
+                };
+                listeners.push(format!("{} on {}{tls}", listener.name, listener.bind));
             }
             Object::Service(_) => services += 1,
             Object::Route(route) => {

@@ -139,10 +139,16 @@ fn write_table(text: &mut String, state: &State, now: u64, colour: Colour) -> st
 
 fn write_sections(text: &mut String, state: &State, now: u64, colour: Colour) -> std::fmt::Result {
     let listener = |one: &state::Listener| {
-        [&one.name, &one.bind, &one.protocol, &one.mtls, &one.sockets.to_string()].map(|cell| cell.clone()).to_vec()
+        let tls = match one.tls_expires_at {
+            Some(expires_at) if expires_at < now => colour.bad(&format!("expired {} ago", span(now - expires_at))),
+            Some(expires_at) => format!("expires in {}", span(expires_at - now)),
+            None if one.mtls == "strict" => "mutual".to_owned(),
+            None => "off".to_owned(),
+        };
+        [&one.name, &one.bind, &one.protocol, &tls, &one.sockets.to_string()].map(|cell| cell.clone()).to_vec()
     };
     let listeners = state.listeners.iter().map(listener).collect();
-    section(text, ["LISTENER", "BIND", "PROTOCOL", "MTLS", "SOCKETS"], listeners, colour)?;
+    section(text, ["LISTENER", "BIND", "PROTOCOL", "TLS", "SOCKETS"], listeners, colour)?;
     let services = state.services.iter().flat_map(service_rows).collect();
     section(text, ["SERVICE", "ENDPOINT", "STATE", "IN FLIGHT", "IDLE", "FAILURES"], services, colour)?;
     let workers = state.dataplane.report.iter().flat_map(|report| &report.workers).enumerate();

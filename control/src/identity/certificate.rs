@@ -14,6 +14,8 @@ use x509_parser::time::ASN1Time;
 pub struct Certificate {
     /// Its URI subject alternative names, in order. An SVID has exactly one.
     pub uris: Vec<String>,
+    /// Its DNS subject alternative names, in lower case.
+    pub names: Vec<String>,
     /// Distinguished name of its holder; may be empty.
     pub subject: String,
     /// Distinguished name of who signed it.
@@ -65,16 +67,18 @@ impl Certificate {
         if !rest.is_empty() {
             return Err(X509Error::InvalidCertificate);
         }
-        let uris = x509.subject_alternative_name()?.map_or_else(Vec::new, |names| {
-            let uri = |name: &GeneralName<'_>| match name {
-                GeneralName::URI(uri) => Some((*uri).to_owned()),
-                _ => None,
-            };
-            names.value.general_names.iter().filter_map(uri).collect()
-        });
+        let (mut uris, mut names) = (Vec::new(), Vec::new());
+        for name in x509.subject_alternative_name()?.iter().flat_map(|names| &names.value.general_names) {
+            match name {
+                GeneralName::URI(uri) => uris.push((*uri).to_owned()),
+                GeneralName::DNSName(name) => names.push(name.to_ascii_lowercase()),
+                _ => {}
+            }
+        }
         let authority = x509.basic_constraints()?.is_some_and(|constraints| constraints.value.ca);
         Ok(Self {
             uris,
+            names,
             subject: x509.subject().to_string(),
             issuer: x509.issuer().to_string(),
             serial: x509.raw_serial_as_string(),

@@ -18,6 +18,18 @@ pub enum Error {
         /// The file.
         file: PathBuf,
     },
+    /// A file of a listener's certificate is not there.
+    #[error("{} is missing", file.display())]
+    NotThere {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The certificate is for clients only.
+    #[error("the certificate in {} is not for servers (extended key usage without serverAuth)", file.display())]
+    NotForServers {
+        /// The file.
+        file: PathBuf,
+    },
     /// A file cannot be read.
     #[error("cannot read {}: {cause}", file.display())]
     Read {

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use ringmesh_model::snapshot::Identity;
+use ringmesh_model::listener::CertificateFiles;
+use ringmesh_model::snapshot::{self, Identity};
 use ringmesh_model::spiffe::SpiffeId;
 use rustix::process::geteuid;
 use rustls::crypto::aws_lc_rs;
@@ -81,6 +82,47 @@ pub(super) fn read_at(directory: &Path, now: Date) -> Result<Identity, Error> {
         chain: der(&chain),
         key: key.secret_pkcs8_der().to_vec(),
         bundle: der(&bundle),
+        expires: u64::try_from(leaf.not_after.0).expect("a certificate that ends before 1970 has expired"),
+    })
+}
+
+/// Reads and checks the certificate that a listener shows, and its key. What its clients trust is not known here, so the
+/// chain is taken as it is.
+///
+/// # Errors
+/// As [`read`], but for what only an SVID must be.
+pub fn read_certificate(files: &CertificateFiles) -> Result<snapshot::Certificate, Error> {
+    for _ in 1..READ_ATTEMPTS {
+        match read_certificate_at(files, Date::now()) {
+            Err(error) if error.may_be_half_written() => thread::sleep(READ_PAUSE),
+            done => return done,
+        }
+    }
+    read_certificate_at(files, Date::now())
+}
+
+fn read_certificate_at(files: &CertificateFiles, now: Date) -> Result<snapshot::Certificate, Error> {
+    let CertificateFiles { certificate: file, key: key_file } = files;
+    let there = |error| match error {
+        Error::Missing { file } => Error::NotThere { file },
+        error => error,
+    };
+    let chain = read_certificates(file).map_err(there)?;
+    let key = read_key(key_file).map_err(there)?;
+    check_pair(key_file, &key, file, &chain)?;
+    let certificates = parse_all(file, &chain)?;
+    let leaf = &certificates[0];
+    if leaf.kind == Kind::Authority {
+        return Err(Error::Authority { file: file.clone() });
+    }
+    if !leaf.usage.server {
+        return Err(Error::NotForServers { file: file.clone() });
+    }
+    check_dates(file, &certificates, now)?;
+    Ok(snapshot::Certificate {
+        names: leaf.names.clone(),
+        chain: chain.iter().map(|one| one.to_vec()).collect(),
+        key: key.secret_pkcs8_der().to_vec(),
         expires: u64::try_from(leaf.not_after.0).expect("a certificate that ends before 1970 has expired"),
     })
 }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use ringmesh_model::config::{self, Config};
 use ringmesh_model::error::Problems;
-use ringmesh_model::resolve::{self, resolve};
-use ringmesh_model::snapshot::{Identity, Snapshot};
+use ringmesh_model::resolve::{self, Credentials, resolve};
+use ringmesh_model::snapshot::Snapshot;
 use ringmesh_model::workload::IdentitySource;
 
 use self::dns::{Answers, Names};
@@ -22,8 +22,8 @@ use crate::identity;
 pub struct Files {
     /// The config.
     pub config: Arc<Config>,
-    /// The SVID, if the config names one.
-    pub identity: Option<Identity>,
+    /// The SVID, if the config names one, and the listeners' certificates.
+    pub credentials: Credentials,
 }
 
 /// Why the files cannot be used.
@@ -42,6 +42,16 @@ pub enum Error {
         /// What is wrong.
         source: identity::Error,
     },
+    /// A listener's certificate is.
+    #[error("{file}:{line}: `tls`: {source}")]
+    Certificate {
+        /// The config file.
+        file: String,
+        /// The line that names it.
+        line: u32,
+        /// What is wrong.
+        source: identity::Error,
+    },
 }
 
 impl Error {
@@ -49,7 +59,7 @@ impl Error {
     pub fn lines(&self) -> Vec<String> {
         match self {
             Self::Config(problems) => problems.iter().map(ToString::to_string).collect(),
-            Self::Identity { .. } => vec![self.to_string()],
+            Self::Identity { .. } | Self::Certificate { .. } => vec![self.to_string()],
         }
     }
 }
@@ -68,35 +78,37 @@ impl Files {
     /// # Errors
     /// All that is wrong.
     pub fn of(config: Config) -> Result<Self, Error> {
-        let identity = match &config.workload.identity {
-            Some(named) => {
-                let IdentitySource::Files(folder) = &named.value;
-                let wrong = |source| Error::Identity { file: config.file.clone(), line: named.place.line, source };
-                Some(identity::files::read(folder).map_err(wrong)?)
-            }
-            None => None,
-        };
-        let files = Self { config: Arc::new(config), identity };
-        files.resolve(&resolve::Answers::new())?;
-        Ok(files)
+        Self::with(config, None).map(|(files, _)| files)
     }
 
-    /// Like [`Self::read`]; an SVID that cannot be used now is no reason to refuse the config while the one of `before`
-    /// still is: it is a fault of its own, given back beside.
+    /// Like [`Self::read`]; an SVID or a certificate that cannot be used now is no reason to refuse the config while that of
+    /// `before` still is: it is a fault of its own, given back beside.
     ///
     /// # Errors
     /// All that is wrong.
     pub fn read_after(file: &Path, before: &Self) -> Result<(Self, Option<Error>), Error> {
-        let config = config::read(file)?;
-        let same_folder = config.identity_folder() == before.config.identity_folder();
-        match Self::of(config.clone()) {
-            Err(fault @ Error::Identity { .. }) if same_folder => {
-                let files = Self { config: Arc::new(config), identity: before.identity.clone() };
-                files.resolve(&resolve::Answers::new())?;
-                Ok((files, Some(fault)))
-            }
-            done => Ok((done?, None)),
+        Self::with(config::read(file)?, Some(before))
+    }
+
+    fn with(config: Config, before: Option<&Self>) -> Result<(Self, Option<Error>), Error> {
+        let mut fault = None;
+        let mut credentials = Credentials::default();
+        if let Some(named) = &config.workload.identity {
+            let IdentitySource::Files(folder) = &named.value;
+            let same = before.filter(|before| before.config.identity_folder() == Some(folder));
+            let known = same.and_then(|before| before.credentials.identity.clone());
+            let wrong = |source| Error::Identity { file: config.file.clone(), line: named.place.line, source };
+            credentials.identity = Some(or_known(identity::files::read(folder).map_err(wrong), known, &mut fault)?);
         }
+        for files in config.certificates() {
+            let known = before.and_then(|before| before.credentials.certificates.get(&files.value).cloned());
+            let wrong = |source| Error::Certificate { file: config.file.clone(), line: files.place.line, source };
+            let read = identity::files::read_certificate(files).map_err(wrong);
+            credentials.certificates.insert(files.value.clone(), or_known(read, known, &mut fault)?);
+        }
+        let files = Self { config: Arc::new(config), credentials };
+        files.resolve(&resolve::Answers::new())?;
+        Ok((files, fault))
     }
 
     /// The snapshot that they make, with what DNS answered.
@@ -104,7 +116,7 @@ impl Files {
     /// # Errors
     /// What does not fit together.
     pub fn resolve(&self, answers: &resolve::Answers) -> Result<Snapshot, Problems> {
-        resolve(&self.config, answers, self.identity.clone(), 0)
+        resolve(&self.config, answers, self.credentials.clone(), 0)
     }
 
     /// Everything that is to be watched for changes.
@@ -112,7 +124,8 @@ impl Files {
         let folder = self.config.identity_folder();
         let names = [identity::files::CHAIN_FILE, identity::files::KEY_FILE, identity::files::BUNDLE_FILE];
         let identity = folder.into_iter().flat_map(|folder| names.map(|name| folder.join(name)));
-        std::iter::once(file.to_owned()).chain(identity).collect()
+        let certificates = self.config.certificates().flat_map(|files| [&files.certificate, &files.key]).cloned();
+        std::iter::once(file.to_owned()).chain(identity).chain(certificates).collect()
     }
 
     /// The hosts that DNS has to resolve.
@@ -123,6 +136,17 @@ impl Files {
     /// What DNS answered, as the model wants it.
     pub fn answers(&self, names: &Names) -> resolve::Answers {
         endpoints(&self.config, names.answers())
+    }
+}
+
+/// What was read, or what is known of before with the fault noted.
+fn or_known<T>(read: Result<T, Error>, known: Option<T>, fault: &mut Option<Error>) -> Result<T, Error> {
+    match (read, known) {
+        (Err(error), Some(known)) => {
+            fault.get_or_insert(error);
+            Ok(known)
+        }
+        (read, _) => read,
     }
 }
 

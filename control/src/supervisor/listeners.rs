@@ -201,6 +201,7 @@ mod tests {
                 bind,
                 protocol: Protocol::Http,
                 mtls: Mtls::Off,
+                tls: Vec::new(),
                 target: ListenerTarget::Routes,
                 limits: ListenerLimits {
                     max_header_bytes: 1024,

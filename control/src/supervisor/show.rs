@@ -7,6 +7,7 @@ use ringmesh_model::wire::{EndpointReport, Report};
 
 use super::{Supervisor, instance_of, listeners, plane::Plane};
 use crate::machine;
+use crate::source::Error;
 use crate::state::{self, Endpoint, EndpointState, Identity, NameAnswer, Phase};
 
 impl Supervisor {
@@ -54,14 +55,19 @@ impl Supervisor {
         });
     }
 
-    /// An edit was taken.
-    pub(super) fn show_taken(&self, identity_problem: Option<String>) {
+    /// An edit was taken; `fault` is what it names and could not be read.
+    pub(super) fn show_taken(&self, fault: Option<&Error>) {
+        let (identity, other) = match fault {
+            Some(Error::Identity { .. }) => (fault.map(ToString::to_string), Vec::new()),
+            Some(fault) => (None, fault.lines()),
+            None => (None, Vec::new()),
+        };
         self.state.write(|state| {
             state.config.reloads += 1;
             state.config.read_at = state::now();
-            state.config.problems.clear();
+            state.config.problems = other;
         });
-        self.show_identity(identity_problem);
+        self.show_identity(identity);
     }
 
     /// An edit was refused.
@@ -73,7 +79,7 @@ impl Supervisor {
     }
 
     fn show_identity(&self, problem: Option<String>) {
-        let identity = self.files.identity.as_ref();
+        let identity = self.files.credentials.identity.as_ref();
         let identity =
             identity.map(|identity| Identity { id: identity.id.to_string(), expires_at: identity.expires, problem });
         self.state.write(|state| state.identity = identity);
@@ -124,6 +130,7 @@ impl Supervisor {
                     bind: bound.map_or(&listener.bind, |(address, _)| address).to_string(),
                     protocol: protocol(listener.protocol).to_owned(),
                     mtls: mtls(listener.mtls).to_owned(),
+                    tls_expires_at: listener.tls.iter().map(|certificate| certificate.expires).min(),
                     sockets: bound.map_or(0, |(_, sockets)| sockets.len()),
                 }
             })

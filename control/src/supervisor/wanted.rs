@@ -76,11 +76,10 @@ impl Supervisor {
         self.names.resolve(&hosts);
         self.names_deadline = Instant::now() + NAMES_TIMEOUT;
         self.options.log.set(self.files.config.log.level.as_str());
-        let identity_problem = fault.map(|fault| fault.to_string());
-        if let Some(problem) = &identity_problem {
-            tracing::error!(target: "ringmesh::identity", "{problem}; the SVID that was read before goes on");
+        if let Some(fault) = &fault {
+            tracing::error!(target: "ringmesh::identity", "{fault}; what was read before goes on");
         }
-        self.show_taken(identity_problem);
+        self.show_taken(fault.as_ref());
         self.want();
     }
 

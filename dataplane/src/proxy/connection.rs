@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ringmesh_model::snapshot::Protocol;
+use ringmesh_model::snapshot::{Mtls, Protocol};
 use ringmesh_model::spiffe::SpiffeId;
 use ringmesh_ring::buffer::{Buffer, Size};
 use ringmesh_ring::net::Net;
@@ -96,7 +96,7 @@ impl<N: Net> Connection<N> {
 
     /// Who the client's certificate says it is.
     pub fn peer_id(&self) -> Option<&SpiffeId> {
-        self.peer.as_ref().map(|peer| &*peer.id)
+        self.peer.as_ref().and_then(|peer| peer.id.as_deref())
     }
 
     /// The client's address as text, or nothing.
@@ -213,7 +213,11 @@ async fn handshake<N: Net>(
     let name = &listener.config.name;
     let ends = Worker::<N>::ends(&stream);
     stop.set_deadline(Some(worker.net.now() + listener.config.limits.handshake_timeout));
-    match tls::accept(stream, config, stop).await {
+    let accepted = match listener.config.mtls {
+        Mtls::Strict => tls::accept(stream, config, stop).await,
+        Mtls::Off => Box::pin(tls::accept_anybody(stream, config, stop)).await,
+    };
+    match accepted {
         Ok((stream, peer)) => {
             worker.recorder.add(listener.series, counter::HANDSHAKES, 1);
             worker.tell_handshake(Direction::Inbound, name, ends, Ok(&peer));
@@ -266,10 +270,13 @@ impl<N: Net> Connection<N> {
         !self.worker.draining() && self.worker.tables().listener(self.listener).is_some_and(|to| self.belongs(to))
     }
 
-    /// Whether a listener serves this connection. One that has begun to demand TLS has no word of who calls on a
-    /// connection from before.
+    /// Whether a listener serves this connection. One that has begun to demand TLS, or an identity, has no word of who
+    /// calls on a connection from before.
     pub fn belongs(&self, listener: &Listener) -> bool {
-        listener.tls.is_none() || self.transport.plain().is_none()
+        match listener.config.mtls {
+            Mtls::Strict => self.peer_id().is_some(),
+            Mtls::Off => listener.tls.is_none() || self.transport.plain().is_none(),
+        }
     }
 
     /// Begins to wait for a request; false if it may not wait.

@@ -1,13 +1,14 @@
 //! From an identity of the snapshot to rustls' configs, with every check that can be made before a peer comes.
 
+use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
-use ringmesh_model::snapshot::Identity;
+use ringmesh_model::snapshot::{Certificate, Identity};
 use ringmesh_model::spiffe::SpiffeId;
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime};
-use rustls::server::NoServerSessionStorage;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
@@ -67,6 +68,14 @@ pub enum Error {
         /// Who is not of it.
         found: SpiffeId,
     },
+    /// The certificate of a listener cannot be used.
+    #[error("certificate for {names}: {cause}")]
+    Listener {
+        /// The names that it is for.
+        names: String,
+        /// What is wrong with it.
+        cause: rustls::Error,
+    },
     /// The library refuses its own defaults. Side: this program.
     #[error("TLS library refuses TLS 1.3 with its own provider: {0}")]
     Library(rustls::Error),
@@ -94,6 +103,76 @@ pub fn client(identity: &Identity, peer: &SpiffeId) -> Result<Arc<ClientConfig>,
         return Err(Error::WrongTrustDomain { expected: trust_domain.to_owned(), found: peer.clone() });
     }
     client_as(own, trust_domain, peer)
+}
+
+/// The config of an edge listener: TLS 1.3 with the certificate of the name that the client asks for, and with the first one
+/// if it asks for none or for another. Clients need not show one. `protocols` are those of ALPN (RFC 7301), the preferred one
+/// first; a client that offers only others is refused.
+///
+/// # Errors
+/// If a certificate or key cannot be read, or they do not belong together.
+pub fn edge_server(certificates: &[Certificate], protocols: &[&str]) -> Result<Arc<ServerConfig>, Error> {
+    let mut config = ServerConfig::builder_with_provider(PROVIDER.clone())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(Error::Library)?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(ByName::new(certificates)?));
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    // None for now, as between sidecars: rustls' own ticket keys would not be known to another worker process or successor.
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(Arc::new(config))
+}
+
+/// Certificates by the names that they are for.
+#[derive(Debug)]
+struct ByName {
+    exact: HashMap<String, Arc<CertifiedKey>>,
+    /// By what follows `*.`.
+    wildcard: HashMap<String, Arc<CertifiedKey>>,
+    first: Arc<CertifiedKey>,
+}
+
+impl ByName {
+    fn new(certificates: &[Certificate]) -> Result<Self, Error> {
+        let (mut exact, mut wildcard, mut first) = (HashMap::new(), HashMap::new(), None);
+        for certificate in certificates {
+            let key = Arc::new(certified(certificate)?);
+            first.get_or_insert_with(|| key.clone());
+            for name in &certificate.names {
+                match name.strip_prefix("*.") {
+                    Some(rest) => wildcard.entry(rest.to_owned()).or_insert_with(|| key.clone()),
+                    None => exact.entry(name.clone()).or_insert_with(|| key.clone()),
+                };
+            }
+        }
+        let none = || Error::Listener { names: "nobody".to_owned(), cause: rustls::Error::NoCertificatesPresented };
+        Ok(Self { exact, wildcard, first: first.ok_or_else(none)? })
+    }
+
+    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        self.exact.get(&name).or_else(|| self.wildcard.get(name.split_once('.')?.1))
+    }
+}
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let named = hello.server_name().and_then(|name| self.find(name));
+        Some(named.unwrap_or(&self.first).clone())
+    }
+}
+
+fn certified(certificate: &Certificate) -> Result<CertifiedKey, Error> {
+    let wrong = |cause| Error::Listener { names: certificate.names.join(", "), cause };
+    let key = PrivatePkcs8KeyDer::from(certificate.key.clone());
+    let key = PROVIDER.key_provider.load_private_key(key.into()).map_err(wrong)?;
+    let chain = certificate.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
+    let certified = CertifiedKey::new(chain, key);
+    match certified.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
+        Err(cause) => Err(wrong(cause)),
+    }
 }
 
 pub(super) fn server_as(own: Own, trust_domain: &str) -> Result<Arc<ServerConfig>, Error> {

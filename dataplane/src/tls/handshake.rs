@@ -21,8 +21,8 @@ use super::verify::spiffe_id;
 /// Who is at the other end of a TLS connection, and how it is protected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Its SPIFFE ID, checked.
-    pub id: Rc<SpiffeId>,
+    /// Its SPIFFE ID, checked. None only where none was asked for, see [`accept_anybody`].
+    pub id: Option<Rc<SpiffeId>>,
     /// The protocol version.
     pub version: &'static str,
     /// The cipher suite as IANA names it.
@@ -38,6 +38,22 @@ pub struct Peer {
 /// # Errors
 /// By cause, see [`Refused`].
 pub async fn accept<S: Stream>(
+    stream: S,
+    config: Arc<ServerConfig>,
+    stop: &Stop,
+) -> Result<(TlsStream<S>, Peer), Refused> {
+    let (stream, peer) = accept_anybody(stream, config, stop).await?;
+    if peer.id.is_none() {
+        return Err(Refused::NoCertificate);
+    }
+    Ok((stream, peer))
+}
+
+/// Like [`accept`], but the peer need not prove who it is.
+///
+/// # Errors
+/// By cause, see [`Refused`].
+pub async fn accept_anybody<S: Stream>(
     stream: S,
     config: Arc<ServerConfig>,
     stop: &Stop,
@@ -60,7 +76,11 @@ pub async fn connect<S: Stream>(
     // Our verifier does not ask for the name, and an address is never sent.
     let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
     let session = UnbufferedClientConnection::new(config, name).map_err(Refused::Protocol)?;
-    run(Shared::new(stream, Session::Client(session)), stop).await
+    let (stream, peer) = run(Shared::new(stream, Session::Client(session)), stop).await?;
+    if peer.id.is_none() {
+        return Err(Refused::NoCertificate);
+    }
+    Ok((stream, peer))
 }
 
 async fn run<S: Stream>(shared: Rc<Shared<S>>, stop: &Stop) -> Result<(TlsStream<S>, Peer), Refused> {
@@ -170,10 +190,11 @@ fn part<S: Stream>(stream: &S) {
 }
 
 fn peer(connection: &CommonState) -> Result<Peer, Refused> {
-    let leaf = connection.peer_certificates().and_then(|chain| chain.first()).ok_or(Refused::NoCertificate)?;
+    // There is one only where our verifier has checked it.
+    let leaf = connection.peer_certificates().and_then(|chain| chain.first());
     let name = |name: Option<&'static str>| name.unwrap_or("unknown");
     Ok(Peer {
-        id: Rc::new(spiffe_id(leaf)?),
+        id: leaf.map(spiffe_id).transpose()?.map(Rc::new),
         version: "TLSv1.3",
         cipher_suite: name(connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str())),
         group: name(connection.negotiated_key_exchange_group().and_then(|group| group.name().as_str())),

@@ -1,6 +1,7 @@
-//! Mutual TLS with SPIFFE identities: the only stage that grants an identity.
+//! TLS, and mutual TLS with SPIFFE identities: the only stage that grants an identity.
 //!
-//! [`server`] and [`client`] make configs of an identity, once for each change of it. [`accept`] and [`connect`] take a
+//! [`server`] and [`client`] make configs of an identity, once for each change of it; [`edge_server`] makes one of ordinary
+//! certificates, whose clients are nobody ([`accept_anybody`]). [`accept`] and [`connect`] take a
 //! connected stream to a [`TlsStream`] and the [`Peer`] at its other end, or to the cause why not ([`Refused`]).
 //! TLS 1.3 only, both sides show an SVID, no tickets: rustls would accept one without looking at bundle, expiry or
 //! identity again.
@@ -20,9 +21,9 @@ pub(crate) mod testing;
 mod verify;
 mod writing;
 
-pub use config::{Error, client, server};
+pub use config::{Error, client, edge_server, server};
 pub use fault::Fault;
-pub use handshake::{Peer, accept, connect};
+pub use handshake::{Peer, accept, accept_anybody, connect};
 pub use refused::Refused;
 pub use shared::free_unused;
 pub use stream::TlsStream;

@@ -126,6 +126,7 @@ fn snapshot(change: impl FnOnce(&mut Listener)) -> Snapshot {
         bind: Address::Ip("127.0.0.1:1".parse().unwrap()),
         protocol: Protocol::Http,
         mtls: Mtls::Off,
+        tls: Vec::new(),
         target: ListenerTarget::Routes,
         limits: ListenerLimits {
             max_header_bytes: 16 * 1024,

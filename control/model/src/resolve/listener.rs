@@ -1,11 +1,11 @@
 //! Listeners: where they are and where their traffic goes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{Resolver, Subject};
 use crate::error::Cause;
-use crate::listener::Listener;
-use crate::snapshot::{self, Address, ListenerTarget, Mtls, Protocol};
+use crate::listener::{CertificateFiles, Listener};
+use crate::snapshot::{self, Address, Certificate, ListenerTarget, Mtls, Protocol};
 
 impl<'a> Resolver<'a> {
     /// No two listeners, the admin pages included, on one address.
@@ -51,10 +51,28 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    pub(super) fn listener(&mut self, index: usize, listener: &'a Listener) -> snapshot::Listener {
+    pub(super) fn listener(
+        &mut self,
+        index: usize,
+        listener: &'a Listener,
+        certificates: &BTreeMap<CertificateFiles, Certificate>,
+    ) -> snapshot::Listener {
         let subject = Subject { kind: "listener", index, name: &listener.name };
         if listener.mtls.value == Mtls::Strict {
             self.needs_identity(subject, "mtls", listener.mtls.place, "\"strict\"");
+            if !listener.tls.is_empty() {
+                self.note(subject, "mtls", listener.mtls.place, Cause::TwoKindsOfTls);
+            }
+        }
+        let mut tls = Vec::new();
+        for files in &listener.tls {
+            match certificates.get(&files.value) {
+                Some(certificate) => tls.push(certificate.clone()),
+                None => {
+                    let cause = Cause::CertificateNotLoaded(files.certificate.display().to_string());
+                    self.note(subject, "tls", files.place, cause);
+                }
+            }
         }
         let target = match &listener.service {
             Some(service) => {
@@ -75,6 +93,7 @@ impl<'a> Resolver<'a> {
             bind: listener.bind.value.clone(),
             protocol: listener.protocol,
             mtls: listener.mtls.value,
+            tls,
             target,
             limits: listener.limits.clone(),
         }

@@ -24,11 +24,11 @@ use std::net::SocketAddr;
 
 use crate::config::Config;
 use crate::error::{Cause, Hint, Located, Place, Problem, Problems};
-use crate::listener::Listener;
+use crate::listener::{CertificateFiles, Listener};
 use crate::nearest;
 use crate::route::Route;
 use crate::service::{HostPort, Service};
-use crate::snapshot::{HostPattern, Identity, Key, Object, Protocol, Settings, Snapshot};
+use crate::snapshot::{Certificate, HostPattern, Identity, Key, Object, Protocol, Settings, Snapshot};
 
 /// What DNS said about the names that [`Config::names`] lists. A name without an answer has no endpoints yet.
 pub type Answers = BTreeMap<HostPort, Vec<SocketAddr>>;
@@ -39,6 +39,21 @@ pub const FALLBACK_RULE: &str = "default";
 /// Problems for which a similar name is looked for; comparing with all of ten thousand names takes its time.
 const MAX_SUGGESTIONS: usize = 20;
 
+/// What the config names and who runs it has read: certificates with their keys.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    /// The SVID.
+    pub identity: Option<Identity>,
+    /// The listeners' certificates.
+    pub certificates: BTreeMap<CertificateFiles, Certificate>,
+}
+
+impl From<Option<Identity>> for Credentials {
+    fn from(identity: Option<Identity>) -> Self {
+        Self { identity, ..Self::default() }
+    }
+}
+
 /// Makes the snapshot of a config.
 ///
 /// # Errors
@@ -46,16 +61,17 @@ const MAX_SUGGESTIONS: usize = 20;
 pub fn resolve(
     config: &Config,
     answers: &Answers,
-    identity: Option<Identity>,
+    credentials: impl Into<Credentials>,
     version: u64,
 ) -> Result<Snapshot, Problems> {
+    let Credentials { identity, certificates } = credentials.into();
     let mut resolver = Resolver::new(config, identity.is_some());
     resolver.identity(identity.as_ref());
     resolver.addresses();
     let mut objects = BTreeMap::new();
     objects.insert(Key::Settings, Object::Settings(settings(config)));
     for (index, listener) in config.listeners.iter().enumerate() {
-        let found = resolver.listener(index, listener);
+        let found = resolver.listener(index, listener, &certificates);
         objects.insert(Key::Listener(found.name.clone()), Object::Listener(found));
     }
     for (index, service) in config.services.iter().enumerate() {

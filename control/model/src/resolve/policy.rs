@@ -44,7 +44,7 @@ impl<'a> Resolver<'a> {
     /// A listener must be able to see what a rule looks at.
     fn enforceable(&mut self, subject: Subject<'_>, field: &str, listener: &Listener, rule: &Allow) {
         let opaque = "is a tcp one, which has neither methods nor paths; set its protocol to \"http\"";
-        let plain = "takes plain connections, which prove no identity; set `mtls = \"strict\"` there";
+        let plain = "takes clients that prove no identity; set `mtls = \"strict\"` there";
         let is_tcp = listener.protocol == Protocol::Tcp;
         let is_plain = listener.mtls.value == Mtls::Off;
         for (key, place, why) in [

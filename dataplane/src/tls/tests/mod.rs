@@ -96,7 +96,7 @@ fn both_sides_learn_who_the_other_is() {
         let (client, server) = shake(net.pair(), sound(), &stop_in(&net, 5)).await;
         let (_, seen_by_client) = client.unwrap();
         let (_, seen_by_server) = server.unwrap();
-        assert_eq!((seen_by_client.id.as_str(), seen_by_server.id.as_str()), (PAY, WEB));
+        assert_eq!((seen_by_client.id.unwrap().as_str(), seen_by_server.id.unwrap().as_str()), (PAY, WEB));
         assert_eq!((seen_by_client.version, seen_by_client.group), ("TLSv1.3", "X25519MLKEM768"));
         assert_eq!(seen_by_client.cipher_suite, seen_by_server.cipher_suite);
     });

@@ -41,7 +41,7 @@ fn data_passes_both_ways_over_sockets() {
         let stop = soon();
         let (client, server) = shake(pair(), sound(), &stop).await;
         let (client, server) = (client.unwrap(), server.unwrap());
-        assert_eq!((client.1.id.as_str(), server.1.id.as_str()), (PAY, WEB));
+        assert_eq!((client.1.id.unwrap().as_str(), server.1.id.unwrap().as_str()), (PAY, WEB));
         data::exchange(&(client.0, server.0), 1_048_576, 65_536, &stop).await;
     });
 }
