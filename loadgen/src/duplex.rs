@@ -123,14 +123,17 @@ impl AsyncWrite for Duplex {
 }
 
 /// Moves bytes between a stream and a pipe until the library's connection has ended and all it wrote is sent. Its result
-/// comes back, or the error that the sender met before there was one.
+/// comes back, or the error that the sender met before there was one. `alive` is called whenever bytes have come.
+///
+/// The receive under way is dropped at the end: nobody is left to read what it brings, and the stream is closed next.
 pub(crate) async fn pump<S: Stream, T>(
     stream: &S,
     pipe: &Pipe,
     connection: impl Future<Output = T>,
     stop: &Stop,
+    alive: impl Fn(),
 ) -> Result<T, Error> {
-    let mut receiver = pin!(receive(stream, pipe, stop));
+    let mut receiver = pin!(receive(stream, pipe, stop, alive));
     let mut connection = pin!(connection);
     let mut sender = pin!(send(stream, pipe, stop));
     let (mut receiving, mut result) = (true, None);
@@ -166,7 +169,7 @@ pub(crate) async fn pump<S: Stream, T>(
 }
 
 /// Receives whenever the library has read all there was.
-async fn receive<S: Stream>(stream: &S, pipe: &Pipe, stop: &Stop) {
+async fn receive<S: Stream>(stream: &S, pipe: &Pipe, stop: &Stop, alive: impl Fn()) {
     loop {
         poll_fn(|_| if pipe.is_drained() { Poll::Ready(()) } else { Poll::Pending }).await;
         let mut buffer = std::mem::replace(&mut pipe.input.borrow_mut().buffer, Buffer::hollow());
@@ -181,6 +184,7 @@ async fn receive<S: Stream>(stream: &S, pipe: &Pipe, stop: &Stop) {
         match received {
             Ok(0) => input.ended = true,
             Ok(received) => {
+                alive();
                 pipe.received.set(pipe.received.get() + received as u64);
                 input.buffer = buffer;
                 continue;

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::{Certificates, http, on_every_driver, run, serve, serve_tls};
+use ringmesh_loadgen::arrival::{Arrivals, Spacing};
 use ringmesh_loadgen::load::{self, BodyCheck, Entry, Expect, Grpc, Kind, Protocol, Reuse, Version};
 use ringmesh_loadgen::report::{Failure, Report};
 use ringmesh_loadgen::serve::{self, Delay, Http, ResponseForm, Service};
@@ -153,6 +154,13 @@ fn a_server_of_http1_alone_is_named_as_such() {
         let report = run(grant, settings);
         assert_eq!(report.total.failure(Failure::Tls), 4, "{report}");
         check_explanation(&report, "see --http2");
+        // One that knows no ALPN agrees on nothing.
+        let server = serve_tls(grant, Service::Echo, certificates.server());
+        let mut settings = http2(server.address(), vec![Entry::get("shop", "/")], 4, 1);
+        settings.tls = Some(certificates.client());
+        let report = run(grant, settings);
+        assert_eq!(report.total.failure(Failure::Tls), 4, "{report}");
+        check_explanation(&report, "takes TLS but not HTTP/2 within it");
     });
 }
 
@@ -235,5 +243,27 @@ fn calls_that_fail_are_counted_by_their_status() {
         let server = serve(grant, Service::Grpc(serve::Grpc { messages: 0, ..serve::Grpc::default() }));
         let report = run(grant, grpc(server.address(), "/shop.Cart/ListServerStream", Kind::Unary, 20));
         assert_eq!(report.total.failure(Failure::WrongBody), 20, "{report}");
+    });
+}
+
+#[test]
+fn an_idle_connection_is_closed_and_a_long_stream_is_not_idle() {
+    on_every_driver(|grant| {
+        let settings = serve::Settings {
+            idle_timeout: Duration::from_millis(200),
+            ..serve::Settings::new(common::any_port(), Service::Grpc(serve::Grpc::default()))
+        };
+        let server = serve::start_on(grant, settings).unwrap();
+        // One call that goes on for longer than that, message by message.
+        let mut long = grpc(server.address(), "/shop.Cart/TalkBidi", Kind::Bidirectional(10_000), 1);
+        long.connections = 1;
+        check(&run(grant, long), 1, 1);
+        // Two requests, with more than that between them.
+        let mut idle = grpc(server.address(), "/shop.Cart/Get", Kind::Unary, 2);
+        idle.connections = 1;
+        idle.arrivals = Arrivals::Open { rate: "1".parse().unwrap(), spacing: Spacing::Even };
+        let report = run(grant, idle);
+        check(&report, 2, 2);
+        assert_eq!(report.closed_by_server, 1, "{report}");
     });
 }

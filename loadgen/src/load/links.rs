@@ -140,7 +140,7 @@ impl Link {
         runtime::spawn(async move {
             let stop = shared.net.stop();
             // How it ended is told to those who wait for answers.
-            let _result = pump(&*transport, &pipe, connection, &stop).await;
+            let _result = pump(&*transport, &pipe, connection, &stop, || {}).await;
             // Unless it was closed on purpose.
             if link.close(generation) {
                 shared.report.borrow_mut().closed_by_server += 1;

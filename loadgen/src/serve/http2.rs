@@ -66,12 +66,11 @@ pub(super) async fn serve<S: Stream>(shared: &Rc<Shared>, stream: &S, arrived: B
         let mut connection = builder.handshake::<_, Bytes>(pipe.duplex()).await?;
         while let Some(request) = connection.accept().await {
             let (request, respond) = request?;
-            shared.begin_idle(stop);
             answer(shared, request, respond);
         }
         Ok::<_, h2::Error>(())
     };
-    match pump(stream, &pipe, connection, stop).await {
+    match pump(stream, &pipe, connection, stop, || shared.begin_idle(stop)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "an HTTP/2 connection broke"),
         Err(error) => tracing::debug!(%error, "an HTTP/2 connection broke"),

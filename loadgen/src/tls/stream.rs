@@ -1,7 +1,7 @@
 //! A TLS connection as a stream like any other, over rustls' buffered connection. On purpose not the adapter of the
 //! proxy: what is under test must not be its own yardstick.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -22,6 +22,8 @@ pub(crate) struct TlsStream<S>(Rc<Inner<S>>);
 struct Inner<S> {
     stream: S,
     state: RefCell<State>,
+    /// Where records wait to be sent, with its storage warm; taken while a send is under way.
+    sealed: Cell<Output>,
 }
 
 struct State {
@@ -36,7 +38,7 @@ impl<S: Stream> TlsStream<S> {
     /// Shakes hands. After an error [`Handshake`] says why.
     pub(crate) async fn open(stream: S, session: Connection, stop: &Stop) -> Result<Self, Handshake> {
         let state = RefCell::new(State { session, input: Buffer::hollow(), fault: None });
-        let own = Self(Rc::new(Inner { stream, state }));
+        let own = Self(Rc::new(Inner { stream, state, sealed: Cell::default() }));
         loop {
             own.send_waiting(stop).await?;
             if !own.0.state.borrow().session.is_handshaking() {
@@ -281,11 +283,12 @@ impl<S: Stream> Stream for TlsStream<S> {
     }
 
     async fn flush(&self, output: &mut Output, stop: &Stop) -> Result<(), Error> {
-        let mut sealed = Output::new();
+        let mut sealed = self.0.sealed.take();
         while !output.is_empty() {
             self.0.state.borrow_mut().seal(output, &mut sealed)?;
             self.0.stream.flush(&mut sealed, stop).await?;
         }
+        self.0.sealed.set(sealed);
         Ok(())
     }
 
