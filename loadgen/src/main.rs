@@ -10,17 +10,24 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 /// Load for HTTP/1.1, HTTP/2, gRPC and TCP, plain or over TLS, that counts honestly, and the servers to aim it at.
-///
-/// Exit codes: 0 all requests succeeded, or all that was asserted holds; 1 some requests did not succeed; 2 the command
-/// makes no sense or could not run; 3 an assertion does not hold; 130 interrupted twice.
 #[derive(Parser)]
 #[command(
     version,
     after_help = "Examples:
   ringmesh-load serve http --bind 127.0.0.1:8080 --body 1KiB
   ringmesh-load http http://127.0.0.1:8080/ --rate 2000 --duration 10s
+  ringmesh-load http http://127.0.0.1:8080/ --rate 100..5000/30s --warmup 2s
+  ringmesh-load http http://127.0.0.1:8080/ --assert 'p99<5ms' --assert 'errors=0'
+  ringmesh-load http http://127.0.0.1:8080/ --until 'p99<5ms'
   ringmesh-load http http://127.0.0.1:8080/ --closed --connections 32 --json
-  ringmesh-load tcp 127.0.0.1:9000 --upload"
+  ringmesh-load tcp 127.0.0.1:9000 --upload
+
+Exit codes:
+  0    every request succeeded; with --assert, everything asserted holds
+  1    some requests did not succeed
+  2    the command makes no sense, or could not run
+  3    an assertion does not hold, a comparison found worse, a search found no rate
+  130  interrupted twice; the first Ctrl-C ends the load and prints what there is"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -33,8 +40,16 @@ enum Command {
     #[command(after_help = "Examples:
   ringmesh-load http http://127.0.0.1:8080/ --rate 500
       500 requests a second for 10 seconds; latency counts from the instant each was due
+  ringmesh-load http http://127.0.0.1:8080/ --rate '(200/900ms,2000/100ms)*' --poisson
+      bursts, at random instants within their rate, as many users would come
+  ringmesh-load http http://127.0.0.1:8080/ --rate 100..1000/60s --steps 10
+      ten steps of six seconds
   ringmesh-load http http://127.0.0.1:8080/ --closed --connections 64
-      as many as 64 connections carry
+      as many as 64 connections carry; its latencies leave out the waiting that a stall causes
+  ringmesh-load http http://127.0.0.1:8080/ --until 'p99<5ms' --between 1k..50k
+      the highest rate that keeps this
+  ringmesh-load http http://127.0.0.1:8080/ --assert 'p99.9<20ms' --assert 'errors<0.1%' --assert 'rate>=990'
+      exit code 3 if one does not hold
   ringmesh-load http http://127.0.0.1:8080/ --entry 'GET /shop 9' --entry 'POST /cart 1' --body 2KiB
       a mix; the body goes with the methods that have one
   ringmesh-load http http://127.0.0.1:8080/ --host shop --count-field x-served-by
@@ -85,6 +100,12 @@ enum Command {
   ringmesh-load serve grpc --bind 127.0.0.1:50051
   ringmesh-load serve echo --bind unix:/run/echo.sock")]
     Serve(cli::serve::ServeArgs),
+    /// Print what makes a shell complete this command.
+    #[command(after_help = "Examples:
+  ringmesh-load completions bash > /etc/bash_completion.d/ringmesh-load
+  ringmesh-load completions zsh > ~/.zfunc/_ringmesh-load
+  ringmesh-load completions fish > ~/.config/fish/completions/ringmesh-load.fish")]
+    Completions(cli::completions::CompletionsArgs),
 }
 
 fn main() -> ExitCode {
@@ -95,6 +116,7 @@ fn main() -> ExitCode {
         Command::Tcp(args) => cli::tcp::tcp(&args),
         Command::Compare(args) => cli::compare::compare(&args),
         Command::Serve(args) => cli::serve::serve(args),
+        Command::Completions(args) => cli::completions::completions::<Cli>(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("ringmesh-load: {error:#}");

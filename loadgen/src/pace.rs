@@ -87,7 +87,7 @@ impl Waiting {
     /// The waker of somebody whose instant has come.
     fn pop_due(&mut self, now: Instant) -> Option<Waker> {
         while self.earliest().is_some_and(|earliest| earliest <= now) {
-            let Some(Reverse((_, place))) = self.instants.pop() else { return None };
+            let Reverse((_, place)) = self.instants.pop()?;
             if let Some(waker) = self.places[place.index as usize].waker.take() {
                 return Some(waker);
             }

@@ -1,6 +1,7 @@
 //! The command line, one command a file.
 
 pub(crate) mod compare;
+pub(crate) mod completions;
 pub(crate) mod grpc;
 pub(crate) mod http;
 pub(crate) mod load;
