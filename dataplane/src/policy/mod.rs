@@ -9,7 +9,7 @@ use ringmesh_codec::normalize;
 use ringmesh_model::snapshot;
 use ringmesh_model::spiffe::SpiffeId;
 
-use self::rules::{Rule, Rules};
+use self::rules::{List, Rule};
 
 mod rules;
 
@@ -18,9 +18,13 @@ mod rules;
 pub struct Table {
     /// Names of the policies that guard the listener; None: nobody does.
     guards: Option<Box<str>>,
-    /// Only the config puts keys in, so nobody can choose ones that collide.
-    by_identity: HashMap<SpiffeId, Rules, FixedState>,
-    anybody: Rules,
+    /// In their order.
+    rules: Vec<Rule>,
+    /// Which rules concern an identity: one list for all that the same rules name. A rule may name thousands.
+    lists: Vec<List>,
+    /// Place of each identity's list. Only the config puts keys in, so nobody can choose ones that collide.
+    by_identity: HashMap<SpiffeId, usize, FixedState>,
+    anybody: List,
 }
 
 /// What was decided, and by what: the allow rule as `policy/rule`; the policies that guard the listener if none of their
@@ -38,28 +42,47 @@ impl Table {
     pub fn new<'a>(policies: impl Iterator<Item = &'a snapshot::Policy>) -> Self {
         let mut table = Self::default();
         let mut guards: Vec<&str> = Vec::new();
+        let mut named: HashMap<&SpiffeId, Vec<u32>, FixedState> = HashMap::default();
         for policy in policies {
             guards.push(&policy.name);
-            for rule in &policy.allow {
-                table.add(policy, rule);
+            for allow in &policy.allow {
+                let number = table.rules.len() as u32;
+                table.rules.push(Rule {
+                    name: format!("{}/{}", policy.name, allow.name).into(),
+                    methods: allow.methods.clone(),
+                    paths: allow.paths.clone(),
+                });
+                if allow.from.is_empty() {
+                    table.anybody.push(number, &table.rules);
+                }
+                for id in &allow.from {
+                    let numbers = named.entry(id).or_default();
+                    if numbers.last() != Some(&number) {
+                        numbers.push(number);
+                    }
+                }
             }
         }
         table.guards = (!guards.is_empty()).then(|| guards.join(",").into());
+        table.share(named);
         table
     }
 
-    fn add(&mut self, policy: &snapshot::Policy, allow: &snapshot::AllowRule) {
-        let rule = Rule {
-            name: format!("{}/{}", policy.name, allow.name).into(),
-            methods: allow.methods.clone(),
-            paths: allow.paths.clone(),
-        };
-        if allow.from.is_empty() {
-            self.anybody.push(rule);
-            return;
-        }
-        for id in &allow.from {
-            self.by_identity.entry(id.clone()).or_default().push(rule.clone());
+    /// Makes one list of those that are equal.
+    fn share(&mut self, named: HashMap<&SpiffeId, Vec<u32>, FixedState>) {
+        let mut places: HashMap<Vec<u32>, usize, FixedState> = HashMap::default();
+        for (id, numbers) in named {
+            let place = match places.get(&numbers) {
+                Some(place) => *place,
+                None => {
+                    let mut list = List::default();
+                    numbers.iter().for_each(|number| list.push(*number, &self.rules));
+                    self.lists.push(list);
+                    places.insert(numbers, self.lists.len() - 1);
+                    self.lists.len() - 1
+                }
+            };
+            self.by_identity.insert(id.clone(), place);
         }
     }
 
@@ -69,7 +92,7 @@ impl Table {
         // What the service would make of an ambiguous path is not known, so no rule about paths admits it.
         let path = if normalize::path_is_plain(path) { Ok(Cow::Borrowed(path)) } else { normalize::normalized(path) };
         let path = path.as_deref().ok();
-        match self.rules_for(peer).find_map(|rules| rules.find(method, path)) {
+        match self.lists_for(peer).find_map(|list| list.find(&self.rules, method, path)) {
             Some(rule) => Decision::Allow(&rule.name),
             None => Decision::Deny(guards),
         }
@@ -78,15 +101,16 @@ impl Table {
     /// Whether an opaque connection may go on. Rules about methods or paths admit none; the model refuses them there.
     pub fn authorize_connection(&self, peer: Option<&SpiffeId>) -> Decision<'_> {
         let Some(guards) = &self.guards else { return Decision::Allow("default") };
-        match self.rules_for(peer).find_map(Rules::unconditional) {
+        match self.lists_for(peer).find_map(|list| list.unconditional(&self.rules)) {
             Some(rule) => Decision::Allow(&rule.name),
             None => Decision::Deny(guards),
         }
     }
 
     /// Rules for this caller by name, then those for anybody.
-    fn rules_for(&self, peer: Option<&SpiffeId>) -> impl Iterator<Item = &Rules> {
-        peer.and_then(|peer| self.by_identity.get(peer)).into_iter().chain([&self.anybody])
+    fn lists_for(&self, peer: Option<&SpiffeId>) -> impl Iterator<Item = &List> {
+        let named = peer.and_then(|peer| self.by_identity.get(peer));
+        named.and_then(|place| self.lists.get(*place)).into_iter().chain([&self.anybody])
     }
 }
 

@@ -11,16 +11,17 @@ use crate::route::path_matches;
 /// So many rules are looked at one by one: that is quicker than hashing the path.
 const MAX_SCANNED: usize = 4;
 
-/// Rules of which the first that admits a request decides.
+/// Rules, by their numbers, of which the first that admits a request decides.
 #[derive(Debug, Default)]
-pub(super) struct Rules {
-    rules: Vec<Rule>,
+pub(super) struct List {
+    /// Ascending.
+    numbers: Vec<u32>,
     /// None while there are few.
     index: Option<Box<Index>>,
 }
 
 /// What one rule asks of a request.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Rule {
     /// `policy/rule`.
     pub(super) name: Box<str>,
@@ -55,16 +56,15 @@ struct Methods {
     named: Vec<(Box<[u8]>, u32)>,
 }
 
-impl Rules {
+impl List {
     /// Adds a rule after all others.
-    pub(super) fn push(&mut self, rule: Rule) {
-        self.rules.push(rule);
-        let number = self.rules.len() - 1;
+    pub(super) fn push(&mut self, number: u32, rules: &[Rule]) {
+        self.numbers.push(number);
         match &mut self.index {
-            Some(index) => index.add(number as u32, &self.rules[number]),
-            None if self.rules.len() > MAX_SCANNED => {
+            Some(index) => index.add(number, &rules[number as usize]),
+            None if self.numbers.len() > MAX_SCANNED => {
                 let mut index = Box::<Index>::default();
-                (0..).zip(&self.rules).for_each(|(number, rule)| index.add(number, rule));
+                self.numbers.iter().for_each(|number| index.add(*number, &rules[*number as usize]));
                 self.index = Some(index);
             }
             None => {}
@@ -72,23 +72,27 @@ impl Rules {
     }
 
     /// The first rule that admits a request; `path` is its path in normal form, if it has one.
-    pub(super) fn find(&self, method: &[u8], path: Option<&[u8]>) -> Option<&Rule> {
+    pub(super) fn find<'a>(&self, rules: &'a [Rule], method: &[u8], path: Option<&[u8]>) -> Option<&'a Rule> {
         match &self.index {
-            Some(index) => index.find(method, path).and_then(|number| self.rules.get(number as usize)),
-            None => self.scan(method, path),
+            Some(index) => index.find(method, path).and_then(|number| rules.get(number as usize)),
+            None => self.scan(rules, method, path),
         }
     }
 
     /// The first rule that names neither method nor path.
-    pub(super) fn unconditional(&self) -> Option<&Rule> {
+    pub(super) fn unconditional<'a>(&self, rules: &'a [Rule]) -> Option<&'a Rule> {
         match &self.index {
-            Some(index) => index.without_path.any.and_then(|number| self.rules.get(number as usize)),
-            None => self.rules.iter().find(|rule| rule.methods.is_empty() && rule.paths.is_empty()),
+            Some(index) => index.without_path.any.and_then(|number| rules.get(number as usize)),
+            None => self.of(rules).find(|rule| rule.methods.is_empty() && rule.paths.is_empty()),
         }
     }
 
-    fn scan(&self, method: &[u8], path: Option<&[u8]>) -> Option<&Rule> {
-        self.rules.iter().find(|rule| rule.admits(method, path))
+    fn scan<'a>(&self, rules: &'a [Rule], method: &[u8], path: Option<&[u8]>) -> Option<&'a Rule> {
+        self.of(rules).find(|rule| rule.admits(method, path))
+    }
+
+    fn of<'a>(&self, rules: &'a [Rule]) -> impl Iterator<Item = &'a Rule> {
+        self.numbers.iter().filter_map(|number| rules.get(*number as usize))
     }
 }
 
@@ -196,15 +200,19 @@ mod tests {
         prop::sample::select(vec!["GET", "POST", "PUT", "P"])
     }
 
-    fn rules() -> impl Strategy<Value = Rules> {
+    /// Rules, and a list of some of them.
+    fn rules() -> impl Strategy<Value = (Vec<Rule>, List)> {
         let methods = prop::collection::vec(method().prop_map(str::to_owned), 0..3);
-        let rule = (methods, prop::collection::vec(wanted(), 0..3));
-        prop::collection::vec(rule, 0..20).prop_map(|list| {
-            let mut rules = Rules::default();
-            for (number, (methods, paths)) in list.into_iter().enumerate() {
+        let rule = (methods, prop::collection::vec(wanted(), 0..3), prop::bool::weighted(0.8));
+        prop::collection::vec(rule, 0..20).prop_map(|all| {
+            let (mut rules, mut list) = (Vec::new(), List::default());
+            for (number, (methods, paths, listed)) in (0..).zip(all) {
                 rules.push(Rule { name: number.to_string().into(), methods, paths });
+                if listed {
+                    list.push(number, &rules);
+                }
             }
-            rules
+            (rules, list)
         })
     }
 
@@ -217,16 +225,16 @@ mod tests {
 
         #[test]
         fn the_rule_that_decides_is_the_first_that_a_look_at_all_of_them_finds(
-            rules in rules(),
+            (rules, list) in rules(),
             requests in prop::collection::vec((method(), prop::option::weighted(0.9, path())), 1..20),
         ) {
             for (method, path) in &requests {
                 let path = path.as_deref().map(str::as_bytes);
-                let found = rules.find(method.as_bytes(), path);
-                prop_assert_eq!(name(found), name(rules.scan(method.as_bytes(), path)), "{} {:?}", method, path);
+                let found = list.find(&rules, method.as_bytes(), path);
+                prop_assert_eq!(name(found), name(list.scan(&rules, method.as_bytes(), path)), "{} {:?}", method, path);
             }
-            let plain = rules.rules.iter().find(|rule| rule.methods.is_empty() && rule.paths.is_empty());
-            prop_assert_eq!(name(rules.unconditional()), name(plain));
+            let plain = list.of(&rules).find(|rule| rule.methods.is_empty() && rule.paths.is_empty());
+            prop_assert_eq!(name(list.unconditional(&rules)), name(plain));
         }
     }
 }

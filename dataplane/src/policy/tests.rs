@@ -69,3 +69,32 @@ fn a_policy_without_rules_admits_nobody() {
 fn an_opaque_connection_needs_a_rule_without_methods_and_paths() {
     assert_eq!(table().authorize_connection(Some(&id("checkout"))), Decision::Deny("pay"));
 }
+
+#[test]
+fn identities_that_the_same_rules_name_share_a_list_and_each_rule_is_there_once() {
+    let many: Vec<SpiffeId> = (0..10_000).map(|number| id(&format!("w{number}"))).collect();
+    let rule = |name: &str, from: &[SpiffeId]| AllowRule {
+        name: name.into(),
+        from: from.to_vec(),
+        methods: vec!["GET".into()],
+        paths: (0..8).map(|path| PathMatch::Exact(format!("/{name}/{path}"))).collect(),
+    };
+    let twice = [&many[..], &many[9_999..]].concat();
+    let allow = ["a", "b", "c", "d", "e"].map(|name| rule(name, &twice)).into_iter();
+    let policy = snapshot::Policy {
+        name: "p".into(),
+        listener: "inbound".into(),
+        allow: allow.chain([rule("odd", &many[9_999..])]).collect(),
+    };
+    let table = Table::new([&policy].into_iter());
+    assert_eq!((table.rules.len(), table.lists.len(), table.by_identity.len()), (6, 2, 10_000));
+    for (number, path, expected) in [
+        (0, "/a/0", Decision::Allow("p/a")),
+        (5_000, "/e/7", Decision::Allow("p/e")),
+        (9_999, "/e/7", Decision::Allow("p/e")),
+        (9_999, "/odd/0", Decision::Allow("p/odd")),
+        (9_998, "/odd/0", Decision::Deny("p")),
+    ] {
+        assert_eq!(table.authorize(Some(&many[number]), b"GET", path.as_bytes()), expected, "{number} {path}");
+    }
+}
