@@ -28,7 +28,7 @@ pub(crate) struct GrpcArgs {
     /// Messages of a client or bidirectional stream
     #[arg(long, default_value_t = 10)]
     messages: u32,
-    /// The message, encoded, as a file
+    /// The message, encoded, as a file; `protoc --encode` writes one
     #[arg(long, value_name = "FILE", conflicts_with = "body")]
     message: Option<PathBuf>,
     /// Bytes of a message without meaning, for a server that reads none, such as `ringmesh-load serve grpc`

@@ -72,6 +72,9 @@ impl TargetArgs {
             targets.push(Target { address: address(text, security)?, weight: *weight });
         }
         let tls = match security {
+            Security::Plain if self.tls.are_given() => {
+                bail!("options of TLS are given, but the connection is plain; write https:// (for tcp: --tls)")
+            }
             Security::Plain => None,
             Security::Tls => Some(self.tls.client(host_of(authority))?),
         };

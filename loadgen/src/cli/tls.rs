@@ -31,6 +31,16 @@ pub(crate) struct ClientTlsArgs {
 }
 
 impl ClientTlsArgs {
+    /// Whether any of them is there.
+    pub(crate) fn are_given(&self) -> bool {
+        let texts = [&self.sni, &self.spiffe_id];
+        let files = [&self.cacert, &self.cert, &self.key];
+        self.insecure
+            || self.no_resumption
+            || texts.iter().any(|text| text.is_some())
+            || files.iter().any(|file| file.is_some())
+    }
+
     /// TLS with a target of this name.
     pub(crate) fn client(&self, host: &str) -> Result<Client, Error> {
         let trust = match (&self.cacert, self.insecure) {

@@ -52,9 +52,7 @@ pub enum Error {
     #[error("a certificate to trust is malformed")]
     Root(#[source] rustls::Error),
     /// Certificate and key do not belong together, or the key is of a kind that TLS 1.3 does not take.
-    #[error(
-        "certificate and key cannot be used together: {0}; see that --key belongs to the first certificate of --cert"
-    )]
+    #[error("certificate and key cannot be used together; see that --key belongs to the first certificate of --cert")]
     Identity(#[source] rustls::Error),
     /// The expected name is none.
     #[error("`{0}` is no name that a certificate could have; write a DNS name, an IP address or spiffe://DOMAIN/PATH")]
