@@ -61,10 +61,12 @@ enum Command {
   ringmesh-load http https://localhost:8443/ --insecure --no-keepalive --no-resumption --closed
       full TLS handshakes, one for each request")]
     Http(cli::http::HttpArgs),
-    /// Call a gRPC method; its message is raw bytes.
+    /// Call a gRPC method, with a message from JSON or of raw bytes.
     #[command(after_help = "Examples:
   ringmesh-load grpc http://127.0.0.1:50051/shop.Cart/Get --body 100 --streams 16
       unary calls against `ringmesh-load serve grpc --bind 127.0.0.1:50051`
+  ringmesh-load grpc http://cart:50051/shop.Cart/Add --descriptors cart.pb --data @item.json
+      the message as JSON; `protoc --include_imports --descriptor_set_out=cart.pb cart.proto` writes what it means
   ringmesh-load grpc https://cart:50051/shop.Cart/Talk --message hello.bin --kind bidi --messages 100 --cacert ca.pem")]
     Grpc(cli::grpc::GrpcArgs),
     /// Send WebSocket messages to an echo.

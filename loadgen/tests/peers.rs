@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Certificates, LIMIT, on_every_driver, serve, serve_tls};
-use ringmesh_loadgen::serve::{Http, ResponseForm, Service};
+use ringmesh_loadgen::serve::{Grpc, Http, ResponseForm, Service};
 
 /// What a program says on standard output; it must succeed.
 fn output(command: &mut Command, package: &str) -> String {
@@ -180,4 +180,44 @@ fn nginx_reads_who_the_client_is_from_a_proxy_header() {
         let source = ["--proxy-protocol", version, "--proxy-source", "10.1.2.3:4567"];
         check(&ringmesh_load(&[&["http", &url, "--closed", "-n", "20", "--json"][..], &source].concat()), 20);
     }
+}
+
+#[test]
+fn curl_reads_messages_and_the_status_behind_them() {
+    let files = Certificates::new();
+    // A message of five bytes, not compressed.
+    let sent = b"\0\0\0\0\x05hello";
+    std::fs::write(files.path("message"), sent).unwrap();
+    on_every_driver(|grant| {
+        let server = serve(grant, Service::Grpc(Grpc::default()));
+        let url = format!("http://{}/shop.Cart/Get", server.address());
+        let (data, head, body) =
+            (format!("@{}", path_of(&files, "message")), path_of(&files, "head"), path_of(&files, "body"));
+        let fields = ["-H", "content-type: application/grpc", "-H", "te: trailers"];
+        let common = ["--http2-prior-knowledge", "--data-binary", &data, "-D", &head, "-o", &body, &url];
+        curl(&[&fields[..], &common].concat());
+        assert_eq!(std::fs::read(&body).unwrap(), sent);
+        let head = std::fs::read_to_string(&head).unwrap().to_ascii_lowercase();
+        assert!(head.starts_with("http/2 200") && head.contains("grpc-status: 0"), "{head}");
+    });
+}
+
+#[test]
+fn calls_of_all_kinds_pass_through_nginx() {
+    on_every_driver(|grant| {
+        let server = serve(grant, Service::Grpc(Grpc::default()));
+        let address = free_address();
+        let _nginx =
+            Nginx::start("http2", address, &format!("location / {{ grpc_pass grpc://{}; }}", server.address()));
+        for (method, kind) in [
+            ("Get", "unary"),
+            ("GetServerStream", "server-stream"),
+            ("AddClientStream", "client-stream"),
+            ("Bidi", "bidi"),
+        ] {
+            let url = format!("http://{address}/shop.Cart/{method}");
+            let common = ["--closed", "-n", "100", "-d", "60s", "--streams", "4", "--body", "300", "--json"];
+            check(&ringmesh_load(&[&["grpc", &url, "--kind", kind][..], &common].concat()), 100);
+        }
+    });
 }

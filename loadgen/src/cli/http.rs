@@ -101,7 +101,7 @@ pub(crate) fn http(args: HttpArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// A body as curl takes it.
-fn read_data(text: &str) -> anyhow::Result<Bytes> {
+pub(super) fn read_data(text: &str) -> anyhow::Result<Bytes> {
     match text.strip_prefix('@') {
         Some(path) => Ok(std::fs::read(path).with_context(|| format!("cannot read the body `{path}`"))?.into()),
         None => Ok(text.to_owned().into()),

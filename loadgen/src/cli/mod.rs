@@ -2,6 +2,7 @@
 
 pub(crate) mod compare;
 pub(crate) mod completions;
+pub(crate) mod descriptor;
 pub(crate) mod grpc;
 pub(crate) mod http;
 pub(crate) mod load;
