@@ -216,7 +216,8 @@ fn route(hosts: usize) -> Run {
         (head, bytes)
     });
     in_turn(tables, keys.collect(), |table: &Table, (head, bytes)| {
-        let rule = table.find(&head.view(black_box(bytes))).expect("the host is routed");
+        let rule =
+            table.find(&head.view(black_box(bytes)), black_box(Some(head.path(bytes)))).expect("the host is routed");
         black_box(rule.pick(7).service);
     })
 }
@@ -243,7 +244,7 @@ fn policy_by_caller(rules: usize) -> anyhow::Result<Run> {
     });
     let keys = callers.iter().cloned().enumerate().take(MAX_KEYS).map(|(n, caller)| (caller, format!("/items/{n}")));
     Ok(in_turn(tables, keys.collect(), |table, (caller, path)| {
-        let decision = table.authorize(black_box(Some(caller)), b"GET", path.as_bytes());
+        let decision = table.authorize(black_box(Some(caller)), b"GET", Some(path.as_bytes()));
         assert!(matches!(decision, policy::Decision::Allow(_)));
     }))
 }
@@ -253,7 +254,7 @@ fn policy_for_anybody(rules: usize) -> Run {
     let table = policy_table((0..rules).map(|n| allow(n, Vec::new())).collect());
     let path = format!("/items/{}", rules - 1);
     repeat(move || {
-        let decision = table.authorize(black_box(None), b"GET", path.as_bytes());
+        let decision = table.authorize(black_box(None), b"GET", Some(path.as_bytes()));
         assert!(matches!(decision, policy::Decision::Allow(_)));
     })
 }

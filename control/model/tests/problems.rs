@@ -111,7 +111,10 @@ fn a_listener_has_one_kind_of_tls_and_whole_certificates() {
             "x.toml:5: listener \"a\": `tls`: expected a table such as { certificate = \"shop.pem\", key = \"shop.key\" }, or a list of them, found string \"strict\"",
         ],
     );
-    check(&listener("tls = []"), &["x.toml:5: listener \"a\": `tls`: the list is empty; leave `tls` out for plain connections"]);
+    check(
+        &listener("tls = []"),
+        &["x.toml:5: listener \"a\": `tls`: the list is empty; leave `tls` out for plain connections"],
+    );
     check(
         &listener("tls = { cert = \"a.pem\" }"),
         &[

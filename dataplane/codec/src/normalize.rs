@@ -32,6 +32,11 @@ pub fn normalized(path: &[u8]) -> Result<Cow<'_, [u8]>, Refusal> {
     resolve_dot_segments(&decoded).map(Cow::Owned)
 }
 
+/// The normal form of a path, if it has one: what [`normalized`] gives, but for the cause.
+pub fn unambiguous(path: &[u8]) -> Option<Cow<'_, [u8]>> {
+    if path_is_plain(path) { Some(Cow::Borrowed(path)) } else { normalized(path).ok() }
+}
+
 fn decode_unreserved(path: &[u8]) -> Result<Vec<u8>, Refusal> {
     let mut decoded = Vec::with_capacity(path.len());
     let mut rest = path;

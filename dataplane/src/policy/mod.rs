@@ -1,11 +1,9 @@
 //! Who may call. Deny wins on doubt: once a policy names a listener, what no rule allows is refused.
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 
 use foldhash::fast::FixedState;
-use ringmesh_codec::normalize;
 use ringmesh_model::snapshot;
 use ringmesh_model::spiffe::SpiffeId;
 
@@ -86,12 +84,10 @@ impl Table {
         }
     }
 
-    /// Whether a request may go on. `peer` is who the connection's certificate says the caller is.
-    pub fn authorize(&self, peer: Option<&SpiffeId>, method: &[u8], path: &[u8]) -> Decision<'_> {
+    /// Whether a request may go on. `peer` is who the connection's certificate says the caller is; `path` is in normal
+    /// form. What the service would make of an ambiguous path (None) is not known, so no rule about paths admits it.
+    pub fn authorize(&self, peer: Option<&SpiffeId>, method: &[u8], path: Option<&[u8]>) -> Decision<'_> {
         let Some(guards) = &self.guards else { return Decision::Allow("default") };
-        // What the service would make of an ambiguous path is not known, so no rule about paths admits it.
-        let path = if normalize::path_is_plain(path) { Ok(Cow::Borrowed(path)) } else { normalize::normalized(path) };
-        let path = path.as_deref().ok();
         match self.lists_for(peer).find_map(|list| list.find(&self.rules, method, path)) {
             Some(rule) => Decision::Allow(&rule.name),
             None => Decision::Deny(guards),

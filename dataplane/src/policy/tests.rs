@@ -1,4 +1,5 @@
 use super::*;
+use ringmesh_codec::normalize::unambiguous;
 use ringmesh_model::snapshot::{AllowRule, PathMatch};
 
 fn id(name: &str) -> SpiffeId {
@@ -27,7 +28,7 @@ fn table() -> Table {
 fn check(peer: Option<&str>, method: &str, path: &str, expected: Decision<'_>) {
     let peer = peer.map(id);
     let table = table();
-    let found = table.authorize(peer.as_ref(), method.as_bytes(), path.as_bytes());
+    let found = table.authorize(peer.as_ref(), method.as_bytes(), unambiguous(path.as_bytes()).as_deref());
     assert_eq!(found, expected, "{peer:?} {method} {path}");
 }
 
@@ -53,7 +54,7 @@ fn a_path_is_compared_as_the_service_will_read_it_and_refused_on_doubt() {
 #[test]
 fn without_a_policy_everybody_is_admitted() {
     let table = Table::new(std::iter::empty());
-    assert_eq!(table.authorize(None, b"GET", b"/"), Decision::Allow("default"));
+    assert_eq!(table.authorize(None, b"GET", Some(b"/")), Decision::Allow("default"));
     assert_eq!(table.authorize_connection(None), Decision::Allow("default"));
 }
 
@@ -61,7 +62,7 @@ fn without_a_policy_everybody_is_admitted() {
 fn a_policy_without_rules_admits_nobody() {
     let policy = snapshot::Policy { name: "none".into(), listener: "inbound".into(), allow: Vec::new() };
     let table = Table::new([&policy].into_iter());
-    assert_eq!(table.authorize(Some(&id("web")), b"GET", b"/"), Decision::Deny("none"));
+    assert_eq!(table.authorize(Some(&id("web")), b"GET", Some(b"/")), Decision::Deny("none"));
     assert_eq!(table.authorize_connection(Some(&id("web"))), Decision::Deny("none"));
 }
 
@@ -95,6 +96,6 @@ fn identities_that_the_same_rules_name_share_a_list_and_each_rule_is_there_once(
         (9_999, "/odd/0", Decision::Allow("p/odd")),
         (9_998, "/odd/0", Decision::Deny("p")),
     ] {
-        assert_eq!(table.authorize(Some(&many[number]), b"GET", path.as_bytes()), expected, "{number} {path}");
+        assert_eq!(table.authorize(Some(&many[number]), b"GET", Some(path.as_bytes())), expected, "{number} {path}");
     }
 }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ringmesh_codec::head::Head;
+use ringmesh_codec::normalize;
 use ringmesh_model::snapshot::AccessLog;
 use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
@@ -156,7 +157,8 @@ async fn forward<'t, N: Net>(
 ) -> Result<(), Reason> {
     let target = {
         let head = call.head();
-        match listener.policy.authorize(connection.peer_id(), head.method(), head.path()) {
+        let path = normalize::unambiguous(head.path());
+        match listener.policy.authorize(connection.peer_id(), head.method(), path.as_deref()) {
             Decision::Allow(rule) => way.decided_by = rule,
             Decision::Deny(rule) => {
                 way.decided_by = rule;
@@ -169,7 +171,7 @@ async fn forward<'t, N: Net>(
         match &listener.target {
             Target::Service(target) => target,
             Target::Routes(routes) => {
-                let rule = routes.find(&head).ok_or(Reason::NoRoute)?;
+                let rule = routes.find(&head, path.as_deref()).ok_or(Reason::NoRoute)?;
                 way.rule = Some(rule);
                 rule.pick(worker.net.random())
             }

@@ -4,12 +4,10 @@
 //! number of hosts. Within a host rules stand in order of precedence, so the first that matches is the one.
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 
 use foldhash::fast::FixedState;
 use ringmesh_codec::head::Head;
-use ringmesh_codec::normalize;
 use ringmesh_model::snapshot::{self, HostPattern, PathMatch};
 
 use crate::telemetry::recorder::Series;
@@ -73,14 +71,12 @@ impl Table {
     }
 
     /// The rule that a request falls under: those of its exact host first, then of the longest suffix, then of any host.
-    pub fn find(&self, head: &impl Head) -> Option<&Rule> {
+    /// `path` is its path in normal form. What the service would make of an ambiguous one (None) is not known: it falls
+    /// only under rules for every path.
+    pub fn find(&self, head: &impl Head, path: Option<&[u8]>) -> Option<&Rule> {
         let mut lower = [0; MAX_HOST_BYTES];
         let host = host_of(head.authority().unwrap_or_default(), &mut lower);
-        // What the service would make of an ambiguous path is not known: it falls only under rules for every path.
-        let path = head.path();
-        let path =
-            if normalize::path_is_plain(path) { Some(Cow::Borrowed(path)) } else { normalize::normalized(path).ok() };
-        let matching = |rules: &'_ [Rule]| rules.iter().position(|rule| matches(&rule.matches, path.as_deref(), head));
+        let matching = |rules: &'_ [Rule]| rules.iter().position(|rule| matches(&rule.matches, path, head));
         if let Some(rules) = self.exact.get(host)
             && let Some(found) = matching(rules)
         {

@@ -1,4 +1,5 @@
 use super::*;
+use ringmesh_codec::normalize::unambiguous;
 use ringmesh_model::snapshot::{HeaderMatch, RouteMatch};
 
 struct Request<'a> {
@@ -59,7 +60,9 @@ fn table() -> Table {
 
 fn check(method: &str, authority: &str, path: &str, fields: &[(&str, &str)], expected: &str) {
     let table = table();
-    let found = table.find(&Request { method, authority, path, fields }).map(|rule| &*rule.name);
+    let found = table
+        .find(&Request { method, authority, path, fields }, unambiguous(path.as_bytes()).as_deref())
+        .map(|rule| &*rule.name);
     assert_eq!(found, Some(expected), "{method} {authority} {path} {fields:?}");
 }
 
