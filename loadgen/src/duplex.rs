@@ -210,3 +210,113 @@ async fn send<S: Stream>(stream: &S, pipe: &Pipe, stop: &Stop) -> Error {
         pipe.sending.set(false);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::ready;
+
+    use ringmesh_ring::memory::{self, Network, block_on};
+    use ringmesh_ring::runtime::spawn;
+
+    use super::*;
+
+    /// Reads into `into` until `count` bytes are there or the end.
+    async fn read(duplex: &mut Duplex, into: &mut Vec<u8>, count: usize) -> io::Result<()> {
+        let mut part = [0; 1_000];
+        while into.len() < count {
+            let read = poll_fn(|context| {
+                let mut buffer = ReadBuf::new(&mut part);
+                ready!(Pin::new(&mut *duplex).poll_read(context, &mut buffer))?;
+                Poll::Ready(Ok::<_, io::Error>(buffer.filled().len()))
+            })
+            .await?;
+            if read == 0 {
+                break;
+            }
+            into.extend_from_slice(&part[..read]);
+        }
+        Ok(())
+    }
+
+    async fn write(duplex: &mut Duplex, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let part = &bytes[..bytes.len().min(10_000)];
+            let written = poll_fn(|context| Pin::new(&mut *duplex).poll_write(context, part)).await?;
+            let waiting = duplex.0.output.borrow().len_bytes();
+            assert!(waiting < MAX_WAITING_BYTES + part.len(), "{waiting} bytes wait");
+            bytes = &bytes[written..];
+        }
+        Ok(())
+    }
+
+    /// Over connections that hold few bytes, and all there are.
+    fn both(check: impl AsyncFn(memory::Stream, memory::Stream)) {
+        for capacity in [1_000, usize::MAX / 2] {
+            let network = Network::new(1);
+            network.set_capacity_bytes(capacity);
+            let (near, far) = network.pair();
+            block_on(&network, check(near, far));
+        }
+    }
+
+    #[test]
+    fn all_bytes_pass_in_order_and_what_waits_is_bounded() {
+        both(async |near, far| {
+            let sent: Vec<u8> = (0..2_000_000_u32).map(|at| (at % 251) as u8).collect();
+            let echoed = sent.clone();
+            spawn(async move {
+                let pipe = Pipe::new(Buffer::hollow());
+                let mut duplex = pipe.duplex();
+                let echo = async {
+                    let mut came = Vec::new();
+                    read(&mut duplex, &mut came, echoed.len()).await.expect("nothing breaks");
+                    assert!(came == echoed);
+                    write(&mut duplex, &came).await.expect("nothing breaks");
+                };
+                pump(&far, &pipe, echo, &Stop::new(), || {}).await.expect("nothing breaks");
+                assert_eq!(pipe.take_counts(), (2_000_000, 2_000_000));
+            });
+            let pipe = Pipe::new(Buffer::hollow());
+            let mut duplex = pipe.duplex();
+            let ask = async {
+                write(&mut duplex, &sent).await.expect("nothing breaks");
+                let mut came = Vec::new();
+                read(&mut duplex, &mut came, sent.len()).await.expect("nothing breaks");
+                assert!(came == sent);
+            };
+            pump(&near, &pipe, ask, &Stop::new(), || {}).await.expect("nothing breaks");
+        });
+    }
+
+    #[test]
+    fn what_had_arrived_comes_first_and_the_end_is_told() {
+        both(async |near, far| {
+            let mut arrived = Buffer::take(Size::Small);
+            arrived.extend_from_slice(b"first ").expect("it fits");
+            let mut output = Output::new();
+            output.push_bytes(b"then this");
+            far.flush(&mut output, &Stop::new()).await.expect("somebody listens");
+            far.shutdown_write().expect("somebody listens");
+            let pipe = Pipe::new(arrived);
+            let mut duplex = pipe.duplex();
+            let mut came = Vec::new();
+            let all = read(&mut duplex, &mut came, usize::MAX);
+            pump(&near, &pipe, all, &Stop::new(), || {}).await.expect("nothing is sent").expect("an ordinary end");
+            assert_eq!(came, b"first then this");
+        });
+    }
+
+    #[test]
+    fn a_reset_is_told_to_the_library() {
+        both(async |near, far| {
+            far.reset_on_close();
+            drop(far);
+            let pipe = Pipe::new(Buffer::hollow());
+            let mut duplex = pipe.duplex();
+            let mut came = Vec::new();
+            let all = read(&mut duplex, &mut came, usize::MAX);
+            let result = pump(&near, &pipe, all, &Stop::new(), || {}).await.expect("nothing is sent");
+            assert_eq!(result.expect_err("a reset").kind(), io::ErrorKind::ConnectionReset);
+        });
+    }
+}
