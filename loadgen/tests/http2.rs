@@ -44,17 +44,17 @@ fn all_streams_of_a_connection_carry_requests_with_prior_knowledge() {
 fn answers_of_all_sizes_are_read_to_their_end_over_tls_and_plain() {
     let certificates = Certificates::new();
     on_every_driver(|grant| {
-        for bytes in [0, 1, 20_000, 3_000_000] {
+        for bytes in [0, 1, 20_000, 2_000_000] {
             for form in [ResponseForm::Fixed, ResponseForm::Chunked] {
                 let service = Service::Http(Http { body_bytes: bytes, form, ..Http::default() });
                 let entry = Entry { check: BodyCheck::Length(bytes), ..Entry::get("shop", "/") };
                 let server = serve(grant, service.clone());
-                check(&run(grant, http2(server.address(), vec![entry.clone()], 16, 2)), 16, 4);
+                check(&run(grant, http2(server.address(), vec![entry.clone()], 8, 2)), 8, 4);
                 let server = serve_tls(grant, service, certificates.strict_server());
-                let mut settings = http2(server.address(), vec![entry], 16, 2);
+                let mut settings = http2(server.address(), vec![entry], 8, 2);
                 settings.tls = Some(certificates.client_with_identity());
                 let report = run(grant, settings);
-                check(&report, 16, 4);
+                check(&report, 8, 4);
                 assert_eq!(report.handshakes, 4, "{report}");
             }
         }
@@ -65,9 +65,9 @@ fn answers_of_all_sizes_are_read_to_their_end_over_tls_and_plain() {
 fn bodies_come_back_from_an_echo_as_they_were_sent() {
     on_every_driver(|grant| {
         let server = serve(grant, Service::Http(Http { form: ResponseForm::Echo, ..Http::default() }));
-        for bytes in [0, 1, 20_000, 5_000_000] {
+        for bytes in [0, 1, 20_000, 2_000_000] {
             let entry = Entry { check: BodyCheck::Echo, ..Entry::post("shop", "/", bytes) };
-            check(&run(grant, http2(server.address(), vec![entry], 16, 2)), 16, 4);
+            check(&run(grant, http2(server.address(), vec![entry], 8, 2)), 8, 4);
         }
     });
 }
@@ -255,7 +255,7 @@ fn an_idle_connection_is_closed_and_a_long_stream_is_not_idle() {
         };
         let server = serve::start_on(grant, settings).unwrap();
         // One call that goes on for longer than that, message by message.
-        let mut long = grpc(server.address(), "/shop.Cart/TalkBidi", Kind::Bidirectional(10_000), 1);
+        let mut long = grpc(server.address(), "/shop.Cart/TalkBidi", Kind::Bidirectional(4_000), 1);
         long.connections = 1;
         check(&run(grant, long), 1, 1);
         // Two requests, with more than that between them.
