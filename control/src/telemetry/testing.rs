@@ -60,7 +60,7 @@ impl Dataplane {
         worker.add(series, request::CLASS + 2, 1);
         worker.add(series, request::REASON + Reason::Ok as usize, 1);
         worker.add(series, request::DURATION_SUM, micros);
-        worker.observe(series, micros);
+        worker.series(series).expect("the place counts for it").observe(micros);
     }
 
     fn place(&mut self, kind: Kind, name: &str) -> Series {
@@ -78,7 +78,7 @@ pub(super) fn scrape() -> Scrape {
     dataplane.workers[0].add(request, request::CLASS, 1);
     dataplane.workers[0].add(request, request::REASON + Reason::ClientAborted as usize, 1);
     dataplane.workers[0].add(request, request::DURATION_SUM, 50);
-    dataplane.workers[0].observe(request, 50);
+    dataplane.workers[0].series(request).expect("the place counts for it").observe(50);
     dataplane.workers[0].add(request, request::REQUEST_BYTES, 17);
     dataplane.workers[1].add(request, request::RESPONSE_BYTES, 23);
     dataplane.workers[1].add(request, request::RETRIES, 1);

@@ -276,20 +276,20 @@ fn tell<N: Net>(
 
 /// Counts a request that has ended.
 fn count<N: Net>(worker: &Worker<N>, series: Series, account: &Account, reason: Reason, micros: u64) {
-    let recorder = &worker.recorder;
+    let Some(counters) = worker.recorder.series(series) else { return };
     let class = usize::from(account.status / 100).min(5);
-    recorder.add(series, counter::CLASS + class, 1);
-    recorder.add(series, counter::REASON + reason as usize, 1);
-    recorder.add(series, counter::DURATION_SUM, micros);
-    recorder.observe(series, micros);
+    counters.add(counter::CLASS + class, 1);
+    counters.add(counter::REASON + reason as usize, 1);
+    counters.add(counter::DURATION_SUM, micros);
+    counters.observe(micros);
     if account.request_bytes > 0 {
-        recorder.add(series, counter::REQUEST_BYTES, account.request_bytes);
+        counters.add(counter::REQUEST_BYTES, account.request_bytes);
     }
     if account.response_bytes > 0 {
-        recorder.add(series, counter::RESPONSE_BYTES, account.response_bytes);
+        counters.add(counter::RESPONSE_BYTES, account.response_bytes);
     }
     if account.attempts > 1 {
-        recorder.add(series, counter::RETRIES, u64::from(account.attempts - 1));
+        counters.add(counter::RETRIES, u64::from(account.attempts - 1));
     }
 }
 

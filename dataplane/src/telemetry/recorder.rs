@@ -34,17 +34,16 @@ impl Recorder {
         Self { memory, base }
     }
 
+    /// All counters of a series, found once; None if its place counts for a later owner.
+    #[inline]
+    pub fn series(&self, series: Series) -> Option<Counters<'_>> {
+        self.block(series).map(|block| Counters { block })
+    }
+
     /// Adds `amount` to word `counter` of a series.
     pub fn add(&self, series: Series, counter: usize, amount: u64) {
         if let Some(block) = self.block(series) {
             add(&block[counter], amount);
-        }
-    }
-
-    /// Counts `micros` in a series' histogram.
-    pub fn observe(&self, series: Series, micros: u64) {
-        if let Some(block) = self.block(series) {
-            add(&block[HISTOGRAM + layout::bucket(micros)], 1);
         }
     }
 
@@ -115,6 +114,25 @@ impl Recorder {
             clear(mark, block, series.generation);
         }
         Some(block)
+    }
+}
+
+/// The counters of one series, on one worker.
+pub struct Counters<'a> {
+    block: &'a [AtomicU64],
+}
+
+impl Counters<'_> {
+    /// Adds `amount` to word `counter`.
+    #[inline]
+    pub fn add(&self, counter: usize, amount: u64) {
+        add(&self.block[counter], amount);
+    }
+
+    /// Counts `micros` in the histogram.
+    #[inline]
+    pub fn observe(&self, micros: u64) {
+        add(&self.block[HISTOGRAM + layout::bucket(micros)], 1);
     }
 }
 
