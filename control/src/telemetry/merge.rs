@@ -1,9 +1,11 @@
 //! What all workers have counted, together: read when somebody asks, out of the memory that the workers write.
 //!
 //! A data plane that is started again goes on counting in the same memory. One that replaces another (an upgrade) brings
-//! memory of its own; then what the earlier one has counted is kept and added, so that no total ever goes down.
+//! memory of its own; then what the earlier one has counted is kept ([`retired`]) and added, so that no total ever goes
+//! down.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::time::Instant;
 
 use ringmesh_dataplane::outcome::MAX_REASONS;
 use ringmesh_dataplane::telemetry::Reader;
@@ -11,6 +13,7 @@ use ringmesh_dataplane::telemetry::layout::{self, Kind, gauge, header, listener,
 use ringmesh_dataplane::telemetry::reader::Counts;
 
 use super::histogram::Histogram;
+use super::retired::{self, Retired};
 
 /// Response classes: no response, informational, then 2xx to 5xx.
 pub const CLASSES: usize = 6;
@@ -24,7 +27,7 @@ const _: () = assert!(listener::REFUSED == service::REFUSED, "one bound serves b
 pub struct Merge {
     live: Option<Reader>,
     draining: Vec<Reader>,
-    retired: Totals,
+    retired: Retired,
 }
 
 /// Everything counted, summed over workers and data planes.
@@ -125,13 +128,15 @@ impl Merge {
     }
 
     /// The data planes that were draining are gone: keeps what they have counted, and lets go of their memory.
-    pub fn retire(&mut self) {
-        for reader in std::mem::take(&mut self.draining) {
-            self.retired.add(&reader);
-        }
-        for worker in &mut self.retired.workers {
-            (worker.connections, worker.in_flight) = (0, 0);
-        }
+    pub fn retire(&mut self, now: Instant) {
+        let gone = std::mem::take(&mut self.draining);
+        self.retired.add(&gone, &self.named(), now);
+    }
+
+    /// Series that a data plane has a place for.
+    fn named(&self) -> HashSet<retired::Key> {
+        let places = self.live.iter().chain(&self.draining).flat_map(Reader::places);
+        places.map(|(kind, labels)| retired::key(kind, labels)).collect()
     }
 
     /// Whether a data plane's memory is attached.
@@ -139,9 +144,12 @@ impl Merge {
         self.live.is_some()
     }
 
-    /// Reads everything.
-    pub fn totals(&self) -> Totals {
-        let mut totals = self.retired.clone();
+    /// Reads everything, as it is `now`.
+    pub fn totals(&mut self, now: Instant) -> Totals {
+        if !self.retired.is_empty() {
+            self.retired.expire(&self.named(), now);
+        }
+        let mut totals = self.retired.totals().clone();
         for reader in &self.draining {
             totals.add(reader);
         }
@@ -164,6 +172,11 @@ impl Totals {
         for counts in reader.each_series() {
             self.add_series(counts);
         }
+        self.add_workers(reader);
+    }
+
+    /// Adds what the workers count for themselves, and the starts.
+    pub(super) fn add_workers(&mut self, reader: &Reader) {
         self.starts = self.starts.wrapping_add(reader.header(header::STARTS));
         let workers = usize::from(reader.workers());
         if self.workers.len() < workers {
@@ -182,9 +195,9 @@ impl Totals {
     }
 
     /// Adds one series. Two with the same labels (long ones are cut) become one, or the page could not be parsed.
-    fn add_series(&mut self, counts: Counts) {
-        let Counts { kind, mut labels, counters, histogram } = counts;
-        labels.resize(kind.labels().len(), String::new());
+    pub(super) fn add_series(&mut self, counts: Counts) {
+        let Counts { kind, labels, counters, histogram } = counts;
+        let (_, mut labels) = retired::key(kind, labels);
         let at = |word: usize| counters.get(word).copied().unwrap_or(0);
         match kind {
             Kind::Request => {
@@ -223,6 +236,18 @@ impl Totals {
                 let name = labels.swap_remove(0);
                 self.services.entry(name).and_modify(|sum| sum.add(&service)).or_insert(service);
             }
+        }
+    }
+
+    /// Forgets one series.
+    pub(super) fn remove(&mut self, (kind, labels): &retired::Key) {
+        match (kind, &labels[..]) {
+            (Kind::Request, [listener, route, rule, service]) => {
+                self.requests.remove(&[listener, route, rule, service].map(String::clone));
+            }
+            (Kind::Listener, [name]) => drop(self.listeners.remove(name)),
+            (Kind::Service, [name]) => drop(self.services.remove(name)),
+            _ => unreachable!("a key has its kind's labels"),
         }
     }
 
@@ -293,8 +318,8 @@ mod tests {
 
     const WEB: [&str; 4] = ["inbound", "web", "0", "local"];
 
-    fn served(merge: &Merge) -> u64 {
-        merge.totals().requests.values().map(Requests::count).sum()
+    fn served(merge: &mut Merge) -> u64 {
+        merge.totals(Instant::now()).requests.values().map(Requests::count).sum()
     }
 
     #[test]
@@ -303,7 +328,7 @@ mod tests {
         (0..100).for_each(|n| dataplane.serve(n % 2, WEB, n as u64 * 1000));
         let mut merge = Merge::default();
         merge.attach(dataplane.reader());
-        let totals = merge.totals();
+        let totals = merge.totals(Instant::now());
         let requests = &totals.requests[&WEB.map(str::to_owned)];
         assert_eq!((requests.count(), requests.classes[2], requests.reasons[0]), (100, 100, 100));
         assert_eq!(requests.durations.count(), 100);
@@ -317,12 +342,12 @@ mod tests {
         let mut merge = Merge::default();
         merge.attach(dataplane.reader());
         dataplane.serve(0, WEB, 10);
-        assert_eq!((served(&merge), merge.totals().starts), (1, 1));
+        assert_eq!((served(&mut merge), merge.totals(Instant::now()).starts), (1, 1));
         let mut dataplane = dataplane.restart();
-        assert_eq!(served(&merge), 1);
+        assert_eq!(served(&mut merge), 1);
         dataplane.serve(0, WEB, 10);
         dataplane.serve(1, ["inbound", "new", "0", "local"], 10);
-        assert_eq!((served(&merge), merge.totals().starts), (3, 2));
+        assert_eq!((served(&mut merge), merge.totals(Instant::now()).starts), (3, 2));
     }
 
     #[test]
@@ -338,14 +363,14 @@ mod tests {
         after.serve(0, WEB, 10);
         after.workers[0].gauge_set(gauge::CONNECTIONS, 1);
         before.serve(1, WEB, 10);
-        assert_eq!(served(&merge), 3, "what drains still counts");
-        assert_eq!(merge.totals().workers[0].connections, 6, "and its connections are open");
-        merge.retire();
-        assert_eq!(served(&merge), 3);
-        let totals = merge.totals();
+        assert_eq!(served(&mut merge), 3, "what drains still counts");
+        assert_eq!(merge.totals(Instant::now()).workers[0].connections, 6, "and its connections are open");
+        merge.retire(Instant::now());
+        assert_eq!(served(&mut merge), 3);
+        let totals = merge.totals(Instant::now());
         assert_eq!((totals.workers[0].connections, totals.workers[0].panics), (1, 2));
         after.serve(0, WEB, 10);
-        assert_eq!(served(&merge), 4);
+        assert_eq!(served(&mut merge), 4);
     }
 
     #[test]
@@ -356,9 +381,13 @@ mod tests {
         dataplane.serve(1, ["inbound", &long, "1", "b"], 10);
         let mut merge = Merge::default();
         merge.attach(dataplane.reader());
-        assert_eq!(served(&merge), 2);
+        assert_eq!(served(&mut merge), 2);
         let cut = ["inbound", &long[..layout::MAX_LABEL_BYTES - "inbound\0".len()], "", ""].map(str::to_owned);
-        assert_eq!(merge.totals().requests.into_keys().collect::<Vec<_>>(), [cut], "what was cut off is empty");
+        assert_eq!(
+            merge.totals(Instant::now()).requests.into_keys().collect::<Vec<_>>(),
+            [cut],
+            "what was cut off is empty"
+        );
     }
 
     #[test]
@@ -367,7 +396,7 @@ mod tests {
         let dataplane = Dataplane::start();
         dataplane.workers[0].gauge_sub(gauge::IN_FLIGHT, 1);
         merge.attach(dataplane.reader());
-        assert_eq!(merge.totals().workers[0].in_flight, 0);
-        assert_eq!(merge.totals().skew(), 1.0);
+        assert_eq!(merge.totals(Instant::now()).workers[0].in_flight, 0);
+        assert_eq!(merge.totals(Instant::now()).skew(), 1.0);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use ringmesh_dataplane::outcome::Reason;
 use ringmesh_dataplane::telemetry::Reader;
@@ -11,6 +11,7 @@ use ringmesh_dataplane::telemetry::layout::{self, Kind, gauge, listener, request
 use ringmesh_dataplane::telemetry::recorder::{Recorder, Series};
 use ringmesh_ring::shared_memory::SharedMemory;
 
+use super::Telemetry;
 use super::events::Tally;
 use super::merge::Merge;
 use super::prometheus::Scrape;
@@ -20,7 +21,7 @@ use crate::state::{Identity, NameAnswer, Phase, State};
 pub(super) const WORKERS: u16 = 2;
 
 /// A data plane's memory and its writers.
-pub(super) struct Dataplane {
+pub(crate) struct Dataplane {
     memory: SharedMemory,
     pub(super) directory: Directory,
     pub(super) workers: [Recorder; WORKERS as usize],
@@ -28,7 +29,7 @@ pub(super) struct Dataplane {
 
 impl Dataplane {
     /// One with memory of its own.
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_on(SharedMemory::create("test", layout::memory_bytes(WORKERS)).unwrap())
     }
 
@@ -54,7 +55,7 @@ impl Dataplane {
     }
 
     /// A request that worker `number` has served.
-    pub(super) fn serve(&mut self, number: usize, labels: [&str; 4], micros: u64) {
+    pub(crate) fn serve(&mut self, number: usize, labels: [&str; 4], micros: u64) {
         let series = self.directory.place(Kind::Request, &labels);
         let worker = &self.workers[number];
         worker.add(series, request::CLASS + 2, 1);
@@ -66,6 +67,11 @@ impl Dataplane {
     fn place(&mut self, kind: Kind, name: &str) -> Series {
         self.directory.place(kind, &[name])
     }
+}
+
+/// From now on this is the live data plane.
+pub(crate) fn attach(telemetry: &Telemetry, dataplane: &Dataplane) {
+    telemetry.merge(|merge| merge.attach(dataplane.reader()));
 }
 
 /// A scrape with something of everything.
@@ -99,7 +105,7 @@ pub(super) fn scrape() -> Scrape {
     let mut merge = Merge::default();
     merge.attach(dataplane.reader());
     Scrape {
-        totals: merge.totals(),
+        totals: merge.totals(Instant::now()),
         events: Tally { read: 9, malformed: 1, lines_lost: 2 },
         state: state(),
         panics: 0,

@@ -77,6 +77,17 @@ impl Reader {
         (0..used).filter_map(|index| self.counts(index))
     }
 
+    /// Kind and labels of all series that have a place, whether they have counted something or not.
+    pub fn places(&self) -> impl Iterator<Item = (Kind, Vec<String>)> {
+        let words = self.memory.words();
+        let used = (words[header::USED].load() as usize).min(MAX_SERIES);
+        fence(Ordering::Acquire);
+        (0..used).filter_map(|index| {
+            let (_, kind, labels) = read_entry(|word| words[word].load(), index)?;
+            Some((kind, split(&labels)))
+        })
+    }
+
     /// The series at a place, if it has counted something.
     fn counts(&self, index: usize) -> Option<Counts> {
         let words = self.memory.words();
@@ -107,8 +118,12 @@ impl Reader {
         let (_, kind, labels) = generation??;
         let histogram = counters.split_off(HISTOGRAM);
         debug_assert_eq!(histogram.len(), BUCKETS);
-        Some(Counts { kind, labels: labels.split('\0').map(str::to_owned).collect(), counters, histogram })
+        Some(Counts { kind, labels: split(&labels), counters, histogram })
     }
+}
+
+fn split(labels: &str) -> Vec<String> {
+    labels.split('\0').map(str::to_owned).collect()
 }
 
 /// The value below which a share `quantile` (0 to 1) of a histogram lies, in microseconds; None if it is empty. Exact to
