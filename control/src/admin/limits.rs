@@ -23,3 +23,13 @@ pub const MAX_FIELDS: usize = 64;
 
 /// How long accepting pauses when there are no descriptors left.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// A page that is longer than this is sent while it is written.
+pub const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Pieces of a page that wait for a slow reader; then its writer waits too.
+pub const MAX_CHUNKS_WAITING: usize = 2;
+
+/// Pages that are written at a time, each on a thread of its own and with a copy of what it shows: about 10 MB for ten
+/// thousand services. Shorter than [`CHUNK_BYTES`], a page waits for no reader.
+pub const MAX_PAGES_WRITTEN: usize = 8;

@@ -4,6 +4,7 @@
 //! nothing here changes anything. They live on control's thread, so [`limits`] bounds what a caller can take of it.
 
 pub mod accept;
+mod body;
 pub mod config;
 pub mod limits;
 mod pages;

@@ -1,8 +1,8 @@
 //! The pages: which there are, what each says, and what happens to requests for others.
 
 use std::convert::Infallible;
+use std::io::{self, Write};
 
-use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
     ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, VARY, X_CONTENT_TYPE_OPTIONS,
@@ -10,6 +10,7 @@ use hyper::header::{
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use serde::Serialize;
 
+use super::body::Body;
 use super::{Inputs, accept, config, ready};
 use crate::telemetry::{prometheus, summary};
 
@@ -52,7 +53,7 @@ const FOREIGN_PATHS: [(&str, &str); 14] = [
     ("/certs", "/handshakes"),
 ];
 
-type Answer = Response<Full<Bytes>>;
+type Answer = Response<Body>;
 
 /// Answers one request.
 pub(super) async fn answer(inputs: Inputs, request: Request<Incoming>) -> Result<Answer, Infallible> {
@@ -63,23 +64,24 @@ pub(super) async fn answer(inputs: Inputs, request: Request<Incoming>) -> Result
     }
     Ok(match request.uri().path() {
         "/" => index(&inputs),
-        "/metrics" => metrics(&inputs, request.headers()),
+        "/metrics" => metrics(inputs, request.headers()).await,
         "/ready" => is_ready(&inputs),
         "/live" => text(StatusCode::OK, "live\n".to_owned()),
-        "/status" => status(&inputs).await,
-        "/config" => in_effect(&inputs),
-        "/requests" => json(&summary::requests(&inputs.telemetry.totals())),
-        "/handshakes" => json(&inputs.telemetry.events.handshakes()),
-        "/handshakes/counts" => json(&inputs.telemetry.events.handshake_counts()),
+        "/status" => status(inputs).await,
+        "/config" => in_effect(&inputs).await,
+        "/requests" => json(move || summary::requests(&inputs.telemetry.totals())).await,
+        "/handshakes" => json(move || inputs.telemetry.events.handshakes()).await,
+        "/handshakes/counts" => json(move || inputs.telemetry.events.handshake_counts()).await,
         other => not_found(other),
     })
 }
 
-fn metrics(inputs: &Inputs, headers: &HeaderMap) -> Answer {
+async fn metrics(inputs: Inputs, headers: &HeaderMap) -> Answer {
     let wishes: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let format = accept::format(&wishes.join(","));
-    let page = prometheus::page(&inputs.telemetry.scrape(inputs.state.get()), format);
-    let mut answer = page_of(StatusCode::OK, format.media_type(), page.into());
+    let write =
+        move |page: &mut dyn Write| prometheus::write(&inputs.telemetry.scrape(inputs.state.get()), format, page);
+    let mut answer = written(format.media_type(), write).await;
     answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
     answer
 }
@@ -92,15 +94,15 @@ fn is_ready(inputs: &Inputs) -> Answer {
     text(StatusCode::SERVICE_UNAVAILABLE, missing.iter().map(|line| format!("not ready: {line}\n")).collect())
 }
 
-async fn status(inputs: &Inputs) -> Answer {
+async fn status(inputs: Inputs) -> Answer {
     (inputs.refresh)().await;
-    json(&inputs.state.get())
+    json(move || inputs.state.get()).await
 }
 
-fn in_effect(inputs: &Inputs) -> Answer {
+async fn in_effect(inputs: &Inputs) -> Answer {
     let live = inputs.live.borrow().clone();
     match live {
-        Some(snapshot) => json(&config::show(&snapshot)),
+        Some(snapshot) => json(move || config::show(&snapshot)).await,
         None => text(StatusCode::SERVICE_UNAVAILABLE, "no config is live yet\n".to_owned()),
     }
 }
@@ -116,7 +118,7 @@ fn index(inputs: &Inputs) -> Answer {
         version = env!("CARGO_PKG_VERSION"),
         rows = PAGES.iter().map(row).collect::<String>(),
     );
-    let mut answer = page_of(StatusCode::OK, HTML, page.into());
+    let mut answer = page_of(StatusCode::OK, HTML, Bytes::from(page).into());
     answer.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'"));
     answer
 }
@@ -140,19 +142,33 @@ fn nearest(path: &str) -> Option<&'static str> {
     PAGES.iter().find(|page| page.path == path).or_else(|| PAGES.iter().find(begins)).map(|page| page.path)
 }
 
-fn json(value: &impl Serialize) -> Answer {
-    let mut page = serde_json::to_vec_pretty(value).expect("our own types have a form in JSON");
-    page.push(b'\n');
-    page_of(StatusCode::OK, JSON, page.into())
+/// What `look` finds, which may take as long as writing it down.
+async fn json<T: Serialize>(look: impl FnOnce() -> T + Send + 'static) -> Answer {
+    let write = move |page: &mut dyn Write| {
+        serde_json::to_writer_pretty(&mut *page, &look())?;
+        page.write_all(b"\n")
+    };
+    written(JSON, write).await
+}
+
+/// A page that may be long.
+async fn written(
+    media_type: &'static str,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
+) -> Answer {
+    match Body::written(write).await {
+        Ok(body) => page_of(StatusCode::OK, media_type, body),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
 }
 
 fn text(status: StatusCode, page: String) -> Answer {
-    page_of(status, TEXT, page.into())
+    page_of(status, TEXT, Bytes::from(page).into())
 }
 
 /// Every page is of this moment, and is what its type says.
-fn page_of(status: StatusCode, media_type: &'static str, page: Bytes) -> Answer {
-    let mut answer = Response::new(Full::new(page));
+fn page_of(status: StatusCode, media_type: &'static str, page: Body) -> Answer {
+    let mut answer = Response::new(page);
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));

@@ -10,6 +10,7 @@ use super::*;
 use crate::state::{Phase, State};
 use crate::telemetry::exposition::Format;
 use crate::telemetry::grammar;
+use crate::telemetry::testing::{Dataplane, attach};
 
 /// More than five times what any answer here takes.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -104,6 +105,30 @@ fn metrics_are_prometheus_text_unless_openmetrics_is_asked_for() {
     });
 }
 
+/// Not one turn of the runtime's thread for the whole page, nor memory for all of it.
+#[test]
+fn a_page_of_thousands_of_series_is_sent_while_it_is_written_and_others_are_served_meanwhile() {
+    with_proxy(async |proxy| {
+        let mut dataplane = Dataplane::start();
+        for number in 0..3_000 {
+            dataplane.serve(number % 2, ["outbound", &format!("route-{number}"), "0", "local"], 1000);
+        }
+        attach(&proxy.telemetry, &dataplane);
+        let mut stream = proxy.connect().await;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
+        let mut answer = vec![0; 1];
+        timeout(DEADLINE, stream.read_exact(&mut answer)).await.expect("a first byte").unwrap();
+        assert_eq!(proxy.get("/live").await.status, 200, "while the rest of the page waits for its reader");
+        timeout(DEADLINE, stream.read_to_end(&mut answer)).await.expect("an end").unwrap();
+        let answer = Answer::read(&answer);
+        assert!(!answer.head.contains("content-length"), "{}", answer.head);
+        assert!(answer.body.len() > 10_000_000, "{}", answer.body.len());
+        let counts = answer.body.lines().filter(|line| line.starts_with("ringmesh_request_duration_seconds_count{"));
+        assert_eq!(counts.count(), 3_000);
+        assert!(answer.body.ends_with("\"} 1\n"), "the last family is the build");
+    });
+}
+
 #[test]
 fn ready_follows_the_state_and_says_what_is_missing() {
     with_proxy(async |proxy| {
@@ -142,11 +167,11 @@ fn config_is_what_is_in_effect_without_secrets() {
 
 #[test]
 fn handshakes_are_those_up_to_the_moment_of_asking() {
-    use crate::telemetry::events::tests::{Ring, attach};
+    use crate::telemetry::events::tests::{self, Ring};
     use crate::telemetry::handshakes::tests::handshake;
     with_proxy(async |proxy| {
         let ring = Ring::default();
-        attach(&proxy.telemetry.events, &ring);
+        tests::attach(&proxy.telemetry.events, &ring);
         ring.push(&Event::Handshake(handshake("spiffe://shop.example/ns/default/sa/web")));
         let records: Value = serde_json::from_str(&proxy.get("/handshakes").await.body).unwrap();
         assert_eq!(records.as_array().unwrap().len(), 1);

@@ -1,7 +1,8 @@
 //! Writes metrics as text: Prometheus text format 0.0.4, or OpenMetrics 1.0. Both have a family's samples in one block
 //! below its description; they differ in how counters and facts are named, in units, and in the last line.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io;
 
 use super::histogram::{BOUNDS_MICROS, Histogram};
 
@@ -65,27 +66,33 @@ pub struct Description {
 /// A label's name and its value, which may hold any character.
 pub type Label<'a> = (&'static str, &'a str);
 
-/// A page of metrics, as far as it is written.
-pub struct Page {
+/// Text that is passed on at once. A family may have a hundred thousand lines.
+const PIECE_BYTES: usize = 16 * 1024;
+
+/// A page of metrics that is being written.
+pub struct Page<'a> {
     format: Format,
+    /// What is not passed on yet.
     text: String,
+    out: &'a mut dyn io::Write,
+    passed_on: io::Result<()>,
 }
 
 /// A family whose samples are being written.
-pub struct Family<'a> {
-    page: &'a mut Page,
+pub struct Family<'a, 'b> {
+    page: &'a mut Page<'b>,
     name: &'static str,
     ending: &'static str,
 }
 
-impl Page {
-    /// An empty page.
-    pub fn new(format: Format) -> Self {
-        Self { format, text: String::new() }
+impl<'b> Page<'b> {
+    /// An empty page, to be written to `out`.
+    pub fn new(format: Format, out: &'b mut dyn io::Write) -> Self {
+        Self { format, text: String::new(), out, passed_on: Ok(()) }
     }
 
     /// Begins a family.
-    pub fn family(&mut self, description: &Description) -> Family<'_> {
+    pub fn family(&mut self, description: &Description) -> Family<'_, 'b> {
         let Description { kind, name, unit, help } = *description;
         debug_assert!(is_plain(help), "{name}: help is written as it is");
         let ending = match kind {
@@ -109,12 +116,24 @@ impl Page {
         Family { page: self, name, ending }
     }
 
-    /// The whole page.
-    pub fn finish(mut self) -> String {
+    /// Ends the page.
+    ///
+    /// # Errors
+    /// If some of it could not be written.
+    pub fn finish(mut self) -> io::Result<()> {
         if self.format == Format::OpenMetrics {
             self.text.push_str("# EOF\n");
         }
-        self.text
+        self.pass_on();
+        self.passed_on
+    }
+
+    /// Once that has failed, nobody reads the page any more.
+    fn pass_on(&mut self) {
+        if self.passed_on.is_ok() {
+            self.passed_on = self.out.write_all(self.text.as_bytes());
+        }
+        self.text.clear();
     }
 
     fn write(&mut self, text: std::fmt::Arguments<'_>) {
@@ -122,7 +141,7 @@ impl Page {
     }
 }
 
-impl Family<'_> {
+impl Family<'_, '_> {
     /// Writes one sample.
     pub fn sample(&mut self, labels: &[Label<'_>], value: impl Into<Value>) -> &mut Self {
         self.line(self.ending, labels, None, value.into());
@@ -143,6 +162,9 @@ impl Family<'_> {
 
     fn line(&mut self, ending: &str, labels: &[Label<'_>], last: Option<Label<'_>>, value: Value) {
         let Self { page, name, .. } = self;
+        if page.passed_on.is_err() {
+            return;
+        }
         page.write(format_args!("{name}{ending}"));
         let mut before = '{';
         for (label, value) in labels.iter().chain(last.as_ref()) {
@@ -161,6 +183,9 @@ impl Family<'_> {
                 page.text.push_str(if number > 0.0 { " +Inf\n" } else { " -Inf\n" });
             }
             Value::Number(number) => page.write(format_args!(" {number}\n")),
+        }
+        if page.text.len() >= PIECE_BYTES {
+            page.pass_on();
         }
     }
 }
@@ -230,15 +255,17 @@ mod tests {
     const SKEW: Description =
         Description { kind: Type::Gauge, name: "ringmesh_test_ratio", unit: Unit::Ratio, help: "A share." };
 
-    fn check(format: Format, description: &Description, write: impl Fn(&mut Family<'_>), expected: &str) {
-        let mut page = Page::new(format);
+    fn check(format: Format, description: &Description, write: impl Fn(&mut Family<'_, '_>), expected: &str) {
+        let mut text = Vec::new();
+        let mut page = Page::new(format, &mut text);
         write(&mut page.family(description));
-        assert_eq!(page.finish(), expected);
+        page.finish().unwrap();
+        assert_eq!(String::from_utf8(text).unwrap(), expected);
     }
 
     #[test]
     fn a_counter_is_described_by_its_whole_name_in_prometheus_and_without_total_in_openmetrics() {
-        let write = |family: &mut Family<'_>| {
+        let write = |family: &mut Family<'_, '_>| {
             family.sample(&[("listener", "in")], 7).sample(&[], u64::MAX);
         };
         let samples = "ringmesh_test_total{listener=\"in\"} 7\nringmesh_test_total 18446744073709551615\n";
@@ -250,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_fact_is_a_gauge_in_prometheus_and_info_in_openmetrics() {
-        let write = |family: &mut Family<'_>| {
+        let write = |family: &mut Family<'_, '_>| {
             family.sample(&[("version", "1")], 1);
         };
         let sample = "ringmesh_test_build_info{version=\"1\"} 1\n";
@@ -262,7 +289,7 @@ mod tests {
 
     #[test]
     fn numbers_are_written_as_both_formats_read_them() {
-        let write = |family: &mut Family<'_>| {
+        let write = |family: &mut Family<'_, '_>| {
             for number in [0.000064, 1.0, 1.5, 1e15, 1e-9, f64::INFINITY, f64::NEG_INFINITY, f64::NAN] {
                 family.sample(&[], number);
             }
@@ -278,7 +305,7 @@ mod tests {
     #[test]
     fn label_values_are_escaped_and_nothing_else_in_them_is_changed() {
         let value = "a\\b\"c\nd{e}=f,g#h\tß";
-        let write = |family: &mut Family<'_>| {
+        let write = |family: &mut Family<'_, '_>| {
             family.sample(&[("name", value), ("other", "")], 1);
         };
         let head = "# HELP ringmesh_test_total Connections.\n# TYPE ringmesh_test_total counter\n";
@@ -293,9 +320,11 @@ mod tests {
             buckets[ringmesh_dataplane::telemetry::layout::bucket(micros)] += 1;
         }
         let histogram = Histogram::new(&buckets, 63 + 64 + 1000 + 90_000_000);
-        let mut page = Page::new(Format::Prometheus);
+        let mut text = Vec::new();
+        let mut page = Page::new(Format::Prometheus, &mut text);
         page.family(&DURATION).histogram(&[("route", "r")], &histogram);
-        let text = page.finish();
+        page.finish().unwrap();
+        let text = String::from_utf8(text).unwrap();
         let lines: Vec<&str> = text.lines().skip(2).collect();
         assert_eq!(lines.len(), BOUNDS_MICROS.len() + 3);
         assert_eq!(lines[0], "ringmesh_test_duration_seconds_bucket{route=\"r\",le=\"0.000064\"} 1");

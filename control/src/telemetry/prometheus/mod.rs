@@ -4,6 +4,7 @@
 //! in `ringmesh_request_outcome_total` (by reason), a handshake once in `ringmesh_tls_handshakes_total`.
 
 use std::borrow::Cow;
+use std::io;
 use std::time::SystemTime;
 
 use ringmesh_dataplane::outcome::{MAX_REASONS, Reason};
@@ -32,9 +33,12 @@ pub struct Scrape {
     pub now: SystemTime,
 }
 
-/// Writes the page.
-pub fn page(scrape: &Scrape, format: Format) -> String {
-    let mut page = Page::new(format);
+/// Writes the page to `out`.
+///
+/// # Errors
+/// If it cannot be written there.
+pub fn write(scrape: &Scrape, format: Format, out: &mut dyn io::Write) -> io::Result<()> {
+    let mut page = Page::new(format, out);
     listeners(&mut page, &scrape.totals);
     handshakes(&mut page, &scrape.totals);
     upstream(&mut page, &scrape.totals);
@@ -62,7 +66,7 @@ const fn fact(name: &'static str, help: &'static str) -> Description {
     Description { kind: Type::Fact, name, unit: Unit::None, help }
 }
 
-fn listeners(page: &mut Page, totals: &Totals) {
+fn listeners(page: &mut Page<'_>, totals: &Totals) {
     let accepted = counter("ringmesh_listener_connections_accepted", "Connections accepted.");
     let mut family = page.family(&accepted);
     for (name, listener) in &totals.listeners {
@@ -94,7 +98,7 @@ fn listeners(page: &mut Page, totals: &Totals) {
     }
 }
 
-fn handshakes(page: &mut Page, totals: &Totals) {
+fn handshakes(page: &mut Page<'_>, totals: &Totals) {
     let handshakes = counter(
         "ringmesh_tls_handshakes",
         "Handshakes by result: ok, or why they were refused. Inbound ones by listener, outbound ones by service.",
@@ -108,7 +112,7 @@ fn handshakes(page: &mut Page, totals: &Totals) {
     }
 }
 
-fn upstream(page: &mut Page, totals: &Totals) {
+fn upstream(page: &mut Page<'_>, totals: &Totals) {
     let opened = counter("ringmesh_upstream_connections_opened", "Connections opened to endpoints.");
     let mut family = page.family(&opened);
     for (name, service) in &totals.services {
@@ -126,7 +130,7 @@ fn upstream(page: &mut Page, totals: &Totals) {
     }
 }
 
-fn requests(page: &mut Page, totals: &Totals) {
+fn requests(page: &mut Page<'_>, totals: &Totals) {
     let by_class = counter("ringmesh_request", "Requests that ended, by response class; none: no response.");
     let mut family = page.family(&by_class);
     for (labels, requests) in &totals.requests {
@@ -198,7 +202,7 @@ const WORKER_NUMBERS: [WorkerNumber; 8] = [
     }),
 ];
 
-fn workers(page: &mut Page, totals: &Totals) {
+fn workers(page: &mut Page<'_>, totals: &Totals) {
     for (description, value) in WORKER_NUMBERS {
         let mut family = page.family(&description);
         for (number, worker) in totals.workers.iter().enumerate() {
@@ -213,7 +217,7 @@ fn workers(page: &mut Page, totals: &Totals) {
     page.family(&skew).sample(&[], totals.skew());
 }
 
-fn dataplane(page: &mut Page, scrape: &Scrape) {
+fn dataplane(page: &mut Page<'_>, scrape: &Scrape) {
     let Scrape { totals, state, .. } = scrape;
     let up = gauge("ringmesh_dataplane_up", Unit::None, "1 if a data plane serves and answers, else 0.");
     page.family(&up).sample(&[], u64::from(state.dataplane.phase == Phase::Running));
@@ -232,14 +236,15 @@ fn dataplane(page: &mut Page, scrape: &Scrape) {
     page.family(&max).sample(&[], MAX_SERIES as u64);
 }
 
-fn config(page: &mut Page, scrape: &Scrape) {
+fn config(page: &mut Page<'_>, scrape: &Scrape) {
     let config = &scrape.state.config;
     let version = gauge("ringmesh_config_version", Unit::None, "Version of the config that is wanted.");
     page.family(&version).sample(&[], config.version);
     let live =
         gauge("ringmesh_config_live_version", Unit::None, "Version of the config that all workers use; 0: none.");
     page.family(&live).sample(&[], config.live_version);
-    let problems = gauge("ringmesh_config_problems", Unit::None, "What is wrong with the config file as it is now.");
+    let problems =
+        gauge("ringmesh_config_problems", Unit::None, "How many things are wrong with the config file as it is now.");
     page.family(&problems).sample(&[], config.problems.len() as u64);
     let reloads = counter("ringmesh_config_reloads", "How often the config file was read anew: taken, or refused.");
     page.family(&reloads)
@@ -280,7 +285,7 @@ fn config(page: &mut Page, scrape: &Scrape) {
     }
 }
 
-fn control(page: &mut Page, scrape: &Scrape) {
+fn control(page: &mut Page<'_>, scrape: &Scrape) {
     let Scrape { state, events, panics, .. } = scrape;
     let start = gauge("ringmesh_control_start_time_seconds", Unit::Seconds, "When this control process started.");
     page.family(&start).sample(&[], state.control.started_at);
@@ -303,7 +308,7 @@ fn control(page: &mut Page, scrape: &Scrape) {
 }
 
 /// One sample for each reason that has occurred, and `ok` from the start.
-fn by_reason(family: &mut Family<'_>, labels: &[Label<'_>], reasons: &[u64; MAX_REASONS]) {
+fn by_reason(family: &mut Family<'_, '_>, labels: &[Label<'_>], reasons: &[u64; MAX_REASONS]) {
     for (number, count) in (0_u8..).zip(reasons) {
         if *count == 0 && number != Reason::Ok as u8 {
             continue;
@@ -318,7 +323,7 @@ fn by_reason(family: &mut Family<'_>, labels: &[Label<'_>], reasons: &[u64; MAX_
 }
 
 /// One sample for `ok`, and one for each cause that has occurred; nothing where there was no handshake at all.
-fn by_result(family: &mut Family<'_>, direction: Direction, name: &str, ok: u64, refused: &[u64; MAX_CAUSES]) {
+fn by_result(family: &mut Family<'_, '_>, direction: Direction, name: &str, ok: u64, refused: &[u64; MAX_CAUSES]) {
     if ok == 0 && refused.iter().all(|count| *count == 0) {
         return;
     }

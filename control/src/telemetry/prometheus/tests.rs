@@ -5,6 +5,12 @@ use crate::telemetry::grammar;
 use crate::telemetry::merge::Listener;
 use crate::telemetry::testing::scrape;
 
+fn page(scrape: &Scrape, format: Format) -> String {
+    let mut page = Vec::new();
+    write(scrape, format, &mut page).unwrap();
+    String::from_utf8(page).unwrap()
+}
+
 /// Everything but the buckets, which have tests of their own, and the samples of the many that are all alike.
 fn without_buckets(page: &str) -> String {
     page.lines().filter(|line| !line.contains("_bucket{")).map(|line| format!("{line}\n")).collect()
