@@ -154,13 +154,17 @@ impl<N: Net> Worker<N> {
     /// Admits a request within its service's limit.
     ///
     /// # Errors
-    /// If the limit is reached, nobody says until `until` that it is not, or the request was stopped.
-    pub async fn admit(&self, service: &Service, stop: &Stop, until: Instant) -> Result<Permit, Reason> {
+    /// If the limit is reached, nobody says in time that it is not, or the request was stopped. `deadline` is the request's,
+    /// if it has one.
+    pub async fn admit(&self, service: &Service, stop: &Stop, deadline: Option<Instant>) -> Result<Permit, Reason> {
         if let Some(permit) = self.leases.try_acquire(service).map_err(|_exhausted| Reason::InFlightLimit)? {
             return Ok(permit);
         }
-        let acquire = self.leases.acquire(service, self.net.now(), |message| (self.coordinator)(message));
-        stop.set_deadline(Some(until));
+        // From now on, not from the request's begin: what a worker missed while it stood still is no sign of a limit.
+        let now = self.net.now();
+        let until = now + service.config.connect_timeout;
+        let acquire = self.leases.acquire(service, now, |message| (self.coordinator)(message));
+        stop.set_deadline(Some(deadline.map_or(until, |deadline| deadline.min(until))));
         match race(acquire, stop.stopped()).await {
             Raced::First(result) => result.map_err(|_exhausted| Reason::InFlightLimit),
             Raced::Second(StopReason::Deadline) => {

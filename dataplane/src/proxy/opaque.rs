@@ -81,8 +81,7 @@ async fn forward<'t, N: Net>(
     let Target::Service(target) = &listener.target else { return Err(Reason::NoRoute) };
     let service = tables.service(target.service).ok_or(Reason::NoEndpoint)?;
     way.service = Some(service);
-    let until = worker.net.now() + service.config.connect_timeout;
-    let _permit = worker.admit(service, &connection.stop, until).await?;
+    let _permit = worker.admit(service, &connection.stop, None).await?;
     let lease = reach(connection, service, target.service, way).await?;
     let sides = Sides {
         client: &connection.transport,

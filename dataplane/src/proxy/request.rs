@@ -184,9 +184,7 @@ async fn forward<'t, N: Net>(
     let timeout = way.rule.and_then(|rule| rule.timeout).or(listener.config.limits.request_timeout);
     let patience =
         Patience { deadline: timeout.map(|timeout| begun + timeout), idle: listener.config.limits.idle_timeout };
-    let until = begun + service.config.connect_timeout;
-    let until = patience.deadline.map_or(until, |deadline| deadline.min(until));
-    let _permit = worker.admit(service, &connection.stop, until).await?;
+    let _permit = worker.admit(service, &connection.stop, patience.deadline).await?;
 
     let mut tried = Tried::default();
     let mut last = Reason::NoEndpoint;
