@@ -93,6 +93,8 @@ enum FromWorker {
     Permit(permit::ToCoordinator),
     Report(WorkerReport, Vec<EndpointReport>),
     Drained(u64),
+    /// The last that its thread says, however it ends.
+    Ended,
 }
 
 /// Why a data plane does not start.
@@ -147,7 +149,6 @@ pub struct Plane {
     /// Tables that some request may still use: freed here, not on a worker.
     retired: Vec<Arc<Tables>>,
     cut: u64,
-    drained: u16,
 }
 
 /// The sockets of one listener.
@@ -165,6 +166,16 @@ struct Handle {
     version: u64,
     /// Asked for a report that has not come; it is not asked again.
     asked: bool,
+    course: Course,
+}
+
+/// How far a worker has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Course {
+    Works,
+    Drained,
+    /// Its thread has ended, but not by a drain.
+    Lost,
 }
 
 /// What became of a version that could be made ready.
@@ -242,10 +253,16 @@ impl Plane {
                 filters: filters.clone(),
                 receiver,
                 others,
-                to_loader,
             };
-            let thread = std::thread::Builder::new().name(format!("worker {number}")).spawn(move || seat.run())?;
-            workers.push(Handle { outbox: Outbox::new(sender), thread, version: 0, asked: false });
+            let thread =
+                std::thread::Builder::new().name(format!("worker {number}")).spawn(move || seat.run(to_loader))?;
+            workers.push(Handle {
+                outbox: Outbox::new(sender),
+                thread,
+                version: 0,
+                asked: false,
+                course: Course::Works,
+            });
         }
         Ok(Self {
             places,
@@ -262,7 +279,6 @@ impl Plane {
             partly: None,
             retired: Vec::new(),
             cut: 0,
-            drained: 0,
         })
     }
 
@@ -363,9 +379,9 @@ impl Plane {
             if self.completed() == Some(version) {
                 return Taken::Live(version);
             }
-            if Instant::now() >= until {
+            if Instant::now() >= until || self.has_lost_a_worker() {
                 let workers: Vec<u64> = self.workers.iter().map(|worker| worker.version).collect();
-                tracing::error!(target: "loader", version, ?workers, "a worker hangs: not all use the newest version");
+                tracing::error!(target: "loader", version, ?workers, "a worker hangs or has ended: not all use the newest version");
                 return Taken::Partly { version, workers };
             }
             self.wait(until);
@@ -501,15 +517,24 @@ impl Plane {
                 }
                 FromWorker::Drained(cut) => {
                     self.cut += cut;
-                    self.drained += 1;
-                    // Who still drains does not wait for an answer of this one.
-                    let mut answers = Vec::new();
-                    self.coordinator.leave(number, |worker, answer| answers.push((worker, answer)));
-                    self.send_permits(answers);
+                    self.leave(number, Course::Drained);
+                }
+                FromWorker::Ended if self.workers[usize::from(number)].course == Course::Drained => {}
+                FromWorker::Ended => {
+                    tracing::error!(target: "loader", worker = number, "a worker's thread has ended, and its connections with it");
+                    self.leave(number, Course::Lost);
                 }
             }
         }
         reports
+    }
+
+    /// A worker has no requests any more: who works or still drains does not wait for its answers.
+    fn leave(&mut self, number: u16, course: Course) {
+        self.workers[usize::from(number)].course = course;
+        let mut answers = Vec::new();
+        self.coordinator.leave(number, |worker, answer| answers.push((worker, answer)));
+        self.send_permits(answers);
     }
 
     fn send_permits(&mut self, messages: Vec<(u16, permit::ToWorker)>) {
@@ -569,7 +594,7 @@ impl Plane {
 
     /// Whether a worker has ended that should not have: then the process must end, so that control starts another.
     pub fn has_lost_a_worker(&self) -> bool {
-        self.workers.iter().any(|worker| worker.thread.is_finished())
+        self.workers.iter().any(|worker| worker.course == Course::Lost || worker.thread.is_finished())
     }
 
     /// Accepts no more, finishes what is open within `timeout`, ends the workers. Returns how many connections were cut.
@@ -579,10 +604,11 @@ impl Plane {
             self.send(number, ToWorker::Drain(timeout));
         }
         let until = Instant::now() + timeout + LAST_MOMENT * 3;
-        while usize::from(self.drained) < self.workers.len() && Instant::now() < until {
+        let all_left = |plane: &Self| plane.workers.iter().all(|worker| worker.course != Course::Works);
+        while !all_left(&self) && Instant::now() < until {
             self.wait(until);
         }
-        if usize::from(self.drained) == self.workers.len() {
+        if all_left(&self) {
             for worker in self.workers {
                 let _ = worker.thread.join();
             }
@@ -605,7 +631,21 @@ struct Seat {
     filters: Vec<filter::Make>,
     receiver: Receiver<ToWorker>,
     others: Vec<Sender<ToWorker>>,
-    to_loader: Sender<(u16, FromWorker)>,
+}
+
+/// A worker's way to the loader.
+type ToLoader = Rc<RefCell<Outbox<(u16, FromWorker)>>>;
+
+/// Tells the loader that the worker's thread ends, be it by a panic: others may wait for what this one would say.
+struct Farewell(u16, ToLoader);
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        // A loader so far behind that there is no room sees some seconds later that the thread has ended.
+        if let Ok(mut to_loader) = self.1.try_borrow_mut() {
+            let _ = to_loader.try_send((self.0, FromWorker::Ended));
+        }
+    }
 }
 
 /// Busy connections run in boxes that are used again.
@@ -628,24 +668,25 @@ where
 }
 
 impl Seat {
-    fn run(self) -> io::Result<()> {
+    fn run(self, to_loader: Sender<(u16, FromWorker)>) -> io::Result<()> {
+        let to_loader = Rc::new(RefCell::new(Outbox::new(to_loader)));
+        let _farewell = Farewell(self.number, to_loader.clone());
         if self.pin == Pin::Cores
             && let Err(error) = affinity::pin_to(&affinity::allowed_cores(), usize::from(self.number))
         {
             tracing::warn!(target: "worker", worker = self.number, "cannot stay on one core: {error}");
         }
         let grant = self.grant.clone();
-        setup::run(&grant, self.work())
+        setup::run(&grant, self.work(to_loader))
     }
 
-    async fn work(self) {
-        let Self { number, grant, recorder, places, mut events, filters, mut receiver, others, to_loader, .. } = self;
+    async fn work(self, to_loader: ToLoader) {
+        let Self { number, grant, recorder, places, mut events, filters, mut receiver, others, .. } = self;
         let recorder = Recorder::new(recorder, number);
         // What an earlier data plane has left here is over.
         recorder.gauge_set(gauge::CONNECTIONS, 0);
         recorder.gauge_set(gauge::IN_FLIGHT, 0);
         recorder.gauge_set(gauge::EPOLL, u64::from(grant.driver == setup::Driver::Epoll));
-        let to_loader = Rc::new(RefCell::new(Outbox::new(to_loader)));
         let coordinator = {
             let to_loader = to_loader.clone();
             move |message| to_loader.borrow_mut().try_send((number, FromWorker::Permit(message))).is_ok()
@@ -736,7 +777,7 @@ impl Seat {
 }
 
 /// Tells the loader. If it is so far behind that its mailbox is full, a task tries again until all is told.
-fn tell(to_loader: &Rc<RefCell<Outbox<(u16, FromWorker)>>>, number: u16, message: FromWorker) {
+fn tell(to_loader: &ToLoader, number: u16, message: FromWorker) {
     let waited = to_loader.borrow().is_waiting();
     to_loader.borrow_mut().send((number, message));
     if !waited && to_loader.borrow().is_waiting() {

@@ -1,5 +1,5 @@
-//! A task of the data plane that panics (one connection ends, one counter moves, and nobody else notices), and one that
-//! hangs (what is live where is told as it is).
+//! A task of the data plane that panics (one connection ends, one counter moves, and nobody else notices), one that hangs
+//! (what is live where is told as it is), and a worker that dies.
 //!
 //! The data plane runs inside this process, because the filter that panics is no part of the program.
 
@@ -9,11 +9,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ringmesh_dataplane::filter::{Filter, Verdict};
+use ringmesh_dataplane::filter::{self, Filter, Verdict};
 use ringmesh_dataplane::telemetry::{Reader, layout};
-use ringmesh_dataplane::{Running, Start, start};
+use ringmesh_dataplane::{Running, Start, entry, start};
 use ringmesh_loadgen::load::{Entry, Reuse};
 use ringmesh_model::snapshot::{
     AccessLog, Address, Balance, Endpoint, Key, Listener, ListenerLimits, ListenerTarget, Mtls, Object, Protocol,
@@ -22,7 +22,7 @@ use ringmesh_model::snapshot::{
 use ringmesh_model::wire::{self, Pin, Runtime, ToControl, ToDataPlane, WIRE_VERSION};
 use ringmesh_ring::shared_memory::SharedMemory;
 use ringmesh_ring::socket::bind_group;
-use ringmesh_tests::{Client, Driver, eventually, on_both_drivers};
+use ringmesh_tests::{Client, Driver, eventually, on_both_drivers, on_both_drivers_at_once};
 
 use crate::load;
 
@@ -46,6 +46,35 @@ impl Filter for Trap {
     }
 }
 
+/// A data plane without a configuration.
+struct Begun {
+    running: Running,
+    telemetry: SharedMemory,
+    folder: tempfile::TempDir,
+}
+
+fn begin(driver: Driver, filter: filter::Make) -> Begun {
+    let folder = tempfile::tempdir().unwrap();
+    let running = start(Start { filters: vec![filter] }).unwrap();
+    let telemetry = SharedMemory::create("telemetry", layout::memory_bytes(WORKERS)).unwrap();
+    let events = SharedMemory::create("events", layout::event_memory_bytes(WORKERS)).unwrap();
+    let nudge: OwnedFd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+    let adoption: OwnedFd = UnixListener::bind(folder.path().join("data.sock")).unwrap().into();
+    let link = &running.link;
+    link.send(&ToDataPlane::Hello { wire: WIRE_VERSION, epoch: 1 }, &[]).unwrap();
+    assert!(matches!(link.receive().unwrap().0, ToControl::Welcome { started: None, .. }));
+    let driver = match driver {
+        Driver::IoUring => wire::Driver::IoUring,
+        Driver::Epoll => wire::Driver::Epoll,
+        Driver::Auto => wire::Driver::Auto,
+    };
+    let descriptors = [telemetry.fd(), events.fd(), nudge.as_fd(), adoption.as_fd()];
+    let runtime = Runtime { driver, workers: WORKERS, pin: Pin::None };
+    link.send(&ToDataPlane::Start { runtime }, &descriptors).unwrap();
+    assert!(matches!(link.receive().unwrap().0, ToControl::Started { .. }));
+    Begun { running, telemetry, folder }
+}
+
 /// A data plane with the trap, whose only port leads to one service.
 struct Plane {
     running: Option<Running>,
@@ -58,29 +87,13 @@ struct Plane {
 
 impl Plane {
     fn start(driver: Driver, app: SocketAddr) -> Self {
-        let folder = tempfile::tempdir().unwrap();
         let trap = Trap::default();
         let copy = trap.clone();
-        let running = start(Start { filters: vec![Arc::new(move || Box::new(copy.clone()))] }).unwrap();
-        let telemetry = SharedMemory::create("telemetry", layout::memory_bytes(WORKERS)).unwrap();
-        let events = SharedMemory::create("events", layout::event_memory_bytes(WORKERS)).unwrap();
-        let nudge: OwnedFd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
-        let adoption: OwnedFd = UnixListener::bind(folder.path().join("data.sock")).unwrap().into();
+        let Begun { running, telemetry, folder } = begin(driver, Arc::new(move || Box::new(copy.clone())));
         let sockets = bind_group("127.0.0.1:0".parse().unwrap(), usize::from(WORKERS)).unwrap();
         let front = TcpListener::from(sockets[0].try_clone().unwrap()).local_addr().unwrap();
 
         let link = &running.link;
-        link.send(&ToDataPlane::Hello { wire: WIRE_VERSION, epoch: 1 }, &[]).unwrap();
-        assert!(matches!(link.receive().unwrap().0, ToControl::Welcome { started: None, .. }));
-        let driver = match driver {
-            Driver::IoUring => wire::Driver::IoUring,
-            Driver::Epoll => wire::Driver::Epoll,
-            Driver::Auto => wire::Driver::Auto,
-        };
-        let descriptors = [telemetry.fd(), events.fd(), nudge.as_fd(), adoption.as_fd()];
-        let runtime = Runtime { driver, workers: WORKERS, pin: Pin::None };
-        link.send(&ToDataPlane::Start { runtime }, &descriptors).unwrap();
-        assert!(matches!(link.receive().unwrap().0, ToControl::Started { .. }));
         let descriptors: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
         link.send(&ToDataPlane::Listeners { counts: vec![("front".into(), WORKERS)] }, &descriptors).unwrap();
         link.send(&ToDataPlane::Snapshot(snapshot(front, app)), &[]).unwrap();
@@ -211,7 +224,7 @@ fn each_panic_under_load_ends_one_connection_and_moves_one_counter() {
 
 #[test]
 fn a_version_that_one_worker_does_not_take_is_told_as_partly_live_until_it_does() {
-    ringmesh_tests::on_both_drivers_at_once(|driver| {
+    on_both_drivers_at_once(|driver| {
         let app = load::service();
         let plane = Plane::start(driver, app.address());
         let link = &plane.running.as_ref().unwrap().link;
@@ -236,9 +249,53 @@ fn a_version_that_one_worker_does_not_take_is_told_as_partly_live_until_it_does(
 
         drop(hang);
         assert!(matches!(next(), ToControl::Live { version: 2 }), "told without being asked");
-        assert_eq!(client.response().status(), 200, "what hung goes on");
+        let answer = client.response();
+        assert_eq!((answer.status(), answer.field("x-ringmesh-reason")), (200, None), "what hung goes on");
         link.send(&ToDataPlane::Report, &[]).unwrap();
         let ToControl::Report(report) = next() else { panic!("a report was asked for") };
         assert!(report.workers.iter().all(|worker| worker.version == 2 && !worker.silent), "{report:?}");
+    });
+}
+
+/// A data plane one of whose workers dies once the lock is free.
+fn begin_with_a_dying_worker(driver: Driver, lives: &Arc<Mutex<()>>) -> Running {
+    let (lives, first) = (lives.clone(), AtomicBool::new(true));
+    let make: filter::Make = Arc::new(move || {
+        if first.swap(false, Ordering::AcqRel) {
+            drop(lives.lock().unwrap());
+            panic!("a worker of the test dies, as it should");
+        }
+        Box::new(Trap::default())
+    });
+    begin(driver, make).running
+}
+
+#[test]
+fn a_worker_that_dies_ends_the_data_plane_at_once() {
+    on_both_drivers_at_once(|driver| {
+        let lives = Arc::new(Mutex::new(()));
+        let life = lives.lock().unwrap();
+        let running = begin_with_a_dying_worker(driver, &lives);
+        let begun = Instant::now();
+        drop(life);
+        let ended = running.thread.join().unwrap();
+        assert!(matches!(ended, Err(entry::Error::WorkerLost)), "{ended:?}");
+        assert!(begun.elapsed() < Duration::from_secs(3), "only after {:?}", begun.elapsed());
+    });
+}
+
+#[test]
+fn a_drain_does_not_wait_for_a_worker_that_has_died() {
+    on_both_drivers_at_once(|driver| {
+        const DRAIN: Duration = Duration::from_secs(60);
+        let lives = Arc::new(Mutex::new(()));
+        let life = lives.lock().unwrap();
+        let running = begin_with_a_dying_worker(driver, &lives);
+        running.link.send(&ToDataPlane::Drain { timeout: DRAIN }, &[]).unwrap();
+        let begun = Instant::now();
+        drop(life);
+        assert!(matches!(running.link.receive().unwrap().0, ToControl::Drained { cut: 0 }));
+        running.thread.join().unwrap().unwrap();
+        assert!(begun.elapsed() < DRAIN / 3, "{:?}", begun.elapsed());
     });
 }
