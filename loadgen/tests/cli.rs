@@ -126,6 +126,18 @@ fn more_connections_than_descriptors_are_refused_before_anything_is_sent() {
 }
 
 #[test]
+fn a_rate_beyond_the_machine_ends_in_time_and_says_so() {
+    let server = Server::start("http");
+    let started = Instant::now();
+    let output = run(&format!("http {} --rate 9M --duration 500ms --cores 0 --json", server.url()));
+    assert!(started.elapsed() < LIMIT / 2, "{:?}", started.elapsed());
+    let result: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let (requests, unsent) = (result["requests"].as_u64().unwrap(), result["unsent"].as_u64().unwrap());
+    assert_eq!((requests + unsent, &result["threads"]), (4_500_000, &1.into()), "{}", result["warnings"]);
+    assert!(result["warnings"].to_string().contains("requests were due but never sent"), "{}", result["warnings"]);
+}
+
+#[test]
 fn an_interrupt_ends_the_load_soon_and_prints_what_there_is() {
     // Every other request is never answered, so that open ones would keep it for ten seconds.
     let server = Server::start("http --hangs 20%");

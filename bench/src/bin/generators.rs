@@ -40,7 +40,7 @@ struct Cli {
     seconds: u64,
     /// Take the programs as they were built
     #[arg(long)]
-    as_built: bool,
+    no_build: bool,
     /// Print the table, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -104,7 +104,7 @@ fn main() -> anyhow::Result<()> {
         build.profile() != "dev",
         "figures of the dev profile mean nothing: cargo run --release -p ringmesh-bench …"
     );
-    if !cli.as_built {
+    if !cli.no_build {
         build.bring_up_to_date(&[])?;
     }
     let cores = allowed_cores();

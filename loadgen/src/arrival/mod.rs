@@ -69,7 +69,11 @@ impl Schedule {
     /// When the next request is due, counted from the start of the load. None: never, the rate has fallen to nothing.
     /// Each due instant is computed from the number of requests before it, so that rounding never adds up.
     pub fn next_due(&self) -> Option<Duration> {
-        let seconds = self.rate.when(self.position)?;
+        self.due_at(self.position)
+    }
+
+    fn due_at(&self, position: f64) -> Option<Duration> {
+        let seconds = self.rate.when(position)?;
         Some(Duration::from_nanos((seconds * 1e9).round() as u64))
     }
 
@@ -82,6 +86,38 @@ impl Schedule {
             Some(chance) => self.position + chance.exponential() * self.workers,
         };
         due
+    }
+}
+
+impl Schedule {
+    /// Takes all requests that are due before an instant, `most` of them at most, and says how many they were. Millions
+    /// may be left of a rate that nobody keeps, so evenly spaced ones are not taken one by one.
+    pub fn take_before(&mut self, instant: Duration, most: u64) -> u64 {
+        if self.chance.is_some() {
+            let mut taken = 0;
+            while taken < most && self.next_due().is_some_and(|due| due < instant) {
+                self.take();
+                taken += 1;
+            }
+            return taken;
+        }
+        // The first number after which none is due any more; the bound is beyond what any rate sends in a year.
+        let (mut low, mut high) = (0, most.min(1 << 50));
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.due_at(self.number_after(middle) as f64).is_some_and(|due| due < instant) {
+                true => low = middle + 1,
+                false => high = middle,
+            }
+        }
+        self.next = self.number_after(low);
+        self.position = self.next as f64;
+        low
+    }
+
+    /// The number of the request that comes so many of this worker's later.
+    fn number_after(&self, requests: u64) -> u64 {
+        self.next.saturating_add(requests.saturating_mul(self.workers as u64))
     }
 }
 
@@ -144,6 +180,30 @@ mod tests {
         for request in 0..300 {
             assert_eq!(shares[request % 3].take(), whole.take());
         }
+    }
+
+    #[test]
+    fn requests_that_are_skipped_are_counted_as_if_taken_one_by_one() {
+        for (rate, spacing) in
+            [("700", Spacing::Even), ("0..900/1s,0/1s,50", Spacing::Even), ("700", Spacing::Poisson { seed: 3 })]
+        {
+            for (instant, most) in [(0, 99), (1_234, u64::MAX), (3_000, 500), (3_000, u64::MAX)] {
+                let instant = Duration::from_millis(instant);
+                let mut one_by_one = Schedule::new(&rate.parse().unwrap(), spacing, 1, 2);
+                let mut at_once = one_by_one.clone();
+                let mut taken = 0;
+                while taken < most && one_by_one.next_due().unwrap() < instant {
+                    one_by_one.take();
+                    taken += 1;
+                }
+                assert_eq!(at_once.take_before(instant, most), taken, "{rate} {instant:?} {most}");
+                assert_eq!(at_once.next_due(), one_by_one.next_due(), "{rate} {instant:?} {most}");
+            }
+        }
+        let mut endless = even("10M", 0, 1);
+        assert_eq!(endless.take_before(Duration::from_secs(1_000_000), u64::MAX), 10_000_000_000_000);
+        let mut over = even("5/1s,0", 0, 1);
+        assert_eq!(over.take_before(Duration::from_secs(10), u64::MAX), 5);
     }
 
     #[test]

@@ -22,6 +22,9 @@ const LOOKED_AT: Duration = Duration::from_millis(800);
 /// Closing slices of time, looking at the clock of the thread and at the kernel's account of it.
 const MAX_ALLOCATIONS_A_SECOND: f64 = 250.0;
 
+/// How often it is measured at most.
+const TRIES: usize = 10;
+
 /// Allocations on the load's thread a second, and requests a second.
 fn measure(grant: &setup::Grant, arrivals: Arrivals, connections: usize) -> (f64, f64) {
     let server = serve::start_on(
@@ -68,8 +71,10 @@ fn a_steady_plain_request_allocates_nothing() {
             spacing: Spacing::Poisson { seed: 1 },
         };
         for (arrivals, connections) in [(Arrivals::Closed, 32), (open(3_000.0), 50)] {
-            let (allocations, requests) = measure(&grant, arrivals, connections);
-            assert!(requests > 1_000.0, "{}: {requests} requests a second show nothing", grant.driver);
+            // A machine that is busy with others does too few to show anything; then once more.
+            let tries = (0..TRIES).map(|_| measure(&grant, arrivals.clone(), connections));
+            let enough = |(_, requests): &(f64, f64)| *requests > 4.0 * MAX_ALLOCATIONS_A_SECOND;
+            let (allocations, requests) = tries.into_iter().find(enough).expect("the machine has time for a load");
             assert!(
                 allocations < MAX_ALLOCATIONS_A_SECOND,
                 "{}, {connections} connections: {allocations} allocations and {requests} requests a second",

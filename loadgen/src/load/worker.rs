@@ -328,16 +328,12 @@ impl<N: Net> Shared<N> {
         let until = self.end.get().map_or(now, |end| end.min(now));
         let mut schedule = self.schedule.borrow_mut();
         let Some(schedule) = schedule.as_mut() else { return };
-        while let Some(due) = schedule.next_due().map(|due| self.start.get() + due)
-            && due < until
-            && self.left.get() > 0
-        {
-            schedule.take();
-            if due >= self.measured.get() {
-                self.left.set(self.left.get() - 1);
-                self.report.borrow_mut().unsent += 1;
-            }
-        }
+        let since_start = |instant: Instant| instant.saturating_since(self.start.get());
+        // The warm-up is not part of the number that was asked for.
+        schedule.take_before(since_start(until.min(self.measured.get())), u64::MAX);
+        let unsent = schedule.take_before(since_start(until), self.left.get());
+        self.left.set(self.left.get() - unsent);
+        self.report.borrow_mut().unsent += unsent;
     }
 }
 
