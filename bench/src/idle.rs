@@ -4,7 +4,7 @@ use std::net::TcpStream;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail, ensure};
 
 use crate::contender::{Bed, Running};
 use crate::process::on_cores;
@@ -55,8 +55,8 @@ pub fn run(bed: &Bed, scenario: &Scenario, contender: &Contender, lengths: Lengt
 enum Held {
     /// By this process.
     Here { _streams: Vec<TcpStream> },
-    /// By a load generator, which goes on with one request a second over all of them.
-    ByLoad(Child),
+    /// By load generators, which go on with a few requests a second over all of them.
+    ByLoads(Vec<Child>),
 }
 
 impl Held {
@@ -74,37 +74,54 @@ impl Held {
         Ok(Self::Here { _streams: streams })
     }
 
+    /// In small groups: a thousand handshakes at once leave a heap full of holes, which is no connection's memory.
     fn open_by_load(bed: &Bed, load: &Load, running: &Running) -> anyhow::Result<Self> {
-        let first = load.connections as f64 / FIRST_REQUESTS.as_secs_f64();
-        let rate = format!("{first}/{}s,1/120s", FIRST_REQUESTS.as_secs());
-        let words = load::command(bed, load, running.address(), vec!["--rate".to_owned(), rate])?;
-        let mut command = on_cores(bed.all_cores(), &words)?;
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("cannot start the load")?;
-        let held = Self::ByLoad(child);
         let before = running.usage().cpu;
+        // Each connection keeps a later request in view, or the load would close it as no longer needed.
+        let (first, later) = (GROUP as f64 / FIRST_REQUESTS.as_secs_f64(), GROUP as f64 / LATER.as_secs_f64() * 2.0);
+        let rate = format!("{first}/{}s,{later}/{}s", FIRST_REQUESTS.as_secs(), LATER.as_secs());
+        let group = Load { connections: GROUP, ..load.clone() };
+        let words = load::command(bed, &group, running.address(), vec!["--rate".to_owned(), rate])?;
+        let mut held = Vec::new();
         let until = Instant::now() + service::START_TIMEOUT;
-        while machine::established(running.address()) < load.connections {
-            anyhow::ensure!(Instant::now() < until, "{} connections do not come about", load.connections);
-            std::thread::sleep(Duration::from_millis(20));
+        for opened in (GROUP..=load.connections).step_by(GROUP) {
+            let mut command = on_cores(bed.all_cores(), &words)?;
+            held.push(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("cannot start the load")?);
+            while machine::established(running.address()) < opened {
+                if Instant::now() > until {
+                    drop(Self::ByLoads(held));
+                    bail!("{} connections do not come about", load.connections);
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
         }
-        anyhow::ensure!(running.is_direct() || running.usage().cpu > before, "the connections went past the contender");
         std::thread::sleep(FIRST_REQUESTS);
+        let held = Self::ByLoads(held);
+        ensure!(running.is_direct() || running.usage().cpu > before, "the connections went past the contender");
         Ok(held)
     }
 }
 
+/// Connections of one load generator.
+const GROUP: usize = 25;
+
 /// How long a contender may keep what many handshakes at once have needed.
 const GIVE_BACK: Duration = Duration::from_secs(3);
 
+/// How long the load goes on at most, with two further requests on each connection.
+const LATER: Duration = Duration::from_secs(120);
+
 /// In which time each connection has its request.
-const FIRST_REQUESTS: Duration = Duration::from_secs(2);
+const FIRST_REQUESTS: Duration = Duration::from_secs(1);
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Self::ByLoad(child) = self {
-            // It has no state that would be lost.
-            let _ = child.kill();
-            let _ = child.wait();
+        if let Self::ByLoads(children) = self {
+            for child in children {
+                // It has no state that would be lost.
+                let _ = child.kill();
+                let _ = child.wait();
+            }
         }
     }
 }
