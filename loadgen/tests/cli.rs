@@ -173,10 +173,10 @@ fn two_results_are_compared_and_foreign_ones_refused() {
     let (fast, slow) = (Server::start("http"), Server::start("http --delay 20ms"));
     let folder = tempfile::tempdir().unwrap();
     let save = |name: &str, server: &Server| {
-        let output = run(&format!("http {} --rate 200 --duration 1500ms -c 20 --json", server.url()));
-        let file = folder.path().join(name);
-        fs::write(&file, &output.stdout).unwrap();
-        file.to_str().unwrap().to_owned()
+        let file = folder.path().join(name).to_str().unwrap().to_owned();
+        let output = run(&format!("http {} --rate 200 --duration 1500ms -c 20 --save {file}", server.url()));
+        assert!(stdout(&output).contains("p99.99"), "{}", stdout(&output));
+        file
     };
     let (a, b) = (save("a.json", &fast), save("b.json", &slow));
     let compare = |a: &str, b: &str, more: &str| run(&format!("compare {a} {b} {more}"));
@@ -226,6 +226,18 @@ fn an_hdr_log_and_prometheus_text_are_what_their_readers_expect() {
 }
 
 #[test]
+fn a_ramp_shows_how_it_went_over_time() {
+    let server = Server::start("http");
+    let text = stdout(&run(&format!("http {} --rate 50..500/2s", server.url())));
+    let rows = text.lines().skip_while(|line| !line.contains("until")).skip(1);
+    let rates: Vec<f64> =
+        rows.map_while(|line| line.split_whitespace().nth(2)).map_while(|word| word.parse().ok()).collect();
+    assert!(rates.len() >= 5 && rates[4] > 2.0 * rates[0], "{rates:?}\n{text}");
+    let text = stdout(&run(&format!("http {} --rate 50 --duration 1s", server.url())));
+    assert!(!text.contains("until"), "{text}");
+}
+
+#[test]
 fn completions_know_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let script = stdout(&run(&format!("completions {shell}")));
@@ -247,7 +259,7 @@ fn adapted(line: &str) -> Option<String> {
     let mut load = load.replace("-d 30s", "-d 300ms").replace("--duration 5s", "--duration 500ms");
     if is_load && !has_length {
         // `compare` needs a second at least.
-        load.push_str(if redirection.ends_with(".json") { " -d 1500ms" } else { " -d 300ms" });
+        load.push_str(if line.contains(".json") { " -d 1500ms" } else { " -d 300ms" });
     }
     Some(if redirection.is_empty() { load } else { format!("{load} > {redirection}") })
 }

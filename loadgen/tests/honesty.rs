@@ -65,7 +65,10 @@ fn open_loop_percentiles_inside_a_stall_equal_the_computed_ones() {
         let mut tries = Vec::new();
         let right = (0..TRIES).any(|_| {
             let report = measure(&grant, Arrivals::constant(rate), 4);
-            assert_eq!((report.total.succeeded, report.unsent), (1056, 0), "{report}");
+            assert_eq!(report.total.succeeded + report.unsent, 1056, "{report}");
+            if report.unsent > 0 {
+                return false;
+            }
             // What is outside of the stall: how late the server is, which does not wait for this one load alone.
             let own = report.delay_quantile(0.99).as_secs_f64() + report.service().value_at_quantile(0.85) as f64 / 1e9;
             let missed = INSIDE.map(|share| {

@@ -1,9 +1,11 @@
 //! What all loads have in common: how much, how long, and what is shown.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 use ringmesh_loadgen::arrival::{Arrivals, Rate, Spacing};
 use ringmesh_loadgen::load::{self, Exchange, Protocol};
@@ -70,6 +72,9 @@ pub(crate) struct LoadArgs {
     /// exit code is 3
     #[arg(long = "assert", value_name = "OBJECTIVE", help_heading = "Result")]
     asserts: Vec<Objective>,
+    /// Write the result to this file, too, as JSON for `compare`
+    #[arg(long, value_name = "FILE", help_heading = "Result")]
+    save: Option<PathBuf>,
     /// Print the result as one JSON object; short for --format json
     #[arg(long, conflicts_with = "format", help_heading = "Result")]
     json: bool,
@@ -141,6 +146,11 @@ pub(crate) fn run(args: &LoadArgs, place: Place, protocol: Protocol) -> anyhow::
         Format::Json => println!("{}", report.to_json()),
         Format::Hdr => print!("{}", report.to_hdr_log(began)),
         Format::Prometheus => print!("{}", report.to_prometheus()),
+    }
+    // After printing: what has been measured is not lost when a disk is full.
+    if let Some(file) = &args.save {
+        std::fs::write(file, format!("{}\n", report.to_json()))
+            .with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(judge(args, &report))
 }

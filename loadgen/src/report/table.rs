@@ -49,6 +49,10 @@ impl fmt::Display for Report {
         if self.entries.len() > 1 {
             entries(f, self)?;
         }
+        // Where the rate never changes, neither does what there is to see over time.
+        if self.asked.open_loop && self.asked.per_second.is_none() {
+            over_time(f, self)?;
+        }
         writeln!(f)?;
         write!(f, "  generator busy {:.0} %", self.busy_share() * 100.0)?;
         if self.waiting_share() > 0.01 {
@@ -103,6 +107,38 @@ fn latencies(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
         row(name, total.quantile(share), histogram::quantile(&report.service, share))?;
     }
     row("max", total.slowest(), Duration::from_nanos(report.service.max()))
+}
+
+/// Rows that the time is divided into.
+const ROWS: usize = 10;
+
+fn over_time(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
+    let slices = report.slices.done();
+    if slices.len() < ROWS {
+        return Ok(());
+    }
+    writeln!(f, "\n        until   requests/s     errors        p50        p99        max")?;
+    let length = report.slices.length();
+    let mut end = Duration::ZERO;
+    for rows in slices.chunks(slices.len().div_ceil(ROWS)) {
+        let begin = end;
+        end = (begin + length * rows.len() as u32).min(report.elapsed);
+        let mut latency = histogram::new();
+        rows.iter().for_each(|slice| slice.latency.add_to(&mut latency));
+        let requests: u64 = rows.iter().map(|slice| slice.requests).sum();
+        let succeeded: u64 = rows.iter().map(|slice| slice.succeeded).sum();
+        writeln!(
+            f,
+            "    {:>9} {:>12.0} {:>10}  {:>9}  {:>9}  {:>9}",
+            show_duration(end),
+            requests as f64 / end.saturating_sub(begin).as_secs_f64().max(1e-9),
+            requests - succeeded,
+            show_duration(histogram::quantile(&latency, 0.5)),
+            show_duration(histogram::quantile(&latency, 0.99)),
+            show_duration(Duration::from_nanos(latency.max())),
+        )?;
+    }
+    Ok(())
 }
 
 fn entries(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
