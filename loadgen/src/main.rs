@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 /// Load for HTTP/1.1, HTTP/2, gRPC and TCP, plain or over TLS, that counts honestly, and the servers to aim it at.
 #[derive(Parser)]
 #[command(
+    name = "ringmesh-load",
     version,
     after_help = "Examples:
   ringmesh-load serve http --bind 127.0.0.1:8080 --body 1KiB
