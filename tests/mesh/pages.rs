@@ -221,3 +221,32 @@ fn every_path_that_the_architecture_names_exists() {
         assert!(named.len() >= at_least, "{page} names paths in another way now: {named:?}");
     }
 }
+
+/// What systemd says about a unit, beside its exit code, which is 0 in spite of warnings.
+fn verified(folder: &Path, name: &str, unit: &str) -> (bool, String) {
+    fs::write(folder.join(name), unit).unwrap();
+    let output = Command::new("systemd-analyze").args(["verify", &format!("./{name}")]).current_dir(folder).output();
+    let output = output.unwrap_or_else(|error| panic!("systemd-analyze: {error}; apt-get install -y systemd"));
+    let told = String::from_utf8_lossy(&output.stderr);
+    // Units that ours waits for may have faults of their own.
+    let ours: Vec<&str> = told.lines().filter(|line| line.contains(name.split('.').next().unwrap())).collect();
+    (output.status.success(), ours.join("\n"))
+}
+
+#[test]
+fn systemd_understands_every_line_of_the_units() {
+    let folder = tempfile::tempdir().unwrap();
+    let entries = fs::read_dir(repository().join("configs")).unwrap().map(|entry| entry.unwrap().path());
+    let units: Vec<_> = entries.filter(|file| file.extension().is_some_and(|end| end == "service")).collect();
+    assert!(!units.is_empty());
+    for file in units {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let text = fs::read_to_string(&file).unwrap();
+        // Nothing is installed where the tests run.
+        let unit = text.replace("ExecStart=/usr/bin/ringmesh ", &format!("ExecStart={RINGMESH} "));
+        assert_ne!(unit, text, "{name} starts something else");
+        assert_eq!(verified(folder.path(), name, &unit), (true, String::new()), "{name}");
+        let (_, said) = verified(folder.path(), name, &unit.replace("NoNewPrivileges", "NoNewPrivilege"));
+        assert!(said.contains("NoNewPrivilege"), "it says what it does not know: {said:?}");
+    }
+}
