@@ -520,6 +520,11 @@ to = \"shop\"
         "[[listener]]\nname = \"in\"\nbind = \"127.0.0.1:2\"\nservice = \"shop\"\n[[service]]\nname = \"shop\"\nendpoints = [\"a:1\"]\n[[route]]\nhosts = [\"shop\"]\n",
         &["x.toml:9: route \"shop\": no http listener without a `service` of its own is left for this route"],
     );
+    // Beside another fault of the route that one is not told.
+    check(
+        "[[listener]]\nname = \"in\"\nbind = \"127.0.0.1:2\"\nservice = \"shop\"\n[[service]]\nname = \"shop\"\nendpoints = [\"a:1\"]\n[[route]]\nhosts = [\"shop\"]\nto = \"ship\"\n",
+        &["x.toml:10: route \"shop\": `to`: there is no service \"ship\"; did you mean `shop`?"],
+    );
 }
 
 #[test]

@@ -11,13 +11,19 @@ use crate::snapshot::{self, PathMatch, Protocol, RouteMatch};
 impl<'a> Resolver<'a> {
     pub(super) fn route(&mut self, index: usize, route: &'a Route) -> snapshot::Route {
         let subject = Subject { kind: "route", index, name: &route.name };
+        let before = self.problems.len();
         self.route_listeners(subject, route);
         self.claim_hosts(subject, route);
+        let rules = self.rules(subject, route);
+        // Where something else is wrong with the route, that is what to look at first.
+        if route.listeners.is_empty() && !self.has_free_listener && self.problems.len() == before {
+            self.note(subject, "", route.name.place, Cause::RouteWithoutListener);
+        }
         snapshot::Route {
             name: route.name.value.clone(),
             listeners: route.listeners.iter().map(|name| name.value.clone()).collect(),
             hosts: route.hosts.iter().map(|host| host.value.clone()).collect(),
-            rules: self.rules(subject, route),
+            rules,
         }
     }
 
@@ -39,9 +45,6 @@ impl<'a> Resolver<'a> {
                 },
             };
             self.note(subject, &format!("listeners[{position}]"), name.place, cause);
-        }
-        if route.listeners.is_empty() && !self.has_free_listener {
-            self.note(subject, "", route.name.place, Cause::RouteWithoutListener);
         }
     }
 
