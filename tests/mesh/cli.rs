@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use ringmesh_tests::certificates::{Authority, Svid, Validity};
-use ringmesh_tests::{Driver, Service, ports};
+use ringmesh_tests::{Driver, Service, on_both_drivers, ports};
 use tempfile::TempDir;
 
 use crate::support::{DOMAIN, RINGMESH, forwarding, identity, proxy_to};
@@ -362,18 +362,21 @@ fn status_and_stop_say_when_nothing_runs_and_stop_ends_what_does() {
     }
 
     let app = Service::saying("hello");
-    let (mut proxy, _) = proxy_to(Driver::Epoll, &[app.address()]);
-    let directory = proxy.runtime_directory();
-    let directory = directory.to_str().unwrap();
-    let status = proxy.command(&["status", "--runtime-dir", directory, "--json"]);
-    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
-    assert_eq!(status["control"]["pid"], proxy.control_pid());
-    assert_eq!(status["dataplane"]["pid"], proxy.dataplane_pid());
-    assert_eq!(status["dataplane"]["driver"], "epoll");
-    let stopped = proxy.command(&["stop", "--runtime-dir", directory]);
-    assert_eq!(String::from_utf8_lossy(&stopped.stdout), format!("stopped {directory}\n"));
-    assert_eq!(proxy.wait(ringmesh_tests::DEADLINE).code(), Some(0));
-    assert!(proxy.dataplane_pids().is_empty());
+    on_both_drivers(|driver| {
+        let (mut proxy, _) = proxy_to(driver, &[app.address()]);
+        let directory = proxy.runtime_directory();
+        let directory = directory.to_str().unwrap();
+        let status = proxy.command(&["status", "--runtime-dir", directory, "--json"]);
+        let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+        assert_eq!(status["control"]["pid"], proxy.control_pid());
+        assert_eq!(status["dataplane"]["pid"], proxy.dataplane_pid());
+        let running = status["dataplane"]["driver"].as_str().unwrap();
+        assert!(running.starts_with(&driver.to_string()), "{running}");
+        let stopped = proxy.command(&["stop", "--runtime-dir", directory]);
+        assert_eq!(String::from_utf8_lossy(&stopped.stdout), format!("stopped {directory}\n"));
+        assert_eq!(proxy.wait(ringmesh_tests::DEADLINE).code(), Some(0));
+        assert!(proxy.dataplane_pids().is_empty());
+    });
 }
 
 // ---- help, completions, colour ----

@@ -35,6 +35,23 @@ pub(crate) fn steady(address: SocketAddr, rate: f64, connections: usize, reuse: 
     start(Settings { arrivals, connections, ..Settings::http(address.into(), Vec::new()) }, Protocol::Http(http))
 }
 
+/// So many requests, due at a steady rate.
+pub(crate) fn due(
+    address: SocketAddr,
+    rate: f64,
+    requests: u64,
+    connections: usize,
+    reuse: Reuse,
+    entries: Vec<Entry>,
+) -> Running {
+    let http = load::Http { reuse, ..load::Http::new(entries) };
+    let (arrivals, requests) = (Arrivals::constant(rate), Some(requests));
+    start(
+        Settings { arrivals, requests, connections, ..Settings::http(address.into(), Vec::new()) },
+        Protocol::Http(http),
+    )
+}
+
 /// So many requests on so many connections, each sent when the last one has its answer.
 pub(crate) fn some(
     address: SocketAddr,

@@ -4,12 +4,12 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use ringmesh_loadgen::load::{Entry, Reuse};
+use ringmesh_loadgen::load::{Entry, Reuse, Running};
 use ringmesh_tests::service::ok;
 use ringmesh_tests::{Client, Service, eventually, hold, on_both_drivers, ports};
 use rustix::process::Signal;
 
-use crate::load::{assert_no_connection_closed, assert_nothing_failed, echo, echoed, end, service, steady};
+use crate::load::{assert_no_connection_closed, assert_nothing_failed, due, echo, echoed, service};
 use crate::support::{forwarding, proxy_to, ringmesh};
 
 const RELOADS: usize = 50;
@@ -44,6 +44,15 @@ fn variant(number: usize, front: SocketAddr, extra: SocketAddr, apps: &[SocketAd
     text
 }
 
+/// Requests that are due within this time, however long they take.
+const LOAD: Duration = Duration::from_secs(10);
+
+/// A load that ends when its last request is answered, and how many it has.
+fn at_rate(front: SocketAddr, rate: f64, connections: usize, reuse: Reuse, entries: Vec<Entry>) -> (Running, u64) {
+    let requests = (rate * LOAD.as_secs_f64()) as u64;
+    (due(front, rate, requests, connections, reuse, entries), requests)
+}
+
 #[test]
 fn fifty_reloads_under_load_fail_no_request() {
     on_both_drivers(|driver| {
@@ -55,24 +64,31 @@ fn fifty_reloads_under_load_fail_no_request() {
         let mut proxy = ringmesh(driver).config(edit(0)).without_access_log().start();
         let dataplane = proxy.dataplane_pid();
         let entries = || vec![Entry::get("app", "/"), Entry::get("app", "/new/x"), Entry::post("app", "/", 2_000)];
-        let kept = steady(front, 700.0, 10, Reuse::KeepAlive, entries());
-        let fresh = steady(front, 300.0, 20, Reuse::PerRequest, entries());
-        let bodies = steady(front, 40.0, 4, Reuse::KeepAlive, vec![echoed("echo", 300_000)]);
-        let begun = Instant::now();
-        for number in 1..=RELOADS {
-            proxy.reconfigure(&edit(number));
+        // 1,040 requests a second.
+        let kept = at_rate(front, 700.0, 10, Reuse::KeepAlive, entries());
+        let fresh = at_rate(front, 300.0, 20, Reuse::PerRequest, entries());
+        let bodies = at_rate(front, 40.0, 4, Reuse::KeepAlive, vec![echoed("echo", 300_000)]);
+        let mut reloads = 0;
+        while reloads < RELOADS || [&kept, &fresh, &bodies].iter().any(|(load, _)| !load.is_finished()) {
+            reloads += 1;
+            proxy.reconfigure(&edit(reloads));
         }
-        let seconds = begun.elapsed().as_secs();
-        let (kept, fresh, bodies) = (end(kept), end(fresh), end(bodies));
-        assert_nothing_failed(&kept, seconds * 350);
-        assert_nothing_failed(&fresh, seconds * 150);
-        assert_nothing_failed(&bodies, seconds * 10);
+        let [kept, fresh, bodies] = [kept, fresh, bodies].map(|(load, requests)| {
+            let report = load.wait().unwrap();
+            assert_nothing_failed(&report, 1);
+            assert_eq!(
+                (report.total.requests(), report.unsent),
+                (requests, 0),
+                "all that were due were sent: {report}"
+            );
+            report
+        });
         assert_no_connection_closed(&kept, 10);
         assert_no_connection_closed(&bodies, 4);
         let together = kept.rate() + fresh.rate() + bodies.rate();
-        eprintln!("{driver}: {RELOADS} reloads in {seconds} s at {together:.0} requests/s");
+        eprintln!("{driver}: {reloads} reloads at {together:.0} requests/s");
         assert_eq!(proxy.dataplane_pid(), dataplane);
-        assert_eq!(proxy.status()["config"]["reloads"], RELOADS);
+        assert_eq!(proxy.status()["config"]["reloads"], reloads);
     });
 }
 

@@ -200,8 +200,12 @@ fn check_page(page: &str) {
 
 #[test]
 fn metrics_are_read_by_a_strict_reader_in_both_formats_with_the_same_numbers() {
+    on_both_drivers(check_both_formats);
+}
+
+fn check_both_formats(driver: Driver) {
     let app = Service::saying("hello");
-    let (proxy, front) = proxy_to(Driver::Epoll, &[app.address()]);
+    let (proxy, front) = proxy_to(driver, &[app.address()]);
     let mut client = Client::connect(front);
     (0..25).for_each(|_| assert_eq!(client.get("app", "/").status(), 200));
     proxy.wait_for_metric("ringmesh_request_total", &[], 25);
