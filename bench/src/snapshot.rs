@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use ringmesh_model::snapshot::*;
@@ -50,6 +51,7 @@ fn listener(bind: SocketAddr) -> Listener {
             max_headers: 100,
             max_connections: 65_536,
             header_timeout: Duration::from_secs(10),
+            min_transfer_rate: NonZeroU32::new(240),
             idle_timeout: Duration::from_mins(5),
             handshake_timeout: Duration::from_secs(5),
             request_timeout: None,

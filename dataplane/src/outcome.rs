@@ -1,8 +1,9 @@
 //! Every way a request or an opaque connection can end, and what follows from it: status, flag, label, whose fault it is,
 //! and whether another endpoint may be tried. Nothing else in the data plane knows which status a failure gets.
 
+use std::io;
+
 use ringmesh_codec::refusal::Refusal;
-use ringmesh_ring::stream;
 
 use crate::tls::Refused;
 
@@ -119,6 +120,12 @@ reasons! {
     IdleTimeout = 26, "idle_timeout", 0, Downstream, Never;
     /// The peer's handshake was refused; the handshake metrics say why.
     TlsRefused = 27, "tls_refused", 0, Downstream, Never;
+    /// The client sent its body slower than the listener allows (RFC 9110 section 15.5.9).
+    ClientSendsSlowly = 28, "client_sends_slowly", 408, Downstream, Never;
+    /// The client took what there was for it slower than the listener allows.
+    ClientReadsSlowly = 29, "client_reads_slowly", 0, Downstream, Never;
+    /// The endpoint took what there was for it slower than the listener allows (RFC 9110 section 15.6.5).
+    UpstreamReadsSlowly = 30, "upstream_reads_slowly", 504, Upstream, Never;
 }
 
 /// Upper bound on the number of reasons, for tables indexed by them.
@@ -143,22 +150,10 @@ impl Reason {
         }
     }
 
-    /// What a failed operation on the client's connection ends in.
-    pub fn of_downstream(error: &stream::Error) -> Self {
-        match error {
-            stream::Error::Stopped(reason) => Self::of_stop(*reason),
-            stream::Error::Io(_) => Self::ClientAborted,
-        }
-    }
-
     /// What a failed operation on the endpoint's connection ends in, before its response began.
-    pub fn of_upstream(error: &stream::Error) -> Self {
-        match error {
-            stream::Error::Stopped(reason) => Self::of_stop(*reason),
-            // A server refuses a client's certificate after the client's handshake is over (RFC 8446 section 4.4.4).
-            stream::Error::Io(error) if Refused::inside(error).is_some() => Self::UpstreamTls,
-            stream::Error::Io(_) => Self::UpstreamReset,
-        }
+    pub fn of_upstream(error: &io::Error) -> Self {
+        // A server refuses a client's certificate after the client's handshake is over (RFC 8446 section 4.4.4).
+        if Refused::inside(error).is_some() { Self::UpstreamTls } else { Self::UpstreamReset }
     }
 
     /// What a stop in the middle of a request ends in.

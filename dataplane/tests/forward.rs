@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::num::NonZeroU32;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
@@ -38,6 +39,7 @@ fn listener(name: &str, bind: SocketAddr, protocol: Protocol, service: &str) -> 
             max_headers: 100,
             max_connections: 1000,
             header_timeout: Duration::from_secs(5),
+            min_transfer_rate: NonZeroU32::new(240),
             idle_timeout: Duration::from_secs(30),
             handshake_timeout: Duration::from_secs(5),
             request_timeout: Some(Duration::from_secs(10)),

@@ -137,6 +137,7 @@ fn snapshot(front: SocketAddr, app: SocketAddr) -> Snapshot {
         max_headers: 100,
         max_connections: 1000,
         header_timeout: Duration::from_secs(20),
+        min_transfer_rate: None,
         idle_timeout: Duration::from_secs(60),
         handshake_timeout: Duration::from_secs(5),
         request_timeout: None,

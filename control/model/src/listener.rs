@@ -1,5 +1,6 @@
 //! `[[listener]]`: a port that clients or peers connect to.
 
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ pub const KEYS: Keys = Keys {
         "max_headers",
         "handshake_timeout",
         "header_timeout",
+        "min_transfer_rate",
         "request_timeout",
         "idle_timeout",
     ],
@@ -71,6 +73,16 @@ pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// From a head's first byte to its end: HAProxy's advice for `http-request`, against heads sent byte by byte.
 pub const DEFAULT_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Fewest bytes a second of an HTTP body, as in Kestrel (`MinRequestBodyDataRate`): slower than any line that people still
+/// use, and fast enough that a peer which holds a connection has to work for it.
+pub const DEFAULT_HTTP_MIN_TRANSFER_RATE: ByteSize = ByteSize(240);
+
+/// Fewest that can be asked for.
+pub const MIN_MIN_TRANSFER_RATE: ByteSize = ByteSize(1);
+
+/// Most that can be asked for: a bound for mistakes. Whoever wants more wants a shorter timeout.
+pub const MAX_MIN_TRANSFER_RATE: ByteSize = ByteSize(1 << 20);
 
 /// Longest silence of an HTTP connection. Longer than clients keep theirs, so that the client closes first and no request
 /// meets a connection that is closing.
@@ -168,10 +180,21 @@ fn limits(section: &Section<'_>, protocol: Protocol) -> ListenerLimits {
         max_headers: section.number("max_headers", DEFAULT_MAX_HEADERS, 1, MAX_MAX_HEADERS) as usize,
         max_connections: section.number("max_connections", DEFAULT_MAX_CONNECTIONS, 1, u32::MAX),
         header_timeout: timeout("header_timeout", DEFAULT_HEADER_TIMEOUT),
+        min_transfer_rate: min_transfer_rate(section, protocol),
         idle_timeout: timeout("idle_timeout", idle),
         handshake_timeout: timeout("handshake_timeout", DEFAULT_HANDSHAKE_TIMEOUT),
         request_timeout: section.ranged_or_off("request_timeout", None, MIN_TIMEOUT, MAX_TIMEOUT),
     }
+}
+
+fn min_transfer_rate(section: &Section<'_>, protocol: Protocol) -> Option<NonZeroU32> {
+    // Clients of a database pause while they leaf through a result: only who runs it can say what is too slow.
+    let default = match protocol {
+        Protocol::Http => Some(DEFAULT_HTTP_MIN_TRANSFER_RATE),
+        Protocol::Tcp => None,
+    };
+    let rate = section.ranged_or_off("min_transfer_rate", default, MIN_MIN_TRANSFER_RATE, MAX_MIN_TRANSFER_RATE)?;
+    u32::try_from(rate.0).ok().and_then(NonZeroU32::new)
 }
 
 impl Word for Protocol {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -201,6 +202,9 @@ pub struct ListenerLimits {
     pub max_connections: u32,
     /// From accept, or the end of a request, to the end of the next head once its first byte came.
     pub header_timeout: Duration,
+    /// Fewest bytes a second that a peer may send or take, after some grace, while it is waited for. None: no bound but
+    /// `idle_timeout`.
+    pub min_transfer_rate: Option<NonZeroU32>,
     /// Longest silence of a keep-alive connection between two requests, or of an opaque connection in both directions.
     pub idle_timeout: Duration,
     /// From accept to the end of the TLS handshake.

@@ -7,7 +7,7 @@ use ringmesh_model::snapshot::{
     AccessLog, AllowRule, Balance, Certificate, HostPattern, Identity, Listener, ListenerTarget, Mtls, Object,
     PathMatch, Policy, Protocol, Route, RouteRule, Service, Settings, Snapshot,
 };
-use ringmesh_model::unit;
+use ringmesh_model::unit::{self, ByteSize};
 use serde_json::{Value, json};
 
 use crate::telemetry::time::rfc3339;
@@ -83,6 +83,7 @@ fn listener_value(listener: &Listener) -> Value {
         "max_header_bytes": listener.limits.max_header_bytes,
         "max_headers": listener.limits.max_headers,
         "max_connections": listener.limits.max_connections,
+        "min_transfer_rate": listener.limits.min_transfer_rate.map(|rate| ByteSize(rate.get().into()).to_string()),
         "header_timeout": unit::show(listener.limits.header_timeout),
         "idle_timeout": unit::show(listener.limits.idle_timeout),
         "handshake_timeout": unit::show(listener.limits.handshake_timeout),

@@ -1,5 +1,6 @@
 //! A configuration and a state that a ready proxy has.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -82,6 +83,7 @@ fn listener() -> Listener {
             max_headers: 100,
             max_connections: 1000,
             header_timeout: Duration::from_secs(10),
+            min_transfer_rate: NonZeroU32::new(240),
             idle_timeout: Duration::from_secs(60),
             handshake_timeout: Duration::from_secs(10),
             request_timeout: None,

@@ -208,6 +208,7 @@ mod tests {
                     max_headers: 10,
                     max_connections: 10,
                     header_timeout: second,
+                    min_transfer_rate: None,
                     idle_timeout: second,
                     handshake_timeout: second,
                     request_timeout: None,

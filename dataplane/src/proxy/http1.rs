@@ -27,7 +27,9 @@ use ringmesh_ring::stream::{Error as StreamError, Idle, Stream};
 use crate::outcome::{Reason, phrase};
 use crate::pool::Lease;
 use crate::proxy::connection::{Connection, Next};
-use crate::proxy::relay::Turn;
+use crate::proxy::deadline::{Deadlines, Part};
+use crate::proxy::pace::{Credit, GRACE, Pace};
+use crate::proxy::relay::{Raced, Turn, race};
 use crate::proxy::request::{self, Account, Call, Failed, Patience};
 use crate::proxy::transport::Transport;
 use crate::tables::Listener;
@@ -115,14 +117,25 @@ async fn read_head<N: Net>(
     head: &mut RequestHead,
 ) -> Result<bool, Reason> {
     head.clear();
-    if buffer.is_empty() {
+    let mut waited = false;
+    while buffer.is_empty() {
         match connection.transport.try_fill(buffer) {
             Ok(Some(0)) | Err(_) => return Err(Reason::ClientAborted),
             Ok(Some(_)) => {}
-            Ok(None) => return Ok(false),
+            Ok(None) if !is_inside_record(&connection.transport) => return Ok(false),
+            Ok(None) => {
+                if !waited {
+                    connection.stop.set_deadline(Some(worker.net.now() + listener.config.limits.header_timeout));
+                    waited = true;
+                }
+                match race(connection.transport.readable(), connection.stop.stopped()).await {
+                    Raced::First(_) => {}
+                    Raced::Second(StopReason::Deadline) => return Err(Reason::ClientTimeout),
+                    Raced::Second(_) => return Err(Reason::ClientAborted),
+                }
+            }
         }
     }
-    let mut waited = false;
     loop {
         match head.parse(buffer.filled(), &listener.head_limits) {
             Ok(Parsed::Complete) => return Ok(true),
@@ -146,6 +159,11 @@ async fn read_head<N: Net>(
             Err(_) => return Err(Reason::ClientAborted),
         }
     }
+}
+
+/// Whether a TLS record has begun and not ended. It belongs to a head, or else it could be drawn out for ever.
+fn is_inside_record<S: Stream>(transport: &Transport<S>) -> bool {
+    transport.plain().is_none() && !matches!(transport.check_idle(), Ok(Idle::Open))
 }
 
 /// How far the response has come.
@@ -208,9 +226,13 @@ impl<N: Net> Call<N> for Exchange<'_, N> {
         edits.clear();
         to_upstream.clear();
         request.write(&self.head, edits, &mut Spans { head: &self.head, output: to_upstream });
-        self.connection.stop.set_deadline(Some(patience.until(self.worker.net.now())));
+        let pace = Pace::new(self.listener.config.limits.min_transfer_rate);
+        let deadlines = Deadlines::new(&self.connection.stop, patience.idle, pace);
+        if let Some(deadline) = patience.deadline {
+            deadlines.set(Part::Whole, deadline, Reason::RequestTimeout);
+        }
         if self.body.state() == State::Done {
-            return self.exchange_without_body(lease, patience, account).await;
+            return self.exchange_without_body(lease, &deadlines, account).await;
         }
         // What of the body came with the head goes with it.
         self.buffer.consume(self.head.len());
@@ -218,7 +240,7 @@ impl<N: Net> Call<N> for Exchange<'_, N> {
             Ok(count) => account.request_bytes += count as u64,
             Err(reason) => return Err(Failed::Ended(reason)),
         }
-        Box::pin(self.exchange_with_body(lease, patience, account)).await
+        Box::pin(self.exchange_with_body(lease, &deadlines, account)).await
     }
 
     async fn answer(&mut self, reason: Reason, account: &mut Account) {
@@ -240,14 +262,23 @@ impl<N: Net> Exchange<'_, N> {
     async fn exchange_without_body(
         &mut self,
         lease: Lease<N>,
-        patience: Patience,
+        deadlines: &Deadlines<'_>,
         account: &mut Account,
     ) -> Result<(), Failed> {
-        let repeatable = self.scratch.request.known_method().is_safe();
-        let stop = &self.connection.stop;
-        if let Err(error) = lease.transport.flush(&mut self.scratch.to_upstream, stop).await {
-            self.scratch.to_upstream.clear();
-            return Err(failed_upstream(&error, lease.reused && repeatable));
+        let stale = lease.reused && self.scratch.request.known_method().is_safe();
+        let output = &mut self.scratch.to_upstream;
+        deadlines.for_taking(Part::Forth, self.worker.net.now(), output.len_bytes(), Reason::UpstreamReadsSlowly);
+        let sent = lease.transport.flush(output, &self.connection.stop).await;
+        deadlines.forget(Part::Forth);
+        match sent {
+            Ok(()) => {}
+            Err(error) => {
+                output.clear();
+                return Err(match error {
+                    StreamError::Io(_) if stale => Failed::Stale,
+                    error => Failed::Ended(of_upstream(&error, deadlines)),
+                });
+            }
         }
         let respond = Respond {
             worker: self.worker,
@@ -257,10 +288,10 @@ impl<N: Net> Exchange<'_, N> {
             method: self.scratch.request.known_method(),
             version: self.scratch.request.version(),
             client_persists: self.scratch.request.persistent(),
-            uploaded: &Cell::new(true),
-            stale: lease.reused && repeatable,
+            upload: &Uploaded::whole(),
+            stale,
             watch: &Watch::new(&self.scratch.request),
-            patience,
+            deadlines,
         };
         let Scratch { response, edits, to_client, .. } = &mut *self.scratch;
         let end = respond.run(response, edits, to_client, &mut self.stage, account).await?;
@@ -275,11 +306,13 @@ impl<N: Net> Exchange<'_, N> {
     async fn exchange_with_body(
         &mut self,
         lease: Lease<N>,
-        patience: Patience,
+        deadlines: &Deadlines<'_>,
         account: &mut Account,
     ) -> Result<(), Failed> {
         let stop = &self.connection.stop;
-        let all_uploaded = Cell::new(false);
+        // Who sends a part of the body at once waits for nobody.
+        let awaits_continue = self.scratch.request.expects_continue() && account.request_bytes == 0;
+        let uploaded = Uploaded::underway(awaits_continue);
         let watch = Watch::new(&self.scratch.request);
         let respond = Respond {
             worker: self.worker,
@@ -289,10 +322,10 @@ impl<N: Net> Exchange<'_, N> {
             method: self.scratch.request.known_method(),
             version: self.scratch.request.version(),
             client_persists: self.scratch.request.persistent(),
-            uploaded: &all_uploaded,
+            upload: &uploaded,
             stale: false,
             watch: &watch,
-            patience,
+            deadlines,
         };
         let Scratch { response, edits, to_client, to_upstream, .. } = &mut *self.scratch;
         let mut response_account = *account;
@@ -303,37 +336,33 @@ impl<N: Net> Exchange<'_, N> {
             upstream: &lease.transport,
             stop,
             turn: Turn::default(),
-            patience,
+            uploaded: &uploaded,
+            deadlines,
         };
-        let mut uploaded = None;
+        let mut upload_ended = None;
         let mut request_bytes = account.request_bytes;
         let responded = {
             let mut upload = pin!(upload.run(&mut self.body, self.buffer, to_upstream, &mut request_bytes));
             let mut respond = pin!(respond.run(response, edits, to_client, &mut stage, &mut response_account));
             let responded = poll_fn(|context| {
-                if uploaded.is_none()
+                if upload_ended.is_none()
                     && let Poll::Ready(result) = upload.as_mut().poll(context)
                 {
                     if matches!(result, Err(Uploading::Client(_))) {
                         stop.trigger(StopReason::Abort);
                     }
-                    all_uploaded.set(result.is_ok());
-                    if result.is_ok() && watch.awaiting.get() {
-                        watch.set(stop, self.worker.net.now(), patience);
-                    }
-                    uploaded = Some(result);
+                    uploaded.progress.set(if result.is_ok() { Progress::Whole } else { Progress::Cut });
+                    deadlines.forget(Part::Forth);
+                    watch.request_ended(&uploaded, deadlines, self.worker.net.now());
+                    upload_ended = Some(result);
                 }
                 respond.as_mut().poll(context)
             })
             .await;
-            if uploaded.is_none() {
+            if upload_ended.is_none() {
                 // The response ended before the request: an operation in flight is stopped, never dropped.
                 stop.trigger(StopReason::Abort);
-                let ended = upload.await;
-                // A deadline that both waited for is the client's fault, whoever is told of it first.
-                if responded.is_err() && matches!(ended, Err(Uploading::Client(Reason::ClientTimeout))) {
-                    uploaded = Some(ended);
-                }
+                let _ = upload.await;
             }
             responded
         };
@@ -342,11 +371,11 @@ impl<N: Net> Exchange<'_, N> {
         }
         self.stage = stage;
         *account = Account { request_bytes, ..response_account };
-        if let Some(Err(Uploading::Client(reason))) = uploaded {
+        if let Some(Err(Uploading::Client(reason))) = upload_ended {
             return Err(Failed::Ended(reason));
         }
         let end = responded?;
-        let complete = matches!(uploaded, Some(Ok(())));
+        let complete = matches!(upload_ended, Some(Ok(())));
         if end.upstream_persists && complete {
             lease.give_back(self.worker);
         }
@@ -355,10 +384,11 @@ impl<N: Net> Exchange<'_, N> {
     }
 }
 
-fn failed_upstream(error: &StreamError, stale: bool) -> Failed {
+/// What a failed operation on the endpoint's connection ends in, before its response began.
+fn of_upstream(error: &StreamError, deadlines: &Deadlines<'_>) -> Reason {
     match error {
-        StreamError::Io(_) if stale => Failed::Stale,
-        error => Failed::Ended(Reason::of_upstream(error)),
+        StreamError::Stopped(reason) => deadlines.reason(*reason),
+        StreamError::Io(error) => Reason::of_upstream(error),
     }
 }
 
@@ -378,6 +408,44 @@ enum Uploading {
     Upstream,
 }
 
+/// How much of a request's body was passed on, as the response's side sees it.
+struct Uploaded {
+    progress: Cell<Progress>,
+    /// Whether the client may wait for a `100` before it sends anything.
+    awaits_continue: Cell<bool>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// There is more, and each wait for it has a deadline.
+    Underway,
+    /// All of it.
+    Whole,
+    /// There is more, which never will be passed on.
+    Cut,
+}
+
+impl Uploaded {
+    const fn whole() -> Self {
+        Self { progress: Cell::new(Progress::Whole), awaits_continue: Cell::new(false) }
+    }
+
+    const fn underway(awaits_continue: bool) -> Self {
+        Self { progress: Cell::new(Progress::Underway), awaits_continue: Cell::new(awaits_continue) }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.progress.get() == Progress::Whole
+    }
+
+    /// The client was told to go on: from now on it keeps us waiting, if its body is waited for.
+    fn may_go_on(&self, deadlines: &Deadlines<'_>, now: Instant) {
+        if self.awaits_continue.take() && self.progress.get() == Progress::Underway {
+            deadlines.set(Part::Forth, now + GRACE.min(deadlines.idle()), Reason::ClientSendsSlowly);
+        }
+    }
+}
+
 /// Passes the rest of a request's body on.
 struct Upload<'a, N: Net> {
     worker: &'a Worker<N>,
@@ -385,7 +453,8 @@ struct Upload<'a, N: Net> {
     upstream: &'a Transport<N::Stream>,
     stop: &'a Stop,
     turn: Turn,
-    patience: Patience,
+    uploaded: &'a Uploaded,
+    deadlines: &'a Deadlines<'a>,
 }
 
 impl<N: Net> Upload<'_, N> {
@@ -399,31 +468,46 @@ impl<N: Net> Upload<'_, N> {
         // The head, with what came together with it.
         self.flush(output).await?;
         let mut full_reads = 0;
+        let mut credit = Credit::new(self.deadlines.pace());
         while body.state() == State::More {
             self.turn.step().await;
             buffer.compact();
             if full_reads >= 2 {
                 buffer.grow();
             }
-            self.stop.set_deadline(Some(self.patience.until(self.worker.net.now())));
             let room = buffer.spare();
-            match self.client.fill(buffer, self.stop).await {
-                Ok(0) => return Err(Uploading::Client(Reason::ClientAborted)),
-                Ok(count) => full_reads = if count == room { full_reads + 1 } else { full_reads },
-                Err(StreamError::Stopped(StopReason::Deadline)) if !self.patience.is_over(self.worker.net.now()) => {
-                    self.stop.clear();
-                    return Err(Uploading::Client(Reason::ClientTimeout));
-                }
-                Err(error) => return Err(Uploading::Client(Reason::of_downstream(&error))),
-            }
+            let count = self.receive(buffer, &mut credit).await.map_err(Uploading::Client)?;
+            full_reads += u32::from(count == room);
             *passed += pass_on(body, buffer, output).map_err(Uploading::Client)? as u64;
             self.flush(output).await?;
         }
         Ok(())
     }
 
+    /// Waits for the client, for as long as its credit and the idle timeout allow. Nothing else costs it credit: a client
+    /// that is held back by the endpoint is not waited for.
+    async fn receive(&self, buffer: &mut Buffer, credit: &mut Credit) -> Result<usize, Reason> {
+        let begun = self.worker.net.now();
+        let free = self.uploaded.awaits_continue.get();
+        if free || self.deadlines.idle() <= credit.left() {
+            self.deadlines.for_silence(Part::Forth, begun, Reason::ClientTimeout);
+        } else {
+            self.deadlines.set(Part::Forth, begun + credit.left(), Reason::ClientSendsSlowly);
+        }
+        let count = match self.client.fill(buffer, self.stop).await {
+            Ok(0) => return Err(Reason::ClientAborted),
+            Ok(count) => count,
+            Err(error) => return Err(self.deadlines.reason_of(&error, Reason::ClientAborted)),
+        };
+        self.uploaded.awaits_continue.set(false);
+        let waited = if free { Duration::ZERO } else { self.worker.net.now().saturating_since(begun) };
+        credit.settle(waited, count);
+        Ok(count)
+    }
+
     async fn flush(&self, output: &mut Output) -> Result<(), Uploading> {
-        self.stop.set_deadline(Some(self.patience.until(self.worker.net.now())));
+        let now = self.worker.net.now();
+        self.deadlines.for_taking(Part::Forth, now, output.len_bytes(), Reason::UpstreamReadsSlowly);
         let result = self.upstream.flush(output, self.stop).await;
         output.clear();
         result.map_err(|_error| Uploading::Upstream)
@@ -436,22 +520,44 @@ struct Watch {
     /// One that said that it sends no more may end its side, and so may one that has sent a body: simple clients tell its
     /// end in that way too. Only a reset says then that nobody waits.
     may_half_close: bool,
-    /// Whether the response's head is being waited for.
-    awaiting: Cell<bool>,
-    /// Whether the stop's deadline is the moment from which the client is watched, not the end of patience.
+    /// What of the response is being waited for.
+    awaiting: Cell<Awaiting>,
+    /// Whether the response's deadline is the moment from which the client is watched, not the longest silence.
     due: Cell<bool>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Awaiting {
+    Nothing,
+    Head,
+    Body,
 }
 
 impl Watch {
     fn new(request: &RequestHead) -> Self {
         let may_half_close = !request.persistent() || !request.framing().is_empty();
-        Self { may_half_close, awaiting: Cell::new(false), due: Cell::new(false) }
+        Self { may_half_close, awaiting: Cell::new(Awaiting::Nothing), due: Cell::new(false) }
     }
 
-    /// Lets the watch begin in a while, if the head is not there by then.
-    fn set(&self, stop: &Stop, now: Instant, patience: Patience) {
-        self.due.set(true);
-        stop.set_deadline(Some(patience.until(now).min(now + WATCH_AFTER)));
+    /// The endpoint is waited for. It may be silent while the request is still being passed on. After that the watch begins
+    /// in a while, if the head is not there by then.
+    fn wait(&self, awaiting: Awaiting, uploaded: &Uploaded, deadlines: &Deadlines<'_>, now: Instant) {
+        self.awaiting.set(awaiting);
+        match (uploaded.progress.get(), awaiting) {
+            (Progress::Underway, _) => deadlines.forget(Part::Back),
+            (Progress::Whole, Awaiting::Head) => {
+                self.due.set(true);
+                deadlines.set(Part::Back, now + WATCH_AFTER.min(deadlines.idle()), Reason::RequestTimeout);
+            }
+            _ => deadlines.for_silence(Part::Back, now, Reason::RequestTimeout),
+        }
+    }
+
+    fn request_ended(&self, uploaded: &Uploaded, deadlines: &Deadlines<'_>, now: Instant) {
+        match self.awaiting.get() {
+            Awaiting::Nothing => {}
+            awaiting => self.wait(awaiting, uploaded, deadlines, now),
+        }
     }
 }
 
@@ -467,11 +573,11 @@ struct Respond<'a, N: Net> {
     /// Whether all of the request has been passed on. What is left of it when the response is complete is never read: where
     /// that can be known when the head is written, the client is told. A longer response may well end after the request,
     /// as that of a service does which answers while it reads.
-    uploaded: &'a Cell<bool>,
+    upload: &'a Uploaded,
     /// Whether an end before the first byte means that the connection was closed while it was unused.
     stale: bool,
     watch: &'a Watch,
-    patience: Patience,
+    deadlines: &'a Deadlines<'a>,
 }
 
 /// What may be used again after a response.
@@ -498,7 +604,7 @@ impl<N: Net> Respond<'_, N> {
             client_persists: self.client_persists
                 && self.connection.goes_on()
                 && self.ends_by_itself(length)
-                && (self.uploaded.get() || !is_whole(length, buffer.len() - head.len())),
+                && (self.upload.is_whole() || !is_whole(length, buffer.len() - head.len())),
         };
         self.write_head(head, edits, output, &mut buffer, length, &end);
         account.status = head.status();
@@ -555,7 +661,7 @@ impl<N: Net> Respond<'_, N> {
                     Ok(0) => return Err(Failed::Ended(Reason::UpstreamReset)),
                     Ok(_) => stale = false,
                     Err(StreamError::Io(_)) if stale => return Err(Failed::Stale),
-                    Err(error) => return Err(Failed::Ended(Reason::of_upstream(&error))),
+                    Err(error) => return Err(Failed::Ended(of_upstream(&error, self.deadlines))),
                 }
             }
             if head.switches_protocols() {
@@ -577,6 +683,9 @@ impl<N: Net> Respond<'_, N> {
                 *stage = Stage::Begun;
                 self.flush(output).await.map_err(Failed::Ended)?;
                 *stage = Stage::Waiting;
+                if head.status() == 100 {
+                    self.upload.may_go_on(self.deadlines, self.worker.net.now());
+                }
             }
             drop(bytes);
             buffer.consume(head.len());
@@ -643,14 +752,15 @@ impl<N: Net> Respond<'_, N> {
             if full_reads >= 2 {
                 buffer.grow();
             }
-            self.connection.stop.set_deadline(Some(self.patience.until(self.worker.net.now())));
             let room = buffer.spare();
-            match self.upstream.fill(buffer, &self.connection.stop).await {
+            self.watch.wait(Awaiting::Body, self.upload, self.deadlines, self.worker.net.now());
+            let received = self.upstream.fill(buffer, &self.connection.stop).await;
+            self.watch.awaiting.set(Awaiting::Nothing);
+            match received {
                 Ok(0) => return body.close().map_err(|_refusal| Reason::ResponseTruncated),
                 Ok(count) if count == room => full_reads += 1,
                 Ok(_) => {}
-                Err(StreamError::Io(_)) => return Err(Reason::ResponseTruncated),
-                Err(StreamError::Stopped(reason)) => return Err(Reason::of_stop(reason)),
+                Err(error) => return Err(self.deadlines.reason_of(&error, Reason::ResponseTruncated)),
             }
         }
     }
@@ -665,19 +775,19 @@ impl<N: Net> Respond<'_, N> {
     /// Moves content from socket to socket inside the kernel.
     async fn splice(&self, mut pipe: Pipe, body: &mut BodyScanner, account: &mut Account) -> Result<(), Reason> {
         while body.unframed_bytes() > 0 {
-            self.connection.stop.set_deadline(Some(self.patience.until(self.worker.net.now())));
+            self.watch.wait(Awaiting::Body, self.upload, self.deadlines, self.worker.net.now());
             let max = usize::try_from(body.unframed_bytes()).unwrap_or(usize::MAX);
             self.connection.turn.step().await;
             let moved =
                 self.upstream.splice_to(&self.connection.transport, &mut pipe, max, &self.connection.stop).await;
+            self.watch.awaiting.set(Awaiting::Nothing);
             match moved {
                 Ok(0) => return Err(Reason::ResponseTruncated),
                 Ok(count) => {
                     body.skip(count as u64);
                     account.response_bytes += count as u64;
                 }
-                Err(StreamError::Io(_)) => return Err(Reason::ResponseTruncated),
-                Err(StreamError::Stopped(reason)) => return Err(Reason::of_stop(reason)),
+                Err(error) => return Err(self.deadlines.reason_of(&error, Reason::ResponseTruncated)),
             }
         }
         self.worker.return_pipe(pipe);
@@ -688,28 +798,28 @@ impl<N: Net> Respond<'_, N> {
         if output.is_empty() {
             return Ok(());
         }
-        self.connection.stop.set_deadline(Some(self.patience.until(self.worker.net.now())));
+        let now = self.worker.net.now();
+        self.deadlines.for_taking(Part::Back, now, output.len_bytes(), Reason::ClientReadsSlowly);
         let result = self.connection.transport.flush(output, &self.connection.stop).await;
         output.clear();
-        result.map_err(|error| Reason::of_downstream(&error))
+        result.map_err(|error| self.deadlines.reason_of(&error, Reason::ClientAborted))
     }
 
     /// Waits for bytes of the response. A client that waits long is watched meanwhile.
     async fn receive(&self, buffer: &mut Buffer) -> Result<usize, StreamError> {
         let stop = &self.connection.stop;
-        self.watch.awaiting.set(true);
-        match self.uploaded.get() {
-            true => self.watch.set(stop, self.worker.net.now(), self.patience),
-            false => stop.set_deadline(Some(self.patience.until(self.worker.net.now()))),
-        }
+        self.watch.wait(Awaiting::Head, self.upload, self.deadlines, self.worker.net.now());
         let result = self.upstream.fill(buffer, stop).await;
-        self.watch.awaiting.set(false);
-        let now = self.worker.net.now();
-        if !self.watch.due.take() || self.patience.is_over(now) || stop.reason() != Some(StopReason::Deadline) {
+        self.watch.awaiting.set(Awaiting::Nothing);
+        if !self.watch.due.take() || stop.reason() != Some(StopReason::Deadline) {
             return result;
         }
-        stop.set_deadline(Some(self.patience.until(now)));
+        let now = self.worker.net.now();
+        if self.deadlines.is_over(Part::Whole, now) {
+            return result;
+        }
         stop.clear();
+        self.deadlines.for_silence(Part::Back, now, Reason::RequestTimeout);
         match result {
             Err(StreamError::Stopped(_)) => Box::pin(self.receive_watching(buffer)).await,
             // Bytes that came at that very moment have won.

@@ -2,6 +2,8 @@
 //! its own.
 
 pub mod transport;
+pub mod pace;
+pub mod deadline;
 pub mod connection;
 pub mod request;
 pub mod http1;

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,9 @@ pub(crate) const ENDPOINT: &str = "10.0.0.1:80";
 /// The listener's.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The listener's least, in bytes a second.
+pub(crate) const MIN_TRANSFER_RATE: u32 = 100;
+
 /// A worker in memory.
 pub(crate) struct World {
     pub(crate) net: Network,
@@ -50,6 +54,7 @@ impl Exchanges<Network> for Direct {
 }
 
 impl World {
+    #[allow(dead_code, reason = "each test binary uses a part of this")]
     pub(crate) fn new() -> Self {
         Self::with(|_listener| {})
     }
@@ -63,7 +68,8 @@ impl World {
         })
     }
 
-    fn with(change: impl FnOnce(&mut Listener)) -> Self {
+    /// A world whose listener is changed.
+    pub(crate) fn with(change: impl FnOnce(&mut Listener)) -> Self {
         let net = Network::new(1);
         let upstream = net.listen(ENDPOINT.parse::<std::net::SocketAddr>().unwrap());
         let telemetry = SharedMemory::create("telemetry", layout::memory_bytes(1)).unwrap();
@@ -103,6 +109,7 @@ impl World {
     }
 
     /// A connection that nobody serves.
+    #[allow(dead_code, reason = "each test binary uses a part of this")]
     pub(crate) fn connection(&self, stream: memory::Stream) -> Connection<Network> {
         Connection::new(&self.worker, self.listener, Transport::Plain(stream))
     }
@@ -133,6 +140,7 @@ fn snapshot(change: impl FnOnce(&mut Listener)) -> Snapshot {
             max_headers: 100,
             max_connections: 100,
             header_timeout: Duration::from_secs(5),
+            min_transfer_rate: NonZeroU32::new(MIN_TRANSFER_RATE),
             idle_timeout: Duration::from_secs(60),
             handshake_timeout: Duration::from_secs(5),
             request_timeout: Some(REQUEST_TIMEOUT),
