@@ -331,7 +331,7 @@ fn sigterm_cuts_what_does_not_end_within_the_drain_timeout_and_exits_0() {
         let app = peers::hanging_server();
         let front = ports::free();
         let config = forwarding(front, &[app.address()], "", "");
-        let mut proxy = ringmesh(driver).config(config).drain_timeout("2s").start();
+        let mut proxy = ringmesh(driver).config(config).drain_timeout("5s").start();
         let mut client = Client::connect(front);
         client.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n");
         eventually("the request is with the service", || (app.open() == 1).then_some(()));
@@ -339,8 +339,9 @@ fn sigterm_cuts_what_does_not_end_within_the_drain_timeout_and_exits_0() {
         proxy.signal(Signal::TERM);
         assert_eq!(proxy.wait(Duration::from_secs(10)).code(), Some(0), "{}", proxy.log());
         let took = begun.elapsed();
-        assert!(took >= Duration::from_secs(1), "the request had its time: {took:?}");
-        assert!(took < Duration::from_secs(3), "the timeout is the whole: {took:?}");
+        // The data plane has half a second of it to end in: a tenth of two seconds is too little on a loaded machine.
+        assert!(took >= Duration::from_secs(4), "the request had its time: {took:?}");
+        assert!(took < Duration::from_secs(6), "the timeout is the whole: {took:?}");
         client.expect_end();
         proxy.wait_for_log(&["requests that were still open were cut", "\"cut\":1"]);
     });
