@@ -21,11 +21,16 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// the second value.
 const AVOID: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
+/// Connects in a row that requests may give up before the endpoint is taken for one that does not answer.
+const MAX_GIVEN_UP: u32 = 3;
+
 /// What one worker knows about one endpoint.
 pub struct State<S: Stream> {
     generation: u32,
     in_flight: Cell<u32>,
     failures: Cell<u32>,
+    /// Connects in a row for which their requests had no time left.
+    given_up: Cell<u32>,
     avoided_until: Cell<Option<Instant>>,
     waiting: RefCell<Vec<Waiting<S>>>,
 }
@@ -72,6 +77,7 @@ impl<S: Stream> State<S> {
             generation,
             in_flight: Cell::new(0),
             failures: Cell::new(0),
+            given_up: Cell::new(0),
             avoided_until: Cell::new(None),
             waiting: RefCell::default(),
         }
@@ -85,8 +91,20 @@ impl<S: Stream> State<S> {
         self.avoided_until.set(Some(now + pause));
     }
 
+    /// Notes that a request had no time left to connect after `waited`, of the `whole` that connecting may take. Once says
+    /// little of the endpoint; half of the time, or several times in a row, says that it does not answer. Whether it does.
+    pub fn gave_up(&self, waited: Duration, whole: Duration, now: Instant) -> bool {
+        self.given_up.set(self.given_up.get().saturating_add(1));
+        let silent = waited >= whole / 2 || self.given_up.get() >= MAX_GIVEN_UP;
+        if silent {
+            self.failed(now);
+        }
+        silent
+    }
+
     /// Notes that connecting went well.
     pub fn succeeded(&self) {
+        self.given_up.set(0);
         self.failures.set(0);
         self.avoided_until.set(None);
     }

@@ -46,7 +46,8 @@ pub async fn connect<N: Net>(
     deadline: Option<Instant>,
 ) -> Result<Lease<N>, Reason> {
     let state = worker.pools.state(endpoint.place);
-    let own = worker.net.now() + service.config.connect_timeout;
+    let begun = worker.net.now();
+    let own = begun + service.config.connect_timeout;
     let (until, late) = match deadline {
         Some(deadline) if deadline < own => (deadline, Reason::RequestTimeout),
         _ => (own, Reason::ConnectTimeout),
@@ -69,9 +70,19 @@ pub async fn connect<N: Net>(
             Ok(Lease::fresh(state, service, transport))
         }
         Err(reason) => {
-            // Our own stop, or a request that had less time than connecting may take, says nothing about the endpoint.
-            if !matches!(reason, Reason::Drained | Reason::ClientAborted | Reason::RequestTimeout) {
-                state.failed(worker.net.now());
+            let now = worker.net.now();
+            let failed = match reason {
+                // Our own stop says nothing about the endpoint.
+                Reason::Drained | Reason::ClientAborted => false,
+                Reason::RequestTimeout => {
+                    state.gave_up(now.saturating_since(begun), service.config.connect_timeout, now)
+                }
+                _ => {
+                    state.failed(now);
+                    true
+                }
+            };
+            if failed {
                 worker.recorder.add(service.series, counter::CONNECT_FAILED, 1);
             }
             Err(reason)
