@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn a_baseline_says_nothing_about_another_processor_or_library() {
         let mut machine = Machine::here();
-        let counts = Counts { costs: Costs::new(), shares: Shares::new() };
+        let counts = Counts { costs: Costs::new(), shares: Shares::new(), stand_in: 0.0 };
         let baseline = Baseline::of(&counts, &machine, "first");
         assert_eq!(baseline.foreign(&machine), None);
         machine.libc = "another one".to_owned();

@@ -39,10 +39,12 @@ pub struct Profile {
     pub allocations: f64,
     /// Instructions by stage, crate or library.
     pub shares: Shares,
+    /// Instructions of the network in memory, which is there in place of a kernel: the product has none of them.
+    pub stand_in: f64,
 }
 
 impl Profile {
-    /// Without the places.
+    /// Without the places, and without what is there in place of a kernel.
     pub fn cost(&self) -> Cost {
         Cost { instructions: self.shares.values().sum(), allocations: self.allocations }
     }
@@ -50,6 +52,7 @@ impl Profile {
     /// What is left without `other`.
     pub fn without(mut self, other: &Self) -> Self {
         self.allocations -= other.allocations;
+        self.stand_in -= other.stand_in;
         for (place, cost) in &other.shares {
             *self.shares.entry(place.clone()).or_default() -= cost;
         }
@@ -58,6 +61,7 @@ impl Profile {
 
     fn divided(mut self, by: f64) -> Self {
         self.allocations /= by;
+        self.stand_in /= by;
         self.shares.values_mut().for_each(|cost| *cost /= by);
         self
     }
@@ -121,7 +125,10 @@ fn read(text: &str) -> anyhow::Result<Profile> {
         }
         let cost: f64 = cost.parse().with_context(|| format!("callgrind has written `{line}`"))?;
         if !std::mem::take(&mut is_call) {
-            *profile.shares.entry(place_of(&file, &function, &object)).or_default() += cost;
+            match place_of(&file, &function, &object) {
+                Place::StandIn => profile.stand_in += cost,
+                Place::Share(place) => *profile.shares.entry(place).or_default() += cost,
+            }
         }
     }
     if profile.shares.is_empty() {
@@ -134,53 +141,61 @@ fn allocates(function: &str) -> bool {
     ALLOCATING.contains(&function)
 }
 
-/// Where an instruction belongs: inlined code of ours to the file it was written in, that of the standard library to the
-/// function that it was inlined into.
-fn place_of(file: &str, function: &str, object: &str) -> String {
-    let after = |text: &str, word: &str| text.split_once(word).map(|(_, rest)| rest.to_owned());
-    let word = |rest: String| rest.split(['/', ':', '.']).next().unwrap_or_default().to_owned();
-    if let Some(rest) = after(file, "dataplane/ring/src/") {
-        return in_ring(&word(rest));
-    }
-    if after(file, "dataplane/codec/src/").is_some() {
-        return "codec".to_owned();
-    }
-    if let Some(rest) = after(file, "dataplane/src/") {
-        return word(rest);
-    }
-    if after(file, "bench/src/").is_some() {
-        return "client and service".to_owned();
-    }
-    if let Some(rest) = after(file, "/registry/src/") {
-        let name = rest.split('/').nth(1).unwrap_or("crates");
-        return name.rsplit_once('-').map_or(name, |(name, _version)| name).to_owned();
-    }
-    if let Some(rest) = after(function, "ringmesh_ring::") {
-        return in_ring(&word(rest));
-    }
-    if after(function, "ringmesh_codec::").is_some() {
-        return "codec".to_owned();
-    }
-    if let Some(rest) = after(function, "ringmesh_dataplane::") {
-        return word(rest);
-    }
-    if after(function, "ringmesh_bench::").is_some() {
-        return "client and service".to_owned();
-    }
-    if function.starts_with("httparse::") {
-        return "httparse".to_owned();
-    }
-    match object.rsplit('/').next() {
-        Some(name) if name.starts_with("libc") => "libc".to_owned(),
-        _ => "std".to_owned(),
+/// What an instruction belongs to.
+enum Place {
+    /// A stage, a crate or a library.
+    Share(String),
+    /// What is there in place of a kernel.
+    StandIn,
+}
+
+impl Place {
+    fn in_ring(module: &str) -> Self {
+        match module {
+            "memory" => Self::StandIn,
+            module => Self::Share(format!("ring: {module}")),
+        }
     }
 }
 
-fn in_ring(module: &str) -> String {
-    match module {
-        "memory" => "ring: memory, in place of a kernel".to_owned(),
-        module => format!("ring: {module}"),
+/// Where an instruction belongs: inlined code of ours to the file it was written in, that of the standard library to the
+/// function that it was inlined into.
+fn place_of(file: &str, function: &str, object: &str) -> Place {
+    let after = |text: &str, word: &str| text.split_once(word).map(|(_, rest)| rest.to_owned());
+    let word = |rest: String| rest.split(['/', ':', '.']).next().unwrap_or_default().to_owned();
+    if let Some(rest) = after(file, "dataplane/ring/src/") {
+        return Place::in_ring(&word(rest));
     }
+    if after(file, "dataplane/codec/src/").is_some() {
+        return Place::Share("codec".to_owned());
+    }
+    if let Some(rest) = after(file, "dataplane/src/") {
+        return Place::Share(word(rest));
+    }
+    if after(file, "bench/src/").is_some() {
+        return Place::Share("client and service".to_owned());
+    }
+    if let Some(rest) = after(file, "/registry/src/") {
+        let name = rest.split('/').nth(1).unwrap_or("crates");
+        return Place::Share(name.rsplit_once('-').map_or(name, |(name, _version)| name).to_owned());
+    }
+    if let Some(rest) = after(function, "ringmesh_ring::") {
+        return Place::in_ring(&word(rest));
+    }
+    if after(function, "ringmesh_codec::").is_some() {
+        return Place::Share("codec".to_owned());
+    }
+    if let Some(rest) = after(function, "ringmesh_dataplane::") {
+        return Place::Share(word(rest));
+    }
+    if after(function, "ringmesh_bench::").is_some() {
+        return Place::Share("client and service".to_owned());
+    }
+    if function.starts_with("httparse::") {
+        return Place::Share("httparse".to_owned());
+    }
+    let is_libc = object.rsplit('/').next().is_some_and(|name| name.starts_with("libc"));
+    Place::Share(if is_libc { "libc" } else { "std" }.to_owned())
 }
 
 #[cfg(test)]
@@ -188,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn self_cost_is_added_up_by_stage_and_a_call_that_allocates_counts_once() {
+    fn self_cost_is_added_up_by_stage_without_the_stand_in_and_a_call_that_allocates_counts_once() {
         let text = "events: Ir
 
 ob=/x/request
@@ -221,11 +236,18 @@ fn=realloc
 cfn=malloc
 calls=2 0
 0 30
-totals: 1036
+ob=/x/request
+fl=/work/dataplane/ring/src/memory/stream.rs
+fn=<ringmesh_ring::memory::stream::Stream>::take
+4 90
+fi=/work/dataplane/ring/src/buffer.rs
+5 10
+totals: 1136
 ";
-        let expected = [("httparse", 2.0), ("libc", 46.0), ("route", 13.0), ("std", 3.0)];
+        let expected = [("httparse", 2.0), ("libc", 46.0), ("ring: buffer", 10.0), ("route", 13.0), ("std", 3.0)];
         let profile = read(text).unwrap();
         assert_eq!(profile.shares, expected.map(|(place, cost)| (place.to_owned(), cost)).into());
-        assert_eq!(profile.cost(), Cost { instructions: 64.0, allocations: 4.0 });
+        assert_eq!(profile.cost(), Cost { instructions: 74.0, allocations: 4.0 });
+        assert_eq!(profile.stand_in, 90.0);
     }
 }

@@ -37,6 +37,8 @@ pub struct Counts {
     pub costs: Costs,
     /// Where a whole request's instructions are.
     pub shares: Shares,
+    /// Instructions a request of what is there in place of a kernel, which are in neither of these.
+    pub stand_in: f64,
 }
 
 /// Counts every part in this build of the program.
@@ -48,9 +50,9 @@ pub fn count(program: &Path) -> anyhow::Result<Counts> {
         .into_iter()
         .map(|(name, profile)| Ok((name, profile?)))
         .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
-    let mut shares = whole(&mut profiles).context("the whole request is among the parts")?.shares;
+    let Profile { mut shares, stand_in, .. } = whole(&mut profiles).context("the whole request is among the parts")?;
     shares.retain(|_, cost| cost.abs() >= 1.0);
-    Ok(Counts { costs: costs(&profiles), shares })
+    Ok(Counts { costs: costs(&profiles), shares, stand_in })
 }
 
 /// Counts what an older build of the program knows of the parts.
@@ -166,7 +168,7 @@ pub fn table(now: &Costs, before: Option<&Costs>) -> String {
 }
 
 /// Where a whole request's instructions are, the most first.
-pub fn shares_table(shares: &Shares) -> String {
+pub fn shares_table(Counts { shares, stand_in, .. }: &Counts) -> String {
     let total: f64 = shares.values().sum();
     let mut sorted: Vec<_> = shares.iter().collect();
     sorted.sort_by(|a, b| b.1.total_cmp(a.1));
@@ -174,6 +176,7 @@ pub fn shares_table(shares: &Shares) -> String {
     for (place, cost) in sorted {
         let _ = writeln!(text, "{cost:>8.0}  {:>4.1} %  {place}", cost / total * 100.0);
     }
+    let _ = writeln!(text, "{stand_in:>8.0}  more, of the network in memory that is there in place of a kernel");
     text
 }
 

@@ -148,7 +148,7 @@ fn count_instructions(cli: &Cli) -> anyhow::Result<ExitCode> {
     let build = build(cli)?;
     let mut counted = counts::count(&build.program(PROGRAM))?;
     let machine = Machine::here();
-    say(&counts::shares_table(&counted.shares));
+    say(&counts::shares_table(&counted));
     if let Some(why) = &cli.move_baseline {
         say(counts::table(&counted.costs, None).trim_end());
         Baseline::of(&counted, &machine, why).write()?;
