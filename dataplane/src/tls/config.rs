@@ -118,9 +118,7 @@ pub fn edge_server(certificates: &[Certificate], protocols: &[&str]) -> Result<A
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(ByName::new(certificates)?));
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-    // None for now, as between sidecars: rustls' own ticket keys would not be known to another worker process or successor.
-    config.send_tls13_tickets = 0;
-    config.session_storage = Arc::new(NoServerSessionStorage {});
+    forbid_resumption(&mut config);
     Ok(Arc::new(config))
 }
 
@@ -165,13 +163,22 @@ impl ResolvesServerCert for ByName {
 
 fn certified(certificate: &Certificate) -> Result<CertifiedKey, Error> {
     let wrong = |cause| Error::Listener { names: certificate.names.join(", "), cause };
-    let key = PrivatePkcs8KeyDer::from(certificate.key.clone());
-    let key = PROVIDER.key_provider.load_private_key(key.into()).map_err(wrong)?;
-    let chain = certificate.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
-    let certified = CertifiedKey::new(chain, key);
+    let certified = load(&certificate.chain, &certificate.key).map_err(wrong)?;
+    check_pair(&certified).map_err(wrong)?;
+    Ok(certified)
+}
+
+/// A chain (leaf first) with its key, both DER. Whether they belong together is for [`check_pair`].
+fn load(chain: &[Vec<u8>], key: &[u8]) -> Result<CertifiedKey, rustls::Error> {
+    let key = PROVIDER.key_provider.load_private_key(PrivatePkcs8KeyDer::from(key.to_vec()).into())?;
+    Ok(CertifiedKey::new(chain.iter().map(|der| CertificateDer::from(der.clone())).collect(), key))
+}
+
+/// Whether the key is that of the leaf. A kind of key that does not tell is believed.
+fn check_pair(certified: &CertifiedKey) -> Result<(), rustls::Error> {
     match certified.keys_match() {
-        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
-        Err(cause) => Err(wrong(cause)),
+        Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(()),
+        told => told,
     }
 }
 
@@ -182,10 +189,15 @@ pub(super) fn server_as(own: Own, trust_domain: &str) -> Result<Arc<ServerConfig
         .map_err(Error::Library)?
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(own.key)));
-    // rustls accepts a ticket without looking at bundle, expiry or identity again, so there are none.
+    forbid_resumption(&mut config);
+    Ok(Arc::new(config))
+}
+
+/// No tickets: rustls accepts one without looking at bundle, expiry or identity again, and its own ticket keys would not be
+/// known to another data plane or a successor.
+fn forbid_resumption(config: &mut ServerConfig) {
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    Ok(Arc::new(config))
 }
 
 pub(super) fn client_as(own: Own, trust_domain: &str, peer: &SpiffeId) -> Result<Arc<ClientConfig>, Error> {
@@ -223,8 +235,8 @@ impl Own {
                 return Err(Error::WrongIdentity { expected: id.clone(), found });
             }
         }
-        match own.key.keys_match() {
-            Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(own),
+        match check_pair(&own.key) {
+            Ok(()) => Ok(own),
             Err(rustls::Error::InconsistentKeys(_)) => Err(Error::KeyMismatch(id.clone())),
             Err(_) => Err(fault(Fault::Malformed)),
         }
@@ -239,14 +251,10 @@ impl Own {
         if roots.is_empty() {
             return Err(Error::NoRoots(identity.id.clone()));
         }
-        let key = PrivatePkcs8KeyDer::from(identity.key.clone());
-        let key = PROVIDER
-            .key_provider
-            .load_private_key(key.into())
-            .map_err(|cause| Error::Key { id: identity.id.clone(), cause })?;
-        let chain = identity.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
+        let wrong = |cause| Error::Key { id: identity.id.clone(), cause };
+        let key = load(&identity.chain, &identity.key).map_err(wrong)?;
         let bundle = Arc::new(Bundle { roots, algorithms: PROVIDER.signature_verification_algorithms });
-        Ok(Self { key: CertifiedKey::new(chain, key), bundle, provider: PROVIDER.clone() })
+        Ok(Self { key, bundle, provider: PROVIDER.clone() })
     }
 }
 

@@ -42,11 +42,7 @@ pub async fn accept<S: Stream>(
     config: Arc<ServerConfig>,
     stop: &Stop,
 ) -> Result<(TlsStream<S>, Peer), Refused> {
-    let (stream, peer) = accept_anybody(stream, config, stop).await?;
-    if peer.id.is_none() {
-        return Err(Refused::NoCertificate);
-    }
-    Ok((stream, peer))
+    known(accept_anybody(stream, config, stop).await?)
 }
 
 /// Like [`accept`], but the peer need not prove who it is.
@@ -76,11 +72,15 @@ pub async fn connect<S: Stream>(
     // Our verifier does not ask for the name, and an address is never sent.
     let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
     let session = UnbufferedClientConnection::new(config, name).map_err(Refused::Protocol)?;
-    let (stream, peer) = run(Shared::new(stream, Session::Client(session)), stop).await?;
-    if peer.id.is_none() {
-        return Err(Refused::NoCertificate);
+    known(run(Shared::new(stream, Session::Client(session)), stop).await?)
+}
+
+/// Refuses a peer that has not proved who it is.
+fn known<S: Stream>((stream, peer): (TlsStream<S>, Peer)) -> Result<(TlsStream<S>, Peer), Refused> {
+    match peer.id {
+        Some(_) => Ok((stream, peer)),
+        None => Err(Refused::NoCertificate),
     }
-    Ok((stream, peer))
 }
 
 async fn run<S: Stream>(shared: Rc<Shared<S>>, stop: &Stop) -> Result<(TlsStream<S>, Peer), Refused> {
