@@ -52,13 +52,18 @@ const READ_PAUSE: Duration = Duration::from_millis(20);
 /// If a file is missing, cannot be read or is not what its name says, if others can read the key, if the parts do not
 /// belong together, if a certificate has expired or is not valid yet, or if it names nobody or several.
 pub fn read(directory: &Path) -> Result<Identity, Error> {
+    until_whole(|| read_at(directory, Date::now()))
+}
+
+/// Reads, and again after a moment as long as the parts do not belong together.
+fn until_whole<T>(read: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
     for _ in 1..READ_ATTEMPTS {
-        match read_at(directory, Date::now()) {
+        match read() {
             Err(error) if error.may_be_half_written() => thread::sleep(READ_PAUSE),
             done => return done,
         }
     }
-    read_at(directory, Date::now())
+    read()
 }
 
 /// One attempt, at time `now`.
@@ -76,13 +81,12 @@ pub(super) fn read_at(directory: &Path, now: Date) -> Result<Identity, Error> {
     check_dates(&chain_file, &certificates, now)?;
     check_chain(&directory.join(BUNDLE_FILE), &bundle, &chain_file, &chain, now)?;
 
-    let der = |certificates: &[CertificateDer<'_>]| certificates.iter().map(|one| one.to_vec()).collect();
     Ok(Identity {
         id,
         chain: der(&chain),
         key: key.secret_pkcs8_der().to_vec(),
         bundle: der(&bundle),
-        expires: u64::try_from(leaf.not_after.0).expect("a certificate that ends before 1970 has expired"),
+        expires: expires(leaf),
     })
 }
 
@@ -92,13 +96,7 @@ pub(super) fn read_at(directory: &Path, now: Date) -> Result<Identity, Error> {
 /// # Errors
 /// As [`read`], but for what only an SVID must be.
 pub fn read_certificate(files: &CertificateFiles) -> Result<snapshot::Certificate, Error> {
-    for _ in 1..READ_ATTEMPTS {
-        match read_certificate_at(files, Date::now()) {
-            Err(error) if error.may_be_half_written() => thread::sleep(READ_PAUSE),
-            done => return done,
-        }
-    }
-    read_certificate_at(files, Date::now())
+    until_whole(|| read_certificate_at(files, Date::now()))
 }
 
 fn read_certificate_at(files: &CertificateFiles, now: Date) -> Result<snapshot::Certificate, Error> {
@@ -121,10 +119,19 @@ fn read_certificate_at(files: &CertificateFiles, now: Date) -> Result<snapshot::
     check_dates(file, &certificates, now)?;
     Ok(snapshot::Certificate {
         names: leaf.names.clone(),
-        chain: chain.iter().map(|one| one.to_vec()).collect(),
+        chain: der(&chain),
         key: key.secret_pkcs8_der().to_vec(),
-        expires: u64::try_from(leaf.not_after.0).expect("a certificate that ends before 1970 has expired"),
+        expires: expires(leaf),
     })
+}
+
+fn der(certificates: &[CertificateDer<'_>]) -> Vec<Vec<u8>> {
+    certificates.iter().map(|one| one.to_vec()).collect()
+}
+
+/// When a certificate whose dates have been checked ends, in seconds since the Unix epoch.
+fn expires(certificate: &Certificate) -> u64 {
+    u64::try_from(certificate.not_after.0).expect("a certificate that ends before 1970 has expired")
 }
 
 /// What the certificates of a PEM file say; at least one.
