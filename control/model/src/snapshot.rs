@@ -164,6 +164,13 @@ pub struct Listener {
     pub limits: ListenerLimits,
 }
 
+impl Listener {
+    /// When the first of its certificates ends, in seconds since the Unix epoch. None if it has none.
+    pub fn tls_expires(&self) -> Option<u64> {
+        self.tls.iter().map(|certificate| certificate.expires).min()
+    }
+}
+
 /// A protocol that a listener or service speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Protocol {

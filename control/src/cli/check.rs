@@ -63,7 +63,7 @@ fn describe(files: &Files, text: &mut String) -> std::fmt::Result {
     for object in snapshot.objects.values() {
         match object {
             Object::Listener(listener) => {
-                let tls = match listener.tls.iter().map(|certificate| certificate.expires).min() {
+                let tls = match listener.tls_expires() {
                     _ if listener.mtls == Mtls::Strict => ", mtls strict".to_owned(),
                     Some(expires) => format!(", tls until {}", Date(expires.cast_signed())),
                     None => String::new(),

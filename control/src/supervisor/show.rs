@@ -130,7 +130,7 @@ impl Supervisor {
                     bind: bound.map_or(&listener.bind, |(address, _)| address).to_string(),
                     protocol: protocol(listener.protocol).to_owned(),
                     mtls: mtls(listener.mtls).to_owned(),
-                    tls_expires_at: listener.tls.iter().map(|certificate| certificate.expires).min(),
+                    tls_expires_at: listener.tls_expires(),
                     sockets: bound.map_or(0, |(_, sockets)| sockets.len()),
                 }
             })
