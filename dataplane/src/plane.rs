@@ -484,8 +484,11 @@ impl Plane {
     /// Sends what waits for workers that are behind. Whether something still waits: then it is to be called again after
     /// [`FLUSH_INTERVAL`].
     pub fn flush(&mut self) -> bool {
-        let left = self.workers.iter_mut().filter_map(|worker| (!worker.outbox.flush()).then_some(()));
-        left.count() > 0
+        let mut waits = false;
+        for worker in &mut self.workers {
+            waits |= !worker.outbox.flush();
+        }
+        waits
     }
 
     /// Waits until a worker has said something, or `until`.

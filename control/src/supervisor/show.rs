@@ -44,15 +44,13 @@ impl Supervisor {
              `ringmesh run`)"
                 .to_owned()
         });
-        self.state.write(|state| {
-            if let Some(pending) = &pending
-                && state.config.pending.is_none()
-            {
-                tracing::warn!(target: "ringmesh::config", "{pending}");
-            }
+        let before = self.state.write(|state| {
             state.config.version = self.publisher.wanted().version;
-            state.config.pending = pending;
+            std::mem::replace(&mut state.config.pending, pending.clone())
         });
+        if let (None, Some(pending)) = (before, pending) {
+            tracing::warn!(target: "ringmesh::config", "{pending}");
+        }
     }
 
     /// An edit was taken; `fault` is what it names and could not be read.
