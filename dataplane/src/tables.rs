@@ -1,9 +1,11 @@
 //! What a request is decided by: immutable, shared by all workers, replaced as a whole.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use foldhash::fast::FixedState;
 use ringmesh_codec::limits::Limits;
 use ringmesh_model::snapshot::{self, Settings};
 use ringmesh_ring::net::Address;
@@ -12,6 +14,9 @@ use crate::permit::Limit;
 use crate::places::Place;
 use crate::telemetry::recorder::Series;
 use crate::{policy, route};
+
+/// A map in a table. Only the config puts keys in, so nobody can choose ones that collide.
+pub(crate) type Map<K, V> = HashMap<K, V, FixedState>;
 
 /// One version of everything. A worker holds it by an `Rc` around an `Arc`: a request clones the `Rc`, so that no counter
 /// is written that another core also writes.

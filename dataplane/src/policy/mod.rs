@@ -1,13 +1,11 @@
 //! Who may call. Deny wins on doubt: once a policy names a listener, what no rule allows is refused.
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
-use std::collections::HashMap;
-
-use foldhash::fast::FixedState;
 use ringmesh_model::snapshot;
 use ringmesh_model::spiffe::SpiffeId;
 
 use self::rules::{List, Rule};
+use crate::tables::Map;
 
 mod rules;
 
@@ -20,8 +18,8 @@ pub struct Table {
     rules: Vec<Rule>,
     /// Which rules concern an identity: one list for all that the same rules name. A rule may name thousands.
     lists: Vec<List>,
-    /// Place of each identity's list. Only the config puts keys in, so nobody can choose ones that collide.
-    by_identity: HashMap<SpiffeId, usize, FixedState>,
+    /// Place of each identity's list.
+    by_identity: Map<SpiffeId, usize>,
     anybody: List,
 }
 
@@ -40,7 +38,7 @@ impl Table {
     pub fn new<'a>(policies: impl Iterator<Item = &'a snapshot::Policy>) -> Self {
         let mut table = Self::default();
         let mut guards: Vec<&str> = Vec::new();
-        let mut named: HashMap<&SpiffeId, Vec<u32>, FixedState> = HashMap::default();
+        let mut named: Map<&SpiffeId, Vec<u32>> = Map::default();
         for policy in policies {
             guards.push(&policy.name);
             for allow in &policy.allow {
@@ -67,8 +65,8 @@ impl Table {
     }
 
     /// Makes one list of those that are equal.
-    fn share(&mut self, named: HashMap<&SpiffeId, Vec<u32>, FixedState>) {
-        let mut places: HashMap<Vec<u32>, usize, FixedState> = HashMap::default();
+    fn share(&mut self, named: Map<&SpiffeId, Vec<u32>>) {
+        let mut places: Map<Vec<u32>, usize> = Map::default();
         for (id, numbers) in named {
             let place = match places.get(&numbers) {
                 Some(place) => *place,

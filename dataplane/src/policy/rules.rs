@@ -1,12 +1,10 @@
 //! Allow rules in their order, found by what they name: what a look-up costs does not grow with the rules that cannot
 //! match.
 
-use std::collections::HashMap;
-
-use foldhash::fast::FixedState;
 use ringmesh_model::snapshot::PathMatch;
 
 use crate::route::path_matches;
+use crate::tables::Map;
 
 /// So many rules are looked at one by one: that is quicker than hashing the path.
 const MAX_SCANNED: usize = 4;
@@ -31,8 +29,7 @@ pub(super) struct Rule {
     pub(super) paths: Vec<PathMatch>,
 }
 
-/// Only the config puts keys in, so nobody can choose ones that collide.
-type Paths = HashMap<Box<[u8]>, Methods, FixedState>;
+type Paths = Map<Box<[u8]>, Methods>;
 
 /// For each combination of path and method the first rule that names it: a later one never decides.
 #[derive(Debug, Default)]

@@ -4,12 +4,10 @@
 //! number of hosts. Within a host rules stand in order of precedence, so the first that matches is the one.
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
-use std::collections::HashMap;
-
-use foldhash::fast::FixedState;
 use ringmesh_codec::head::Head;
 use ringmesh_model::snapshot::{self, HostPattern, PathMatch};
 
+use crate::tables::Map;
 use crate::telemetry::recorder::Series;
 
 /// Longest host that is looked up, in bytes (RFC 1035 section 2.3.4); a longer one has no route.
@@ -23,8 +21,7 @@ pub struct Table {
     any: Vec<Rule>,
 }
 
-/// Only the config puts keys in, so nobody can choose ones that collide.
-type Hosts = HashMap<Box<[u8]>, Vec<Rule>, FixedState>;
+type Hosts = Map<Box<[u8]>, Vec<Rule>>;
 
 /// One rule, ready for matching.
 #[derive(Clone, Debug)]
