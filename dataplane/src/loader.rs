@@ -211,13 +211,7 @@ impl Loader {
     ) -> Result<Listener, Error> {
         let tls = match config.mtls {
             Mtls::Off if config.tls.is_empty() => None,
-            Mtls::Off => {
-                let protocols: &[&str] = match config.protocol {
-                    Protocol::Http => &["http/1.1"],
-                    Protocol::Tcp => &[],
-                };
-                Some(tls::edge_server(&config.tls, protocols)?)
-            }
+            Mtls::Off => Some(self.edge_tls(config)?),
             Mtls::Strict => {
                 let identity = identity.ok_or_else(|| Error::NoIdentity(config.name.clone()))?;
                 let config = match server {
@@ -252,6 +246,24 @@ impl Loader {
             policy: policy::Table::new(policies),
             target,
         })
+    }
+
+    /// TLS of a listener with certificates of its own. While they stay, so does what was made of them: to read keys anew
+    /// with every edit of a route would cost much.
+    fn edge_tls(&mut self, config: &snapshot::Listener) -> Result<Arc<rustls::ServerConfig>, tls::Error> {
+        let place = self.listeners.of(&config.name);
+        let same = |before: &&Listener| {
+            let before = &before.config;
+            (before.mtls, before.protocol, &before.tls) == (config.mtls, config.protocol, &config.tls)
+        };
+        if let Some(tls) = self.tables.listener(place).filter(same).and_then(|before| before.tls.clone()) {
+            return Ok(tls);
+        }
+        let protocols: &[&str] = match config.protocol {
+            Protocol::Http => &["http/1.1"],
+            Protocol::Tcp => &[],
+        };
+        tls::edge_server(&config.tls, protocols)
     }
 
     fn routes(&mut self, listener: &str, snapshot: &Snapshot) -> Result<route::Table, Error> {
