@@ -8,7 +8,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore};
 
 use super::pem::certificates;
-use super::verify::{Anyone, Workload};
+use super::verify::Verifier;
 use super::{Error, Identity, Resumption, provider};
 
 /// Where Debian and its relatives keep the certificates that everybody trusts.
@@ -66,11 +66,11 @@ impl Client {
             .map_err(Error::Provider)?;
         let builder = match (trust, expected) {
             (Trust::Anyone, _) => {
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone::new(&provider)))
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier::anyone(&provider)))
             }
             (trust, Expected::Name(_)) => builder.with_root_certificates(roots(trust)?),
             (trust, Expected::SpiffeId { id, .. }) => {
-                let verifier = Workload::new(id, roots(trust)?, &provider);
+                let verifier = Verifier::workload(id, roots(trust)?, &provider);
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
             }
         };

@@ -9,27 +9,29 @@ use rustls::{
     CertificateError, DigitallySignedStruct, Error, OtherError, PeerIncompatible, RootCertStore, SignatureScheme,
 };
 
-/// Believes everybody who has the key of the certificate shown.
+/// Asks for the key of the certificate shown, and believes what `trust` admits.
 #[derive(Debug)]
-pub(super) struct Anyone(WebPkiSupportedAlgorithms);
-
-impl Anyone {
-    pub(super) fn new(provider: &CryptoProvider) -> Self {
-        Self(provider.signature_verification_algorithms)
-    }
-}
-
-/// Believes whoever the roots vouch for and has the expected SPIFFE ID.
-#[derive(Debug)]
-pub(super) struct Workload {
-    id: String,
-    roots: RootCertStore,
+pub(super) struct Verifier {
+    trust: Trust,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl Workload {
-    pub(super) fn new(id: &str, roots: RootCertStore, provider: &CryptoProvider) -> Self {
-        Self { id: id.to_owned(), roots, algorithms: provider.signature_verification_algorithms }
+/// Who is believed.
+#[derive(Debug)]
+enum Trust {
+    Anyone,
+    /// Whoever the roots vouch for and has this SPIFFE ID.
+    Workload { id: String, roots: RootCertStore },
+}
+
+impl Verifier {
+    pub(super) fn anyone(provider: &CryptoProvider) -> Self {
+        Self { trust: Trust::Anyone, algorithms: provider.signature_verification_algorithms }
+    }
+
+    pub(super) fn workload(id: &str, roots: RootCertStore, provider: &CryptoProvider) -> Self {
+        let trust = Trust::Workload { id: id.to_owned(), roots };
+        Self { trust, algorithms: provider.signature_verification_algorithms }
     }
 }
 
@@ -41,7 +43,7 @@ struct OtherWorkload {
     found: String,
 }
 
-impl ServerCertVerifier for Workload {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,
@@ -50,15 +52,16 @@ impl ServerCertVerifier for Workload {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        let Trust::Workload { id, roots } = &self.trust else { return Ok(ServerCertVerified::assertion()) };
         let parsed = ParsedCertificate::try_from(leaf)?;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, self.algorithms.all)?;
+        verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, self.algorithms.all)?;
         let names = webpki::EndEntityCert::try_from(leaf).map_err(|_| CertificateError::BadEncoding)?;
         let found: Vec<_> = names.valid_uri_names().collect();
-        if found == [self.id.as_str()] {
+        if found == [id.as_str()] {
             return Ok(ServerCertVerified::assertion());
         }
         let found = if found.is_empty() { "nobody with a SPIFFE ID".to_owned() } else { found.join(", ") };
-        let other = OtherWorkload { expected: self.id.clone(), found };
+        let other = OtherWorkload { expected: id.clone(), found };
         Err(CertificateError::Other(OtherError(std::sync::Arc::new(other))).into())
     }
 
@@ -82,40 +85,5 @@ impl ServerCertVerifier for Workload {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
-    }
-}
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _leaf: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(PeerIncompatible::ServerDoesNotSupportTls12Or13.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
     }
 }
