@@ -6,7 +6,6 @@ use std::rc::Rc;
 use ringmesh_ring::Instant;
 use ringmesh_ring::Output;
 use ringmesh_ring::net::Net;
-use ringmesh_ring::runtime;
 use ringmesh_ring::stop::Stop;
 
 use super::connection::{Answer, Connection};
@@ -14,7 +13,7 @@ use super::count::Counted;
 use super::draft::Draft;
 use super::entry::{Mix, Prepared};
 use super::seen::Seen;
-use super::worker::{CONNECT_PAUSE, Due, Ready, Shared, tokens};
+use super::worker::{self, CONNECT_PAUSE, Due, Ready, Shared};
 use super::{Http, Reuse};
 use crate::arrival::Arrivals;
 use crate::report::Failure;
@@ -53,7 +52,6 @@ pub(super) fn spawn(shared: &Rc<Shared>, http: &Http, connections: usize) {
         count_field: http.count_field.clone(),
     });
     for _ in 0..connections {
-        let (ready, open) = tokens(shared);
         let task = Task {
             stop: shared.net.stop(),
             shared: shared.clone(),
@@ -61,10 +59,7 @@ pub(super) fn spawn(shared: &Rc<Shared>, http: &Http, connections: usize) {
             connections: shared.settings.targets.iter().map(|_| None).collect(),
             output: Output::new(),
         };
-        runtime::spawn(async move {
-            task.run(ready).await;
-            drop(open);
-        });
+        worker::spawn(shared, |ready| task.run(ready));
     }
 }
 

@@ -9,7 +9,6 @@ use h2::{Reason, RecvStream};
 use http::{HeaderName, HeaderValue, Method, Request, Uri, Version};
 use ringmesh_ring::Instant;
 use ringmesh_ring::net::Net;
-use ringmesh_ring::runtime;
 use ringmesh_ring::stop::Stop;
 
 use super::connection::Answer;
@@ -19,7 +18,7 @@ use super::entry::{Entry, Mix, pattern_bytes};
 use super::grpc::{self, Grpc};
 use super::links::{Lease, Link};
 use super::seen::Seen;
-use super::worker::{CONNECT_PAUSE, Due, Ready, Shared, tokens};
+use super::worker::{self, CONNECT_PAUSE, Due, Ready, Shared};
 use super::{Http, Reuse};
 use crate::arrival::Arrivals;
 use crate::report::Failure;
@@ -148,13 +147,9 @@ pub(super) fn spawn(shared: &Rc<Shared>, plan: Plan, connections: usize, streams
     for _ in 0..connections {
         let links: Rc<[Rc<Link>]> = shared.settings.targets.iter().map(|_| Rc::default()).collect();
         for _ in 0..streams {
-            let (ready, open) = tokens(shared);
             let task =
                 Task { stop: shared.net.stop(), shared: shared.clone(), plan: plan.clone(), links: links.clone() };
-            runtime::spawn(async move {
-                task.run(ready).await;
-                drop(open);
-            });
+            worker::spawn(shared, |ready| task.run(ready));
         }
     }
 }

@@ -4,14 +4,13 @@ use std::rc::Rc;
 
 use ringmesh_ring::Instant;
 use ringmesh_ring::net::Net;
-use ringmesh_ring::runtime;
 use ringmesh_ring::stop::Stop;
 use ringmesh_ring::stream::{Error, Stream};
 use ringmesh_ring::{Buffer, LARGE_BUFFER_BYTES, Output, Size, Slice};
 
 use super::connection::Connection;
 use super::entry::{pattern, pattern_byte};
-use super::worker::{Answered, CONNECT_PAUSE, Due, Ended, Ready, Shared, tokens};
+use super::worker::{self, Answered, CONNECT_PAUSE, Due, Ended, Ready, Shared};
 use crate::message::{Fault, fill};
 use crate::report::{Expected, Failure};
 use crate::serve::SINK_RECEIPT_BYTES;
@@ -46,7 +45,6 @@ pub(super) fn spawn(shared: &Rc<Shared>, exchange: Exchange, connections: usize)
     let slices: Rc<[Slice]> = slices.into();
     let tls = shared.settings.tls.as_ref().map(|tls| tls.offering(&[]));
     for _ in 0..connections {
-        let (ready, open) = tokens(shared);
         let task = Task {
             stop: shared.net.stop(),
             shared: shared.clone(),
@@ -57,10 +55,7 @@ pub(super) fn spawn(shared: &Rc<Shared>, exchange: Exchange, connections: usize)
             tls: tls.clone(),
             output: Output::new(),
         };
-        runtime::spawn(async move {
-            task.run(ready).await;
-            drop(open);
-        });
+        worker::spawn(shared, |ready| task.run(ready));
     }
 }
 

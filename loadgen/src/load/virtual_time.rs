@@ -11,7 +11,7 @@ use ringmesh_ring::memory::{Network, block_on};
 use ringmesh_ring::net::{Address, Net};
 use ringmesh_ring::{Buffer, Instant, Output, Size, Stop, Stream, runtime, yield_now};
 
-use super::worker::{Answered, Due, Ended, Shared, tokens};
+use super::worker::{self, Answered, Due, Ended, Ready, Shared};
 use super::{Connection, Entry, Prepared, Reuse, Settings};
 use crate::arrival::Arrivals;
 use crate::message;
@@ -56,7 +56,8 @@ fn run(settings: Settings) -> (Vec<Seen>, Report) {
         let shared = Rc::new(Shared::new(world.clone(), pacer.clone(), 0, settings, report));
         let (seen, open) = (Rc::new(RefCell::new(Vec::new())), Rc::new(Cell::new(connections)));
         for _ in 0..connections {
-            runtime::spawn(client(shared.clone(), seen.clone(), open.clone(), start));
+            let (its, seen, open) = (shared.clone(), seen.clone(), open.clone());
+            worker::spawn(&shared, move |ready| client(its, ready, seen, open, start));
         }
         turn().await;
         shared.start_at(start);
@@ -98,8 +99,13 @@ async fn serve(network: Network, pacer: Rc<Pacer>, address: Address, start: Inst
     }
 }
 
-async fn client(shared: Rc<Shared<Network>>, seen: Rc<RefCell<Vec<Seen>>>, open: Rc<Cell<usize>>, start: Instant) {
-    let (ready, _open) = tokens(&shared);
+async fn client(
+    shared: Rc<Shared<Network>>,
+    ready: Ready<Network>,
+    seen: Rc<RefCell<Vec<Seen>>>,
+    open: Rc<Cell<usize>>,
+    start: Instant,
+) {
     let request = Prepared::new(&Entry::get("shop", "/"), Reuse::KeepAlive);
     let (stop, mut output) = (shared.net.stop(), Output::new());
     let connection = Connection::open(&shared.net, &shared.settings.targets[0].address, &stop).await.unwrap();

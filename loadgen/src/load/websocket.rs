@@ -3,14 +3,13 @@
 use std::rc::Rc;
 
 use ringmesh_ring::net::Net;
-use ringmesh_ring::runtime;
 use ringmesh_ring::stop::Stop;
 use ringmesh_ring::stream::Stream;
 use ringmesh_ring::{Buffer, Instant, Output, Size, Slice};
 
 use super::entry::{pattern_byte, pattern_bytes, slices_of};
 use super::tcp::{failure_of, failure_of_fault};
-use super::worker::{Answered, CONNECT_PAUSE, Ended, Ready, Shared, tokens};
+use super::worker::{self, Answered, CONNECT_PAUSE, Ended, Ready, Shared};
 use crate::message::{Method, fill, parse_response, read_head};
 use crate::report::{Expected, Failure};
 use crate::tls;
@@ -73,7 +72,6 @@ pub(super) fn spawn(shared: &Rc<Shared>, websocket: &WebSocket, connections: usi
         tls: shared.settings.tls.as_ref().map(|tls| tls.offering(&[tls::HTTP1])),
     });
     for _ in 0..connections {
-        let (ready, open) = tokens(shared);
         let task = Task {
             stop: shared.net.stop(),
             shared: shared.clone(),
@@ -81,10 +79,7 @@ pub(super) fn spawn(shared: &Rc<Shared>, websocket: &WebSocket, connections: usi
             connection: None,
             output: Output::new(),
         };
-        runtime::spawn(async move {
-            task.run(ready).await;
-            drop(open);
-        });
+        worker::spawn(shared, |ready| task.run(ready));
     }
 }
 

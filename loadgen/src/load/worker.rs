@@ -347,7 +347,7 @@ impl<N: Net> Drop for Ready<N> {
 }
 
 /// A connection that is not done yet; dropped when it is, also by a panic.
-pub(super) struct Open<N: Net = Sockets>(Rc<Shared<N>>);
+struct Open<N: Net>(Rc<Shared<N>>);
 
 impl<N: Net> Drop for Open<N> {
     fn drop(&mut self) {
@@ -355,9 +355,17 @@ impl<N: Net> Drop for Open<N> {
     }
 }
 
-/// The two things that each connection tells.
-pub(super) fn tokens<N: Net>(shared: &Rc<Shared<N>>) -> (Ready<N>, Open<N>) {
-    (Ready(shared.clone()), Open(shared.clone()))
+/// Starts a connection's task. It is done when it has ended.
+pub(super) fn spawn<N, F>(shared: &Rc<Shared<N>>, run: impl FnOnce(Ready<N>) -> F + 'static)
+where
+    N: Net,
+    F: Future<Output = ()>,
+{
+    let (ready, open) = (Ready(shared.clone()), Open(shared.clone()));
+    runtime::spawn(async move {
+        run(ready).await;
+        drop(open);
+    });
 }
 
 /// The part of a whole that one of several threads gets.

@@ -21,7 +21,10 @@ pub(super) struct Verifier {
 enum Trust {
     Anyone,
     /// Whoever the roots vouch for and has this SPIFFE ID.
-    Workload { id: String, roots: RootCertStore },
+    Workload {
+        id: String,
+        roots: RootCertStore,
+    },
 }
 
 impl Verifier {
