@@ -19,6 +19,7 @@ mod timer;
 pub mod stop;
 
 pub mod stream;
+pub mod maybe_tls;
 pub mod splice;
 pub mod socket;
 pub mod net;
@@ -38,6 +39,7 @@ pub mod allocator;
 pub use buffer::{BUFFER_BYTES, Buffer, LARGE_BUFFER_BYTES, Size, Slice};
 pub use clock::Instant;
 pub use fair::yield_now;
+pub use maybe_tls::MaybeTls;
 pub use net::{Address, Net, Sockets};
 pub use output::Output;
 pub use runtime::{panics, sleep_until, spawn};

@@ -81,7 +81,7 @@ impl Shared {
 
     /// What an exchange failed for, which is TLS' fault if TLS says so.
     pub(super) fn blame(&self, target: usize, transport: &Transport, failure: Failure) -> Failure {
-        match transport.tls_fault() {
+        match transport.tls().and_then(TlsStream::fault) {
             Some(error) => self.refused(&self.settings.targets[target].address, &error),
             None => failure,
         }

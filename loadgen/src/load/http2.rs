@@ -218,7 +218,7 @@ impl Task {
                     self.explain(target, failure, &error);
                     return Err(self.shared.blame(target, &lease.transport, failure));
                 }
-                Err(Fault::Gone) if lease.transport.tls_fault().is_some() => {
+                Err(Fault::Gone) if lease.transport.tls().is_some_and(|stream| stream.fault().is_some()) => {
                     return Err(self.shared.blame(target, &lease.transport, Failure::Cut));
                 }
                 Err(Fault::Gone) => {

@@ -117,7 +117,7 @@ impl Link {
         *self.state.borrow_mut() = State::Opening(opening.event.clone());
         let address = &shared.settings.targets[target].address;
         let transport = shared.connect(target, tls, stop).await?;
-        if let Transport::Tls(stream) = &transport
+        if let Some(stream) = transport.tls()
             && stream.alpn().as_deref() != Some(tls::HTTP2)
         {
             shared.explain(|| format!("{address} takes TLS but not HTTP/2 within it; try without --http2"));

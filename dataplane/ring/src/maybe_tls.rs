@@ -1,0 +1,120 @@
+//! A connection with or without TLS, so that everything above knows one type. Whose TLS it is does not matter here.
+
+use std::io;
+use std::net::SocketAddr;
+
+use crate::buffer::Buffer;
+use crate::output::Output;
+use crate::splice::Pipe;
+use crate::stop::Stop;
+use crate::stream::{Error, Idle, Stream};
+
+/// A connection of either kind.
+pub enum MaybeTls<S, T> {
+    /// Bytes as they are.
+    Plain(S),
+    /// Inside TLS.
+    Tls(T),
+}
+
+impl<S, T> MaybeTls<S, T> {
+    /// The stream below if there is no TLS: what `splice(2)` may work on.
+    #[inline]
+    pub fn plain(&self) -> Option<&S> {
+        match self {
+            Self::Plain(stream) => Some(stream),
+            Self::Tls(_) => None,
+        }
+    }
+
+    /// The TLS connection, if it is one.
+    #[inline]
+    pub fn tls(&self) -> Option<&T> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => Some(stream),
+        }
+    }
+}
+
+impl<S: Stream, T: Stream> Stream for MaybeTls<S, T> {
+    #[inline]
+    async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.readable().await,
+            Self::Tls(stream) => stream.readable().await,
+        }
+    }
+
+    #[inline]
+    fn try_fill(&self, buffer: &mut Buffer) -> io::Result<Option<usize>> {
+        match self {
+            Self::Plain(stream) => stream.try_fill(buffer),
+            Self::Tls(stream) => stream.try_fill(buffer),
+        }
+    }
+
+    #[inline]
+    fn check_idle(&self) -> io::Result<Idle> {
+        match self {
+            Self::Plain(stream) => stream.check_idle(),
+            Self::Tls(stream) => stream.check_idle(),
+        }
+    }
+
+    #[inline]
+    async fn fill(&self, buffer: &mut Buffer, stop: &Stop) -> Result<usize, Error> {
+        match self {
+            Self::Plain(stream) => stream.fill(buffer, stop).await,
+            Self::Tls(stream) => stream.fill(buffer, stop).await,
+        }
+    }
+
+    #[inline]
+    async fn flush(&self, output: &mut Output, stop: &Stop) -> Result<(), Error> {
+        match self {
+            Self::Plain(stream) => stream.flush(output, stop).await,
+            Self::Tls(stream) => stream.flush(output, stop).await,
+        }
+    }
+
+    #[inline]
+    fn shutdown_write(&self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.shutdown_write(),
+            Self::Tls(stream) => stream.shutdown_write(),
+        }
+    }
+
+    #[inline]
+    fn reset_on_close(&self) {
+        match self {
+            Self::Plain(stream) => stream.reset_on_close(),
+            Self::Tls(stream) => stream.reset_on_close(),
+        }
+    }
+
+    #[inline]
+    async fn splice_to(&self, to: &Self, pipe: &mut Pipe, max: usize, stop: &Stop) -> Result<usize, Error> {
+        match (self, to) {
+            (Self::Plain(from), Self::Plain(to)) => from.splice_to(to, pipe, max, stop).await,
+            _ => Err(Error::Io(io::ErrorKind::Unsupported.into())),
+        }
+    }
+
+    #[inline]
+    fn peer_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Plain(stream) => stream.peer_address(),
+            Self::Tls(stream) => stream.peer_address(),
+        }
+    }
+
+    #[inline]
+    fn local_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Plain(stream) => stream.local_address(),
+            Self::Tls(stream) => stream.local_address(),
+        }
+    }
+}
