@@ -5,16 +5,16 @@
 
 use std::hint::black_box;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::Context;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose, SanType};
-use ringmesh_codec::http1::{Edits, RequestHead, ResponseHead, Sink};
+use ringmesh_codec::http1::{Edits, RequestHead, ResponseHead};
 use ringmesh_codec::{BodyLength, BodyScanner, Limits, Method};
 use ringmesh_dataplane::balance::{self, Candidate, Tried};
 use ringmesh_dataplane::loader::Loader;
 use ringmesh_dataplane::outcome::Reason;
+use ringmesh_dataplane::proxy::http1::Spans;
 use ringmesh_dataplane::proxy::request::{self, Account};
 use ringmesh_dataplane::route::{Rule, Table, Target};
 use ringmesh_dataplane::telemetry::directory::Directory;
@@ -107,22 +107,6 @@ impl Part {
 
 fn repeat(mut one: impl FnMut() + 'static) -> Run {
     Box::new(move |count| (0..count).for_each(|_| one()))
-}
-
-/// Sends a head on from where it lies, as the proxy does.
-struct Spans<'a> {
-    head: &'a Slice,
-    output: &'a mut Output,
-}
-
-impl Sink for Spans<'_> {
-    fn original(&mut self, range: Range<usize>) {
-        self.output.push(self.head.slice(range));
-    }
-
-    fn inserted(&mut self, text: &[u8]) {
-        self.output.push_bytes(text);
-    }
 }
 
 fn received(bytes: &[u8]) -> Slice {

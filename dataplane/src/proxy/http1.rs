@@ -880,9 +880,11 @@ fn content(body: &mut BodyScanner, buffer: &mut Buffer, output: &mut Output) -> 
 }
 
 /// Where a head is written to: unchanged spans are sent from where they lie.
-struct Spans<'a> {
-    head: &'a Slice,
-    output: &'a mut Output,
+pub struct Spans<'a> {
+    /// The head as it came.
+    pub head: &'a Slice,
+    /// What is sent.
+    pub output: &'a mut Output,
 }
 
 impl Sink for Spans<'_> {
