@@ -13,7 +13,7 @@ use rustls::{Connection, HandshakeKind};
 /// How long saying goodbye may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Bytes sealed before they are sent: rustls keeps no more than this unsent.
+/// Most slices that rustls is given at once.
 const MAX_SLICES: usize = 16;
 
 /// A TLS connection over `S`.
