@@ -12,6 +12,7 @@
 pub mod limits;
 pub mod syntax;
 pub mod unit;
+mod driver;
 
 // One exchange, both sides.
 mod chunked;
@@ -39,6 +40,7 @@ mod pace;
 mod thread;
 mod wait;
 
+pub use driver::Driver;
 pub use proxy_header::{ProxyHeader, ProxyVersion};
 pub use ringmesh_ring::{Grant, Wish};
 

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::bail;
-use ringmesh_loadgen::unit;
+use ringmesh_loadgen::{Driver, unit};
 
-use crate::demo::{self, DEFAULT_RATE, Driver, Keep, Options, Show};
+use crate::demo::{self, DEFAULT_RATE, Keep, Options, Show};
 
 const AFTER_HELP: &str = "\
 Four services with a sidecar each: web calls checkout, checkout calls payments, of which there are two versions.

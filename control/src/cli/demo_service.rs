@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use crate::demo::Driver;
+use ringmesh_loadgen::Driver;
+
 use crate::demo::service::{self, CallArgument};
 
 /// A service of the demo's shop

@@ -136,7 +136,8 @@ fn fault(ours: &Handshake, theirs: Option<&Handshake>, caller: &str, called: &st
 mod tests {
     use std::path::Path;
 
-    use super::super::Driver;
+    use ringmesh_loadgen::Driver;
+
     use super::*;
 
     fn record(direction: &str, peer: &str, local: String, remote: String) -> Handshake {

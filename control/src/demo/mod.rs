@@ -35,7 +35,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ringmesh_loadgen::Wish;
+use ringmesh_loadgen::Driver;
 use ringmesh_loadgen::arrival::Arrivals;
 use ringmesh_loadgen::load::{self, Entry, Expect, Protocol};
 use ringmesh_loadgen::report::Report;
@@ -72,39 +72,6 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// How long the sidecars may take to tell of the last handshakes.
 const RECORDS_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The I/O driver of the demo's parts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Driver {
-    /// io_uring where the kernel grants it, else epoll
-    Auto,
-    /// io_uring or nothing
-    #[value(name = "io_uring")]
-    IoUring,
-    /// epoll
-    Epoll,
-}
-
-impl Driver {
-    /// Its name in config files and on command lines.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::IoUring => "io_uring",
-            Self::Epoll => "epoll",
-        }
-    }
-}
-
-impl From<Driver> for Wish {
-    fn from(driver: Driver) -> Self {
-        match driver {
-            Driver::Auto => Self::Auto,
-            Driver::IoUring => Self::IoUring,
-            Driver::Epoll => Self::Epoll,
-        }
-    }
-}
 
 /// What is asked of a demo.
 #[derive(Clone, Debug)]

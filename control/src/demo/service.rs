@@ -5,10 +5,10 @@ use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
 
+use ringmesh_loadgen::Driver;
 use ringmesh_loadgen::serve::{self, Call, Delay, Service, Shop};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use super::Driver;
 use super::signals::Asked;
 
 /// How often a request to end is looked for. It has no other work between requests.

@@ -4,9 +4,9 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use ringmesh_loadgen::Driver;
 use ringmesh_model::spiffe::SpiffeId;
 
-use super::Driver;
 use super::ports::{self, Ports};
 
 /// Trust domain of the shop.

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ringmesh_loadgen::Driver;
 use serde::Serialize;
 
 use super::child::{self, Child};
@@ -15,7 +16,7 @@ use super::fetch::fetch;
 use super::folder::Folder;
 use super::shop::{CHARGE, DRAIN_SECONDS, HOPS, Member, Shop, TRUST_DOMAIN, spiffe_id};
 use super::signals::Asked;
-use super::{Driver, admin, ports};
+use super::{admin, ports};
 use crate::identity::ca;
 
 /// How often a part is asked whether it is up.

@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
-use ringmesh_loadgen::Wish;
+use clap::Args;
+use ringmesh_loadgen::Driver;
 
 /// Exit codes. Success is 0; a second Ctrl-C ends with 130.
 pub(crate) mod exit {
@@ -75,27 +75,6 @@ fn cores(text: &str) -> Result<Cores, String> {
         cores.extend(first..=last);
     }
     Ok(Cores(cores))
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-pub(crate) enum Driver {
-    /// io_uring where the kernel grants it, else epoll
-    Auto,
-    /// io_uring or nothing
-    #[value(name = "io_uring")]
-    IoUring,
-    /// epoll
-    Epoll,
-}
-
-impl From<Driver> for Wish {
-    fn from(driver: Driver) -> Self {
-        match driver {
-            Driver::Auto => Self::Auto,
-            Driver::IoUring => Self::IoUring,
-            Driver::Epoll => Self::Epoll,
-        }
-    }
 }
 
 /// A flag that Ctrl-C and SIGTERM set. A second one ends the process at once.
