@@ -73,7 +73,8 @@ pub(crate) struct Worker<T> {
 }
 
 impl<T: Send + 'static> Worker<T> {
-    /// Starts a thread, kept on `core` if there is one, that runs `main` as a worker. `main` gets the mailbox through which it is asked to end.
+    /// Starts a thread, kept on `core` if there is one, that runs `main` as a worker. `main` gets the mailbox through which
+    /// it is asked to end.
     pub(crate) fn start<M, F>(name: String, core: Option<usize>, grant: Grant, main: M) -> Result<Self, Error>
     where
         M: FnOnce(Receiver<()>) -> F + Send + 'static,

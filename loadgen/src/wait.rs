@@ -78,7 +78,7 @@ pub(crate) async fn first<A, B>(one: impl Future<Output = A>, other: impl Future
     .await
 }
 
-/// Runs two futures to the end of both; `one_ended` is called if the second ends before the first.
+/// Runs two futures to the end of both; `other_ended_first` is called if the second ends before the first.
 pub(crate) async fn both<A, B>(
     one: impl Future<Output = A>,
     other: impl Future<Output = B>,

@@ -27,9 +27,8 @@ use ringmesh_ring::stop::Stop;
 use ringmesh_ring::{Buffer, Idle, Socket, Stream};
 
 use self::http2::Spoken;
-use crate::load::pattern_bytes;
-
 use crate::limits::MAX_SERVED_CONNECTIONS;
+use crate::load::pattern_bytes;
 use crate::message::Fault;
 use crate::pace::Pacer;
 use crate::thread::{Error, Worker, check_cores, core_of};
