@@ -144,7 +144,16 @@ impl<S: Stream> Connection<S> {
     }
 }
 
-fn before_the_answer(fault: Fault) -> Failure {
+/// What a request has failed for that could not be sent.
+pub(super) fn while_sending(error: stream::Error) -> Failure {
+    match error {
+        stream::Error::Stopped(_) => Failure::Timeout,
+        stream::Error::Io(_) => Failure::Cut,
+    }
+}
+
+/// What a request has failed for of whose answer nothing had come.
+pub(super) fn before_the_answer(fault: Fault) -> Failure {
     match fault {
         Fault::Ended | Fault::Broken => Failure::Cut,
         Fault::Malformed => Failure::Malformed,

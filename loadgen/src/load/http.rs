@@ -13,9 +13,8 @@ use super::count::Counted;
 use super::draft::Draft;
 use super::entry::{Mix, Prepared};
 use super::seen::Seen;
-use super::worker::{self, CONNECT_PAUSE, Due, Ready, Shared};
+use super::worker::{self, Due, Ready, Shared};
 use super::{Http, Reuse};
-use crate::arrival::Arrivals;
 use crate::report::Failure;
 use crate::tls;
 use crate::transport::Transport;
@@ -66,7 +65,7 @@ pub(super) fn spawn(shared: &Rc<Shared>, http: &Http, connections: usize) {
 impl Task {
     async fn run(mut self, ready: Ready) {
         if self.plan.reuse == Reuse::KeepAlive {
-            self.begin_deadline();
+            self.shared.begin_deadline(&self.stop);
             // A failure here is met again, and counted, with the first request.
             for target in 0..self.connections.len() {
                 self.connections[target] = self.connect(target).await.ok();
@@ -76,11 +75,7 @@ impl Task {
         self.shared.clone().begin(ready).await;
         while let Some(due) = self.shared.next().await {
             let failure = self.request(&due).await;
-            if matches!(failure, Some(Failure::Connect | Failure::Tls))
-                && self.shared.settings.arrivals == Arrivals::Closed
-            {
-                self.shared.pacer.until(Instant::now() + CONNECT_PAUSE).await;
-            }
+            self.shared.pause_after(failure).await;
         }
     }
 
@@ -93,7 +88,7 @@ impl Task {
         let request = made.as_ref().unwrap_or(&plan.prepared[entry]);
         let begin = Instant::now();
         self.shared.delayed(due, begin);
-        self.begin_deadline();
+        self.shared.begin_deadline(&self.stop);
         let mut body = Seen::new(request.check, request.body_bytes, request.body.as_ref());
         let result = self.attempt(request, &mut body).await;
         self.stop.set_deadline(None);
@@ -135,10 +130,5 @@ impl Task {
 
     async fn connect(&self, target: usize) -> Result<Connection<Transport>, Failure> {
         self.shared.connect(target, self.plan.tls.as_ref(), &self.stop).await.map(Connection::over)
-    }
-
-    fn begin_deadline(&self) {
-        self.stop.clear();
-        self.stop.set_deadline(Some(Instant::now() + self.shared.settings.timeout));
     }
 }

@@ -18,9 +18,8 @@ use super::entry::{Entry, Mix, pattern_bytes};
 use super::grpc::{self, Grpc};
 use super::links::{Lease, Link};
 use super::seen::Seen;
-use super::worker::{self, CONNECT_PAUSE, Due, Ready, Shared};
+use super::worker::{self, Due, Ready, Shared};
 use super::{Http, Reuse};
-use crate::arrival::Arrivals;
 use crate::report::Failure;
 use crate::tls;
 use crate::wait::{First, first};
@@ -157,7 +156,7 @@ pub(super) fn spawn(shared: &Rc<Shared>, plan: Plan, connections: usize, streams
 impl Task {
     async fn run(self, ready: Ready) {
         if self.plan.reuse == Reuse::KeepAlive {
-            self.begin_deadline();
+            self.shared.begin_deadline(&self.stop);
             for target in 0..self.links.len() {
                 // A failure here is met again, and counted, with the first request.
                 let _failure = self.sender(target).await;
@@ -167,11 +166,7 @@ impl Task {
         self.shared.begin(ready).await;
         while let Some(due) = self.shared.next().await {
             let failure = self.request(&due).await;
-            if matches!(failure, Some(Failure::Connect | Failure::Tls))
-                && self.shared.settings.arrivals == Arrivals::Closed
-            {
-                self.shared.pacer.until(Instant::now() + CONNECT_PAUSE).await;
-            }
+            self.shared.pause_after(failure).await;
         }
     }
 
@@ -184,7 +179,7 @@ impl Task {
         let target = self.shared.pick_target();
         let begin = Instant::now();
         self.shared.delayed(due, begin);
-        self.begin_deadline();
+        self.shared.begin_deadline(&self.stop);
         let result = self.attempts(target, call).await;
         self.stop.set_deadline(None);
         let (sent, received) = self.links[target].take_counts();
@@ -251,11 +246,6 @@ impl Task {
             Some(grpc) => grpc::exchange(call, grpc, sender).await,
             None => exchange(call, sender, self.plan.count_field.as_deref()).await,
         }
-    }
-
-    fn begin_deadline(&self) {
-        self.stop.clear();
-        self.stop.set_deadline(Some(Instant::now() + self.shared.settings.timeout));
     }
 }
 

@@ -5,13 +5,13 @@ use std::rc::Rc;
 use ringmesh_ring::Instant;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::Stop;
-use ringmesh_ring::stream::{Error, Stream};
+use ringmesh_ring::stream::Stream;
 use ringmesh_ring::{Buffer, LARGE_BUFFER_BYTES, Output, Size, Slice};
 
-use super::connection::Connection;
+use super::connection::{Connection, before_the_answer, while_sending};
 use super::entry::{pattern, pattern_byte};
 use super::worker::{self, Answered, CONNECT_PAUSE, Due, Ended, Ready, Shared};
-use crate::message::{Fault, fill};
+use crate::message::fill;
 use crate::report::{Expected, Failure};
 use crate::serve::SINK_RECEIPT_BYTES;
 use crate::tls;
@@ -73,7 +73,7 @@ struct Task {
 
 impl Task {
     async fn run(mut self, ready: Ready) {
-        self.begin_deadline();
+        self.shared.begin_deadline(&self.stop);
         // A failure here is met again, and counted, with the first exchange.
         let _failure = self.connect().await;
         self.stop.set_deadline(None);
@@ -98,7 +98,7 @@ impl Task {
     async fn exchange(&mut self, due: &Due) -> Result<u64, Failure> {
         let begin = Instant::now();
         self.shared.delayed(due, begin);
-        self.begin_deadline();
+        self.shared.begin_deadline(&self.stop);
         if self.connection.is_none() {
             self.connect().await?;
         }
@@ -111,11 +111,11 @@ impl Task {
     async fn ping_pong(&mut self, bytes: usize) -> Result<u64, Failure> {
         let connection = self.connection.as_ref().ok_or(Failure::Connect)?;
         self.slices.iter().for_each(|slice| self.output.push(slice.clone()));
-        connection.stream().flush(&mut self.output, &self.stop).await.map_err(failure_of)?;
+        connection.stream().flush(&mut self.output, &self.stop).await.map_err(while_sending)?;
         let mut buffer = Buffer::take(Size::Small);
         let mut seen = 0;
         while seen < bytes {
-            if fill(connection.stream(), &mut buffer, &self.stop).await.map_err(failure_of_fault)? == 0 {
+            if fill(connection.stream(), &mut buffer, &self.stop).await.map_err(before_the_answer)? == 0 {
                 return Err(if seen == 0 { Failure::Cut } else { Failure::Truncated });
             }
             let came = buffer.filled();
@@ -143,15 +143,15 @@ impl Task {
                 left = left.saturating_sub(slice.len() as u64);
             }
             let part = self.output.len_bytes() as u64;
-            self.begin_deadline();
-            connection.stream().flush(&mut self.output, &self.stop).await.map_err(failure_of)?;
+            self.shared.begin_deadline(&self.stop);
+            connection.stream().flush(&mut self.output, &self.stop).await.map_err(while_sending)?;
             sent += part;
             if self.shared.is_measuring() {
                 self.shared.report.borrow_mut().bytes_sent += part;
             }
         }
         connection.stream().shutdown_write().map_err(|_| Failure::Cut)?;
-        self.begin_deadline();
+        self.shared.begin_deadline(&self.stop);
         let receipt = self.receipt(&connection).await?;
         if receipt == sent { Ok(SINK_RECEIPT_BYTES as u64) } else { Err(Failure::WrongBody) }
     }
@@ -159,7 +159,7 @@ impl Task {
     /// The number of bytes that the sink says it got.
     async fn receipt(&self, connection: &Connection<Transport>) -> Result<u64, Failure> {
         let mut buffer = Buffer::take(Size::Small);
-        while fill(connection.stream(), &mut buffer, &self.stop).await.map_err(failure_of_fault)? > 0 {}
+        while fill(connection.stream(), &mut buffer, &self.stop).await.map_err(before_the_answer)? > 0 {}
         let bytes: [u8; SINK_RECEIPT_BYTES] = buffer.filled().try_into().map_err(|_| match buffer.filled() {
             [] => Failure::Cut,
             _ => Failure::Malformed,
@@ -172,11 +172,6 @@ impl Task {
         let stream = self.shared.connect(self.target, self.tls.as_ref(), &self.stop).await?;
         self.connection = Some(Connection::over(stream));
         Ok(())
-    }
-
-    fn begin_deadline(&self) {
-        self.stop.clear();
-        self.stop.set_deadline(Some(Instant::now() + self.shared.settings.timeout));
     }
 
     fn count(&self, due: &Due, result: Result<u64, Failure>) {
@@ -194,20 +189,5 @@ impl Task {
         };
         let begin = due.at.max(due.free);
         self.shared.record(due, &Ended { entry: 0, begin, outcome: result.map(answered) });
-    }
-}
-
-pub(super) fn failure_of(error: Error) -> Failure {
-    match error {
-        Error::Stopped(_) => Failure::Timeout,
-        Error::Io(_) => Failure::Cut,
-    }
-}
-
-pub(super) fn failure_of_fault(fault: Fault) -> Failure {
-    match fault {
-        Fault::Stopped(_) => Failure::Timeout,
-        Fault::Ended | Fault::Broken => Failure::Cut,
-        Fault::Malformed => Failure::Malformed,
     }
 }

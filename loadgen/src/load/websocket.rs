@@ -7,8 +7,8 @@ use ringmesh_ring::stop::Stop;
 use ringmesh_ring::stream::Stream;
 use ringmesh_ring::{Buffer, Instant, Output, Size, Slice};
 
+use super::connection::{before_the_answer, while_sending};
 use super::entry::{pattern_byte, pattern_bytes, slices_of};
-use super::tcp::{failure_of, failure_of_fault};
 use super::worker::{self, Answered, CONNECT_PAUSE, Ended, Ready, Shared};
 use crate::message::{Method, fill, parse_response, read_head};
 use crate::report::{Expected, Failure};
@@ -94,7 +94,7 @@ struct Task {
 
 impl Task {
     async fn run(mut self, ready: Ready) {
-        self.begin_deadline();
+        self.shared.begin_deadline(&self.stop);
         // A failure here is met again, and counted, with the first exchange.
         let _failure = self.connect().await;
         self.stop.set_deadline(None);
@@ -102,7 +102,7 @@ impl Task {
         while let Some(due) = self.shared.next().await {
             let begin = Instant::now();
             self.shared.delayed(&due, begin);
-            self.begin_deadline();
+            self.shared.begin_deadline(&self.stop);
             let result = match (self.exchange().await, &self.connection) {
                 (Err(failure), Some((stream, target))) => Err(self.shared.blame(*target, stream, failure)),
                 (result, _) => result,
@@ -133,7 +133,7 @@ impl Task {
         }
         let (stream, _) = self.connection.as_ref().ok_or(Failure::Connect)?;
         self.plan.frame.iter().for_each(|slice| self.output.push(slice.clone()));
-        stream.flush(&mut self.output, &self.stop).await.map_err(failure_of)?;
+        stream.flush(&mut self.output, &self.stop).await.map_err(while_sending)?;
         let mut buffer = Buffer::take(Size::Small);
         let (mut received, mut seen) = (0, 0);
         loop {
@@ -141,7 +141,7 @@ impl Task {
                 if let Some(frame) = Frame::parse(buffer.filled()).map_err(|_| Failure::Malformed)? {
                     break frame;
                 }
-                let came = fill(stream, &mut buffer, &self.stop).await.map_err(failure_of_fault)?;
+                let came = fill(stream, &mut buffer, &self.stop).await.map_err(before_the_answer)?;
                 if came == 0 {
                     return Err(if received == 0 && buffer.is_empty() { Failure::Cut } else { Failure::Truncated });
                 }
@@ -166,7 +166,7 @@ impl Task {
                 buffer.consume(taken);
                 left -= taken as u64;
                 seen += taken as u64;
-                if left > 0 && fill(stream, &mut buffer, &self.stop).await.map_err(failure_of_fault)? == 0 {
+                if left > 0 && fill(stream, &mut buffer, &self.stop).await.map_err(before_the_answer)? == 0 {
                     return Err(Failure::Truncated);
                 }
             }
@@ -189,10 +189,10 @@ impl Task {
 
     async fn upgrade(&mut self, stream: &Transport, target: usize) -> Result<(), Failure> {
         self.output.push_bytes(self.plan.handshake.as_bytes());
-        stream.flush(&mut self.output, &self.stop).await.map_err(failure_of)?;
+        stream.flush(&mut self.output, &self.stop).await.map_err(while_sending)?;
         let mut buffer = Buffer::take(Size::Small);
         let parse = |bytes: &[u8]| parse_response(bytes, Method::Other, Some("sec-websocket-accept"));
-        let head = read_head(stream, &mut buffer, &self.stop, parse).await.map_err(failure_of_fault)?;
+        let head = read_head(stream, &mut buffer, &self.stop, parse).await.map_err(before_the_answer)?;
         let address = &self.shared.settings.targets[target].address;
         if head.status != 101 {
             self.shared.explain(|| {
@@ -207,11 +207,6 @@ impl Task {
         }
         Ok(())
     }
-
-    fn begin_deadline(&self) {
-        self.stop.clear();
-        self.stop.set_deadline(Some(Instant::now() + self.shared.settings.timeout));
-    }
 }
 
 /// Takes a control frame: a ping gets its answer, a close ends the connection.
@@ -225,13 +220,13 @@ async fn answer<S: Stream>(
     // Its payload is bounded by its parser.
     let length = usize::try_from(frame.length).unwrap_or(MAX_CONTROL_BYTES);
     while buffer.len() < length {
-        if fill(stream, buffer, stop).await.map_err(failure_of_fault)? == 0 {
+        if fill(stream, buffer, stop).await.map_err(before_the_answer)? == 0 {
             return Err(Failure::Truncated);
         }
     }
     if frame.opcode == Opcode::Ping {
         output.push_bytes(&framed(Opcode::Pong, &buffer.filled()[..length]));
-        stream.flush(output, stop).await.map_err(failure_of)?;
+        stream.flush(output, stop).await.map_err(while_sending)?;
     }
     buffer.consume(length);
     if frame.opcode == Opcode::Close { Err(Failure::Cut) } else { Ok(()) }

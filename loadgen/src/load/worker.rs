@@ -9,6 +9,7 @@ use ringmesh_ring::Instant;
 use ringmesh_ring::mailbox::Receiver;
 use ringmesh_ring::net::{Net, Sockets};
 use ringmesh_ring::runtime;
+use ringmesh_ring::stop::Stop;
 
 use super::entry::Mix;
 use super::template::Values;
@@ -293,6 +294,19 @@ impl<N: Net> Shared<N> {
     fn take_one(&self, due: Instant) {
         if due >= self.measured.get() {
             self.left.set(self.left.get() - 1);
+        }
+    }
+
+    /// Gives a request the time that it may take.
+    pub(super) fn begin_deadline(&self, stop: &Stop) {
+        stop.clear();
+        stop.set_deadline(Some(self.net.now() + self.settings.timeout));
+    }
+
+    /// After a connection that did not come about, a closed loop would spin.
+    pub(super) async fn pause_after(&self, failure: Option<Failure>) {
+        if matches!(failure, Some(Failure::Connect | Failure::Tls)) && self.settings.arrivals == Arrivals::Closed {
+            self.pacer.until(self.net.now() + CONNECT_PAUSE).await;
         }
     }
 
