@@ -305,8 +305,12 @@ impl Drop for Running {
     }
 }
 
-/// Ports below the range from which the kernel takes them for outgoing connections, so that no client gets one of ours.
-fn free_address() -> anyhow::Result<SocketAddr> {
+/// A free port of loopback, below the range from which the kernel takes them for outgoing connections, so that no client
+/// gets one of ours.
+///
+/// # Errors
+/// If there is none.
+pub fn free_address() -> anyhow::Result<SocketAddr> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     const FIRST: u16 = 10_000;
     const COUNT: u16 = 22_000;

@@ -46,14 +46,14 @@ pub fn run(build: &Build, mut tell: impl FnMut(&str)) -> anyhow::Result<()> {
     }
     tell("Ringmesh beside HAProxy:");
     let mut scenario = scenario::read(&[SCENARIO.to_owned()])?.remove(0);
-    scenario.contenders.retain(|contender| ["ringmesh", report::REFERENCE].contains(&contender.proxy.as_str()));
+    scenario.contenders.retain(|contender| [report::OURS, report::REFERENCE].contains(&contender.proxy.as_str()));
     let bed = Bed::new(build.clone())?;
     let outcome = side_by_side::run(&bed, scenario, ROUNDS, LENGTHS, &mut tell)?;
     if let Some(failure) = outcome.failures.first() {
         bail!("{failure}");
     }
     let records = report::records(&outcome, &Machine::here());
-    let ratio = records.iter().find(|record| record.proxy == "ringmesh").and_then(|record| record.cpu_ratio);
+    let ratio = records.iter().find(|record| record.proxy == report::OURS).and_then(|record| record.cpu_ratio);
     let ratio = ratio.context("a ratio of CPU times")?;
     tell(&format!(
         "CPU time of a request, ratio to HAProxy: {:.2} ({:.2} to {:.2}), at most {MAX_RATIO}",

@@ -38,8 +38,8 @@ const IDLE_LENGTHS: Lengths = Lengths { warm_up: Duration::from_secs(2), measure
 /// The same in a quick run.
 const QUICK_IDLE_LENGTHS: Lengths = Lengths { warm_up: Duration::from_millis(800), measured: Duration::from_secs(2) };
 
-/// Ringmesh beside HAProxy, nginx, Envoy and nghttpx in one run: the proxy alone on the first core with one worker, load and service on the
-/// second, fresh processes each turn, the contenders taking turns.
+/// Ringmesh beside HAProxy, nginx, Envoy and nghttpx in one run: the proxy alone on the first core with one worker, load
+/// and service on the second, fresh processes each turn, the contenders taking turns.
 ///
 /// Exit codes: 0 done, 1 something failed (figures of others are kept), 2 the command makes no sense.
 #[derive(Parser)]

@@ -1,6 +1,5 @@
 //! The parent commit, built beside this tree: what to compare with where the baseline's counts say nothing.
 
-use std::ffi::OsString;
 use std::fs::{self, File, FileTimes};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,7 +9,7 @@ use anyhow::{Context, bail};
 use crate::baseline::{self, Baseline};
 use crate::callgrind::PROGRAM;
 use crate::machine::Machine;
-use crate::programs::Build;
+use crate::programs::{Build, cargo};
 
 /// A commit to compare with.
 pub struct Parent {
@@ -69,8 +68,7 @@ impl Parent {
         for folder in [".fingerprint", "build", "deps"] {
             copy_foreign(&build.folder().join(folder), &built.join(folder))?;
         }
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
-        let status = Command::new(cargo)
+        let status = cargo()
             .args(["build", "--quiet", "--locked", "--workspace", "--profile", build.profile(), "--bin", PROGRAM])
             .env("CARGO_TARGET_DIR", &target)
             .current_dir(&tree)

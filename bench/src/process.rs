@@ -87,14 +87,12 @@ impl Process {
             sum.cpu += cpu(pid);
             sum.processes += 1;
             sum.wake_ups += wake_ups(pid);
-            sum.rss_kib += kib(&format!("/proc/{pid}/status"), "VmRSS:");
-            sum.pss_kib += kib(&format!("/proc/{pid}/smaps_rollup"), "Pss:");
+            sum.rss_kib += number_after(format!("/proc/{pid}/status"), "VmRSS:");
+            sum.pss_kib += number_after(format!("/proc/{pid}/smaps_rollup"), "Pss:");
         }
         sum
     }
-}
 
-impl Process {
     /// The time on CPU of each living thread of it and its descendants, by the thread's place in `/proc`.
     pub fn threads(&self) -> Vec<(String, Duration)> {
         let tasks = |pid: u32| fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
@@ -208,12 +206,12 @@ fn nanoseconds(task: &fs::DirEntry) -> Option<u64> {
 }
 
 fn wake_ups(pid: u32) -> u64 {
-    let count = |task: fs::DirEntry| kib(&task.path().join("status").to_string_lossy(), "voluntary_ctxt_switches:");
+    let count = |task: fs::DirEntry| number_after(task.path().join("status"), "voluntary_ctxt_switches:");
     fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten().map(count).sum()
 }
 
-/// The number after a word at a line's beginning.
-fn kib(file: &str, word: &str) -> u64 {
+/// The number after a word at a line's beginning; 0 if there is none.
+fn number_after(file: impl AsRef<Path>, word: &str) -> u64 {
     let text = fs::read_to_string(file).unwrap_or_default();
     let value = text.lines().find_map(|line| line.strip_prefix(word));
     value.and_then(|value| value.split_whitespace().next()?.parse().ok()).unwrap_or(0)

@@ -45,8 +45,7 @@ impl Build {
     /// # Errors
     /// If they cannot be built.
     pub fn bring_up_to_date(&self, further: &[&str]) -> anyhow::Result<()> {
-        let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
-        let mut command = Command::new(cargo);
+        let mut command = cargo();
         command.args(["build", "--quiet", "--locked", "--workspace", "--profile", &self.profile]).args(further);
         command.current_dir(env!("CARGO_MANIFEST_DIR"));
         let status = command.status().context("cannot run cargo")?;
@@ -60,6 +59,11 @@ impl Build {
     pub fn program(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
+}
+
+/// The cargo that runs this program, or the one on the path.
+pub fn cargo() -> Command {
+    Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")))
 }
 
 /// A program of the system, by name.

@@ -97,7 +97,7 @@ pub struct Record {
 }
 
 /// Whose ratios to the others are shown.
-const OURS: &str = "ringmesh";
+pub const OURS: &str = "ringmesh";
 
 /// The records of a scenario.
 pub fn records(outcome: &Outcome, machine: &Machine) -> Vec<Record> {

@@ -219,7 +219,7 @@ pub fn folder() -> &'static Path {
 /// # Errors
 /// If a file cannot be read or understood, or a name is not known.
 pub fn read(names: &[String]) -> anyhow::Result<Vec<Scenario>> {
-    let all = read_all(&folder().join("scenarios"))?;
+    let all = all()?;
     if names.is_empty() {
         return Ok(all.into_iter().filter(|scenario| scenario.in_table).collect());
     }

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use crate::contender::{Bed, Running};
 use crate::load::{self, Latency};
-use crate::machine;
+use crate::machine::{self, CoreTime};
+use crate::process::Usage;
 use crate::scenario::{Contender, Kind, Scenario};
 use crate::{idle, service};
 
@@ -95,14 +96,19 @@ pub fn run(bed: &Bed, scenario: &Scenario, contender: &Contender, lengths: Lengt
     let at_start = running.usage();
     send(&mut running, lengths.warm_up)?;
 
-    let before = (running.usage(), machine::core_time(core[0]), running.threads());
+    let before = Moment::now(&running, core[0]);
     let outcome = send(&mut running, lengths.measured)?;
-    let after = (running.usage(), machine::core_time(core[0]), running.threads());
+    let after = Moment::now(&running, core[0]);
 
     // The time of one that has ended would be missing, and the contender would look fast.
-    ensure!(before.0.processes == after.0.processes, "its processes came and went meanwhile\n{}", running.last_words());
-    let cpu = after.0.cpu.saturating_sub(before.0.cpu);
-    let (busy, whole) = (after.1.busy.saturating_sub(before.1.busy), after.1.all.saturating_sub(before.1.all));
+    ensure!(
+        before.usage.processes == after.usage.processes,
+        "its processes came and went meanwhile\n{}",
+        running.last_words()
+    );
+    let cpu = after.usage.cpu.saturating_sub(before.usage.cpu);
+    let busy = after.core.busy.saturating_sub(before.core.busy);
+    let whole = after.core.all.saturating_sub(before.core.all);
     let foreign = (busy.saturating_sub(cpu).as_secs_f64() / whole.as_secs_f64().max(1e-9)).clamp(0.0, 1.0);
     let latency = |which: fn(&Latency) -> u64| outcome.latency.as_ref().map(which);
     Ok(Observation {
@@ -115,14 +121,27 @@ pub fn run(bed: &Bed, scenario: &Scenario, contender: &Contender, lengths: Lengt
         p999_us: latency(|latency| latency.p999),
         start_ms: (!running.is_direct()).then(|| running.start().as_secs_f64() * 1e3),
         start_pss_kib: at_start.pss_kib,
-        rss_kib: after.0.rss_kib,
-        pss_kib: after.0.pss_kib,
-        heaviest_over_mean: heaviest_over_mean(&before.2, &after.2, load.workers),
+        rss_kib: after.usage.rss_kib,
+        pss_kib: after.usage.pss_kib,
+        heaviest_over_mean: heaviest_over_mean(&before.threads, &after.threads, load.workers),
         load_busy_share: outcome.busy_share,
         load_was_bottleneck: outcome.was_bottleneck,
         foreign_share: if alone { foreign } else { 0.0 },
         ..Observation::default()
     })
+}
+
+/// What a contender and its core have used up to now.
+struct Moment {
+    usage: Usage,
+    core: CoreTime,
+    threads: Vec<(String, Duration)>,
+}
+
+impl Moment {
+    fn now(running: &Running, core: usize) -> Self {
+        Self { usage: running.usage(), core: machine::core_time(core), threads: running.threads() }
+    }
 }
 
 /// The busiest worker's time on CPU over the mean of all; nothing, if there is one only. Workers are the busiest threads:

@@ -6,12 +6,13 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
+use ringmesh_bench::contender::free_address;
 use ringmesh_bench::machine::Machine;
 use ringmesh_bench::process::{Process, on_cores};
 use ringmesh_bench::programs::{Build, of_system};
@@ -346,10 +347,6 @@ impl Server {
         }
         Ok(Self { _process: process, _folder: folder, h1, h2 })
     }
-}
-
-fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
 #[cfg(test)]
