@@ -12,12 +12,7 @@ use ringmesh_tests::service::{chunked, chunks, ok};
 use ringmesh_tests::{Client, DEADLINE, Message, Service, eventually, hold, on_both_drivers, peers};
 
 use crate::load;
-use crate::support::{caller, proxy_to, strict};
-
-/// A body whose every part looks different.
-fn pattern(bytes: usize) -> Vec<u8> {
-    (0..bytes).map(|index| (index % 251) as u8).collect()
-}
+use crate::support::{caller, pattern, proxy_to, strict};
 
 /// Sizes around the proxy's buffers (16 and 64 KiB) and beyond what sockets hold.
 const SIZES: [usize; 8] = [0, 1, 1_000, 16_384, 16_500, 65_536, 300_000, 5_000_000];

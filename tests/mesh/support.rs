@@ -17,12 +17,22 @@ pub(crate) fn ringmesh(driver: Driver) -> Builder {
 /// A listener `front` that sends everything to service `app` at these addresses. Further keys of either may be given, each
 /// with its end of line.
 pub(crate) fn forwarding(front: SocketAddr, app: &[SocketAddr], listener_keys: &str, service_keys: &str) -> String {
-    let endpoints: Vec<String> = app.iter().map(|address| format!("\"{address}\"")).collect();
-    let endpoints = endpoints.join(", ");
     format!(
         "[[listener]]\nname = \"front\"\nbind = \"{front}\"\nservice = \"app\"\n{listener_keys}\n\
-         [[service]]\nname = \"app\"\nendpoints = [{endpoints}]\n{service_keys}\n"
+         [[service]]\nname = \"app\"\nendpoints = [{}]\n{service_keys}\n",
+        quoted(app)
     )
+}
+
+/// Addresses as a TOML array holds them.
+fn quoted(addresses: &[SocketAddr]) -> String {
+    let quoted: Vec<String> = addresses.iter().map(|address| format!("\"{address}\"")).collect();
+    quoted.join(", ")
+}
+
+/// Bytes whose every part looks different.
+pub(crate) fn pattern(bytes: usize) -> Vec<u8> {
+    (0..251_u8).cycle().take(bytes).collect()
 }
 
 /// A proxy whose port `front` leads to these addresses, and that port.
@@ -73,12 +83,11 @@ pub(crate) fn caller(
     service_keys: &str,
 ) -> (Proxy, SocketAddr) {
     let outbound = ports::free();
-    let endpoints: Vec<String> = there.iter().map(|address| format!("\"{address}\"")).collect();
     let config = format!(
         "{}[[listener]]\nname = \"outbound\"\nbind = \"{outbound}\"\nservice = \"there\"\n\
          [[service]]\nname = \"there\"\npeer = \"{peer}\"\nendpoints = [{}]\n{service_keys}",
         identity(workload),
-        endpoints.join(", ")
+        quoted(there)
     );
     let mut proxy = ringmesh(driver).config(config).prepare();
     svid.write(&proxy.folder().join("svid"));

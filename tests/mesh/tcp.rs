@@ -12,7 +12,7 @@ use ringmesh_tests::peers::Refusing;
 use ringmesh_tests::trace::Trace;
 use ringmesh_tests::{Client, DEADLINE, Driver, Proxy, Service, eventually, hold, on_both_drivers, ports};
 
-use crate::support::{DOMAIN, identity, ringmesh};
+use crate::support::{DOMAIN, identity, pattern, ringmesh};
 
 /// How the bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,11 +78,6 @@ fn on_every_way(test: impl Fn(Driver, Way)) {
             test(driver, way);
         }
     });
-}
-
-/// Bytes whose every part looks different.
-fn pattern(bytes: usize) -> Vec<u8> {
-    (0..251_u8).cycle().take(bytes).collect()
 }
 
 // ---- bytes and ends ----
