@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
+use ringmesh_loadgen::limits::MAX_MESSAGE_BYTES;
 use ringmesh_loadgen::load::{BodyCheck, Entry, Expect, Grpc, Http, Kind, Protocol, Version};
 use ringmesh_loadgen::unit;
 
@@ -69,9 +70,6 @@ pub(crate) enum KindName {
     Bidi,
 }
 
-/// Largest message: servers refuse more than 4 MiB unless told otherwise.
-const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
-
 pub(crate) fn grpc(args: GrpcArgs) -> anyhow::Result<ExitCode> {
     let (security, authority, path) = split_url(&args.url)?;
     if path.matches('/').count() != 2 {
@@ -91,9 +89,9 @@ pub(crate) fn grpc(args: GrpcArgs) -> anyhow::Result<ExitCode> {
         (None, Some(path)) => {
             std::fs::read(path).with_context(|| format!("cannot read the message `{}`", path.display()))?.into()
         }
-        (None, None) => vec![0; usize::try_from(args.body).unwrap_or(usize::MAX).min(MAX_MESSAGE_BYTES + 1)].into(),
+        (None, None) => vec![0; args.body.min(MAX_MESSAGE_BYTES + 1) as usize].into(),
     };
-    if message.len() > MAX_MESSAGE_BYTES {
+    if message.len() as u64 > MAX_MESSAGE_BYTES {
         bail!("a message has at most 64 MiB");
     }
     if args.messages == 0 {

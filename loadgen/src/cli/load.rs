@@ -18,9 +18,6 @@ use super::search;
 use super::target::Place;
 use super::{RuntimeArgs, TICK, exit, on_signal};
 
-/// How long a load takes when nothing says otherwise.
-const DEFAULT_DURATION: Duration = Duration::from_secs(10);
-
 /// How long a load that is stopped waits for answers.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -105,7 +102,7 @@ impl LoadArgs {
     fn duration(&self) -> Option<Duration> {
         let by_rate = if self.closed { None } else { self.rate.length() };
         // Who asks for a number of requests wants that number.
-        let default = if self.requests.is_some() { None } else { Some(DEFAULT_DURATION) };
+        let default = if self.requests.is_some() { None } else { Some(load::DEFAULT_DURATION) };
         self.duration.or(by_rate).or(default)
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use ringmesh_loadgen::arrival::Arrivals;
+use ringmesh_loadgen::arrival::{Arrivals, Rate};
 use ringmesh_loadgen::load;
 use ringmesh_loadgen::objective::Objective;
 use ringmesh_loadgen::report::{Bottleneck, Report};
@@ -52,7 +52,7 @@ impl FromStr for Range {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("`{text}` is no range of rates; write one such as 100..20k");
         let rate = |text: &str| {
-            let rate: ringmesh_loadgen::arrival::Rate = text.parse().map_err(|_| wrong())?;
+            let rate: Rate = text.parse().map_err(|_| wrong())?;
             rate.is_constant().ok_or_else(wrong)
         };
         let (from, to) = text.split_once("..").ok_or_else(wrong)?;
@@ -91,9 +91,7 @@ impl Task<'_> {
             }
             let settings = load::Settings {
                 arrivals: match &self.settings.arrivals {
-                    Arrivals::Open { spacing, .. } => {
-                        Arrivals::Open { rate: ringmesh_loadgen::arrival::Rate::constant(rate), spacing: *spacing }
-                    }
+                    Arrivals::Open { spacing, .. } => Arrivals::Open { rate: Rate::constant(rate), spacing: *spacing },
                     Arrivals::Closed => Arrivals::constant(rate),
                 },
                 duration: Some(length),
