@@ -28,6 +28,7 @@ pub mod telemetry;
 
 pub mod tables;
 pub mod places;
+pub mod pages;
 pub mod loader;
 pub mod worker;
 pub mod outbox;

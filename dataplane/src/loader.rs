@@ -1,6 +1,6 @@
 //! Turns what control sends into tables, off the request path. What did not change is shared with the tables before.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use ringmesh_model::snapshot::{self, Identity, Key, ListenerTarget, Mtls, Name, 
 use ringmesh_ring::net::Address;
 
 use crate::permit::Limit;
-use crate::places::Places;
+use crate::places::{Place, Places};
 use crate::tables::{Endpoint, Listener, Service, Tables, Target};
 use crate::telemetry::directory::Directory;
 use crate::telemetry::layout::Kind;
@@ -28,7 +28,8 @@ pub struct Loader {
     limit_changes: u64,
     listeners: Places<Name>,
     services: Places<Name>,
-    endpoints: Places<(Name, snapshot::Address)>,
+    /// By the service's place.
+    endpoints: Places<(Place, snapshot::Address)>,
 }
 
 /// Why a version cannot be made ready. The one before goes on.
@@ -83,8 +84,10 @@ impl Loader {
     /// # Errors
     /// If a part of it cannot be used; then nothing changes.
     pub fn load(&mut self, snapshot: Snapshot) -> Result<Arc<Tables>, Error> {
-        let delta = Delta::between(&self.snapshot, &snapshot);
-        self.change(snapshot, &delta)
+        let changed = Changed::between(&self.snapshot, &snapshot);
+        let tables = self.change(&snapshot, &changed)?;
+        self.snapshot = snapshot;
+        Ok(tables)
     }
 
     /// Makes a change ready.
@@ -92,84 +95,115 @@ impl Loader {
     /// # Errors
     /// If a part of it cannot be used; then nothing changes.
     pub fn apply(&mut self, delta: &Delta) -> Result<Arc<Tables>, Error> {
-        let mut snapshot = self.snapshot.clone();
-        delta.apply(&mut snapshot);
-        self.change(snapshot, delta)
+        let mut snapshot = std::mem::take(&mut self.snapshot);
+        let changed = Changed::by(delta, &snapshot);
+        let back = delta.apply(&mut snapshot);
+        let tables = self.change(&snapshot, &changed);
+        if tables.is_err() {
+            back.apply(&mut snapshot);
+        }
+        self.snapshot = snapshot;
+        tables
     }
 
-    fn change(&mut self, snapshot: Snapshot, delta: &Delta) -> Result<Arc<Tables>, Error> {
-        let changed = Changed::of(&self.snapshot, delta);
-        let prepared = self.prepare(&snapshot, &changed);
-        let now = Instant::now();
-        let tables = match prepared {
-            Ok(tables) => Arc::new(tables),
-            Err(error) => {
-                // What was prepared in vain has places that nobody uses. Before the first tables nothing is known of the
-                // series that an earlier data plane has left.
-                if self.tables.settings.is_some() {
-                    self.directory.set_in_use(&series_of(&self.tables), now);
-                }
-                return Err(error);
+    fn change(&mut self, snapshot: &Snapshot, changed: &Changed) -> Result<Arc<Tables>, Error> {
+        match self.prepare(snapshot, changed) {
+            Ok(tables) => {
+                let before = std::mem::replace(&mut self.tables, Arc::new(tables));
+                self.forget_what_is_gone(&before, changed);
+                Ok(self.tables.clone())
             }
-        };
-        self.directory.set_in_use(&series_of(&tables), now);
-        self.listeners.retain(|name| snapshot.objects.contains_key(&Key::Listener(name.clone())));
-        self.services.retain(|name| snapshot.objects.contains_key(&Key::Service(name.clone())));
-        let alive: std::collections::HashSet<_> = tables
-            .services
-            .iter()
-            .flatten()
-            .flat_map(|service| {
-                service.config.endpoints.iter().map(|endpoint| (&service.config.name, &endpoint.address))
-            })
-            .collect();
-        self.endpoints.retain(|(name, address)| alive.contains(&(name, address)));
-        self.snapshot = snapshot;
-        self.tables = tables.clone();
-        Ok(tables)
+            Err(error) => {
+                self.forget_what_is_not_in_use();
+                Err(error)
+            }
+        }
     }
 
     fn prepare(&mut self, snapshot: &Snapshot, changed: &Changed) -> Result<Tables, Error> {
-        let settings = settings(snapshot)?;
+        let settings = match &self.tables.settings {
+            Some(same) if !changed.settings => same.clone(),
+            _ => Arc::new(settings(snapshot)?.clone()),
+        };
         let identity = identity(snapshot);
-        let mut services: Vec<Option<Arc<Service>>> = Vec::new();
+        let mut services = self.tables.services.clone();
+        let mut new: Vec<&snapshot::Service> = Vec::new();
+        for name in &changed.services {
+            match (snapshot.objects.get(&Key::Service(name.clone())), self.services.get(name)) {
+                (Some(Object::Service(config)), _) => new.push(config),
+                (_, Some(place)) => services.set(place.index, None),
+                (_, None) => {}
+            }
+        }
+        if changed.identity {
+            new = snapshot.services().collect();
+        }
         let mut clients = Clients::default();
-        for object in snapshot.objects.values() {
-            let Object::Service(config) = object else { continue };
-            let service = match self.unchanged_service(&config.name, changed) {
-                Some(service) => service,
-                None => Arc::new(self.service(config, identity, &mut clients)?),
-            };
-            put(&mut services, service.place.index, service);
+        for config in new {
+            let service = self.service(config, identity, &mut clients)?;
+            services.set(service.place.index, Some(Arc::new(service)));
         }
         let mut listeners: Vec<Option<Arc<Listener>>> = Vec::new();
         let mut server = None;
-        for object in snapshot.objects.values() {
-            let Object::Listener(config) = object else { continue };
+        for config in snapshot.listeners() {
             let listener = match self.unchanged_listener(&config.name, changed) {
                 Some(listener) => listener,
-                None => Arc::new(self.listener(config, snapshot, settings, identity, &mut server)?),
+                None => Arc::new(self.listener(config, snapshot, &settings, identity, &mut server)?),
             };
             put(&mut listeners, listener.place.index, listener);
         }
-        let settings = Some(Arc::new(settings.clone()));
-        Ok(Tables { version: snapshot.version, settings, listeners, services })
-    }
-
-    fn unchanged_service(&mut self, name: &Name, changed: &Changed) -> Option<Arc<Service>> {
-        if changed.identity || changed.services.contains_key(name) {
-            return None;
-        }
-        let place = self.services.of(name);
-        self.tables.services.get(place.index as usize)?.clone().filter(|service| service.place == place)
+        Ok(Tables { version: snapshot.version, settings: Some(settings), listeners, services })
     }
 
     fn unchanged_listener(&mut self, name: &Name, changed: &Changed) -> Option<Arc<Listener>> {
-        if changed.identity || changed.settings || changed.routing || changed.listeners.contains_key(name) {
+        if changed.identity || changed.settings || changed.routing || changed.listeners.contains(name) {
             return None;
         }
         let place = self.listeners.of(name);
         self.tables.listeners.get(place.index as usize)?.clone().filter(|listener| listener.place == place)
+    }
+
+    /// Gives up the places of what a change has removed.
+    fn forget_what_is_gone(&mut self, before: &Tables, changed: &Changed) {
+        for (old, new) in self.tables.services.changed_since(&before.services) {
+            let Some(old) = old else { continue };
+            let new = new.filter(|new| new.place == old.place);
+            if new.is_none() {
+                self.services.remove(&old.config.name);
+            }
+            let kept: HashSet<Place> =
+                new.iter().flat_map(|new| &new.endpoints).map(|endpoint| endpoint.place).collect();
+            let gone = old.config.endpoints.iter().zip(&old.endpoints).filter(|(_, old)| !kept.contains(&old.place));
+            gone.for_each(|(endpoint, _)| self.endpoints.remove(&(old.place, endpoint.address.clone())));
+        }
+        if changed.names_series() {
+            self.forget_listeners();
+            self.directory.set_in_use(&series_of(&self.tables), Instant::now());
+        } else {
+            self.directory.expire(Instant::now());
+        }
+    }
+
+    /// Gives up what was prepared in vain: places that nobody uses.
+    fn forget_what_is_not_in_use(&mut self) {
+        let tables = self.tables.clone();
+        self.forget_listeners();
+        let services: HashSet<Place> = tables.services.iter().map(|service| service.place).collect();
+        self.services.retain(|_, place| services.contains(&place));
+        let endpoints = tables.services.iter().flat_map(|service| &service.endpoints);
+        let endpoints: HashSet<Place> = endpoints.map(|endpoint| endpoint.place).collect();
+        self.endpoints.retain(|_, place| endpoints.contains(&place));
+        // Before the first tables nothing is known of the series that an earlier data plane has left.
+        if tables.settings.is_some() {
+            self.directory.set_in_use(&series_of(&tables), Instant::now());
+        }
+    }
+
+    fn forget_listeners(&mut self) {
+        let listeners = &self.tables.listeners;
+        self.listeners.retain(|_, place| {
+            listeners.get(place.index as usize).and_then(Option::as_ref).is_some_and(|listener| listener.place == place)
+        });
     }
 
     fn service(
@@ -187,14 +221,18 @@ impl Loader {
         };
         let place = self.services.of(&config.name);
         let endpoints = config.endpoints.iter().map(|endpoint| {
-            let place = self.endpoints.of(&(config.name.clone(), endpoint.address.clone()));
+            let place = self.endpoints.of(&(place, endpoint.address.clone()));
             let text = endpoint.address.to_string().into();
             Endpoint { place, address: address(&endpoint.address), text }
         });
         let endpoints = endpoints.collect();
         let series = self.directory.place(Kind::Service, &[&config.name]);
-        let before = self.tables.services.get(place.index as usize).and_then(|service| service.as_deref());
-        let before = before.filter(|service| service.place == place).and_then(|service| service.limit.as_ref());
+        let before = self
+            .tables
+            .services
+            .get(place.index)
+            .filter(|service| service.place == place)
+            .and_then(|service| service.limit.as_ref());
         self.limit_changes += 1;
         let limit = config.max_in_flight.map(|max| Limit::new(max, self.workers, before, self.limit_changes));
         let pool_key = pool_key(config, identity);
@@ -227,10 +265,7 @@ impl Loader {
             }
             ListenerTarget::Routes => Target::Routes(self.routes(&config.name, snapshot)?),
         };
-        let policies = snapshot.objects.values().filter_map(|object| match object {
-            Object::Policy(policy) if policy.listener == config.name => Some(policy),
-            _ => None,
-        });
+        let policies = snapshot.policies().filter(|policy| policy.listener == config.name);
         Ok(Listener {
             place: self.listeners.of(&config.name),
             series: self.directory.place(Kind::Listener, &[&config.name]),
@@ -268,8 +303,7 @@ impl Loader {
 
     fn routes(&mut self, listener: &str, snapshot: &Snapshot) -> Result<route::Table, Error> {
         let mut table = route::Table::default();
-        for object in snapshot.objects.values() {
-            let Object::Route(route) = object else { continue };
+        for route in snapshot.routes() {
             if !route.listeners.is_empty() && !route.listeners.iter().any(|name| name == listener) {
                 continue;
             }
@@ -333,7 +367,7 @@ fn series_of(tables: &Tables) -> Vec<bool> {
         }
         named[index] = true;
     };
-    tables.services.iter().flatten().for_each(|service| name(service.series));
+    tables.services.iter().for_each(|service| name(service.series));
     for listener in tables.listeners.iter().flatten() {
         name(listener.series);
         name(listener.unrouted);
@@ -345,36 +379,58 @@ fn series_of(tables: &Tables) -> Vec<bool> {
     named
 }
 
-/// Which tables a delta touches.
+/// Which tables a change touches.
 #[derive(Default)]
 struct Changed {
     identity: bool,
     settings: bool,
     /// A route or policy, or the set of services: routes name services by place.
     routing: bool,
-    services: HashMap<Name, ()>,
-    listeners: HashMap<Name, ()>,
+    services: Vec<Name>,
+    listeners: HashSet<Name>,
 }
 
 impl Changed {
-    fn of(old: &Snapshot, delta: &Delta) -> Self {
+    /// What leads from `old` to `new`.
+    fn between(old: &Snapshot, new: &Snapshot) -> Self {
         let mut changed = Self::default();
-        for key in delta.put.iter().map(|(key, _)| key).chain(&delta.remove) {
-            match key {
-                Key::Identity => changed.identity = true,
-                Key::Settings => changed.settings = true,
-                Key::Route(_) | Key::Policy(_) => changed.routing = true,
-                Key::Service(name) => {
-                    let there = old.objects.contains_key(key);
-                    changed.routing |= !there || delta.remove.contains(key);
-                    changed.services.insert(name.clone(), ());
-                }
-                Key::Listener(name) => {
-                    changed.listeners.insert(name.clone(), ());
-                }
+        for (key, object) in &new.objects {
+            let before = old.objects.get(key);
+            if before != Some(object) {
+                changed.add(key, before.is_some());
             }
         }
+        old.objects.keys().filter(|key| !new.objects.contains_key(key)).for_each(|key| changed.add(key, false));
         changed
+    }
+
+    /// What a delta makes of `old`.
+    fn by(delta: &Delta, old: &Snapshot) -> Self {
+        let mut changed = Self::default();
+        delta.put.iter().for_each(|(key, _)| changed.add(key, old.objects.contains_key(key)));
+        delta.remove.iter().for_each(|key| changed.add(key, false));
+        changed
+    }
+
+    /// `stays`: whether it is there before and after.
+    fn add(&mut self, key: &Key, stays: bool) {
+        match key {
+            Key::Identity => self.identity = true,
+            Key::Settings => self.settings = true,
+            Key::Route(_) | Key::Policy(_) => self.routing = true,
+            Key::Service(name) => {
+                self.routing |= !stays;
+                self.services.push(name.clone());
+            }
+            Key::Listener(name) => {
+                self.listeners.insert(name.clone());
+            }
+        }
+    }
+
+    /// Whether other series may be named than before: those of a service that stays have its name.
+    fn names_series(&self) -> bool {
+        self.routing || !self.listeners.is_empty()
     }
 }
 

@@ -47,11 +47,21 @@ impl<K: Eq + Hash + Clone> Places<K> {
         place
     }
 
-    /// Gives up all places but those whose name `keep` wants.
-    pub fn retain(&mut self, keep: impl Fn(&K) -> bool) {
+    /// The place of `name`, if it has one.
+    pub fn get(&self, name: &K) -> Option<Place> {
+        self.taken.get(name).copied()
+    }
+
+    /// Gives up the place of `name`.
+    pub fn remove(&mut self, name: &K) {
+        self.free.extend(self.taken.remove(name).map(|place| place.index));
+    }
+
+    /// Gives up all places but those that `keep` wants.
+    pub fn retain(&mut self, keep: impl Fn(&K, Place) -> bool) {
         let free = &mut self.free;
         self.taken.retain(|name, place| {
-            let stays = keep(name);
+            let stays = keep(name, *place);
             if !stays {
                 free.push(place.index);
             }
@@ -75,10 +85,13 @@ mod tests {
         let first = places.of(&"a");
         assert_eq!(places.of(&"a"), first);
         assert_ne!(places.of(&"b").index, first.index);
-        places.retain(|name| *name == "b");
+        places.remove(&"a");
+        assert_eq!(places.get(&"a"), None);
         let again = places.of(&"c");
         assert_eq!(again.index, first.index);
         assert_ne!(again.generation, first.generation);
         assert_eq!(places.capacity(), 2);
+        places.retain(|name, _| *name == "b");
+        assert_eq!(places.of(&"d").index, again.index);
     }
 }

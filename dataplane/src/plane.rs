@@ -341,8 +341,9 @@ impl Plane {
     /// # Errors
     /// If it cannot be used; then nothing changes.
     pub fn load(&mut self, snapshot: Snapshot) -> Result<Taken, String> {
+        let before = self.loader.tables().clone();
         let tables = self.loader.load(snapshot);
-        self.take(tables)
+        self.take(&before, tables)
     }
 
     /// Makes a change live on all workers.
@@ -350,13 +351,14 @@ impl Plane {
     /// # Errors
     /// If it cannot be used; then nothing changes.
     pub fn apply(&mut self, delta: &Delta) -> Result<Taken, String> {
+        let before = self.loader.tables().clone();
         let tables = self.loader.apply(delta);
-        self.take(tables)
+        self.take(&before, tables)
     }
 
-    fn take(&mut self, tables: Result<Arc<Tables>, loader::Error>) -> Result<Taken, String> {
+    fn take(&mut self, before: &Tables, tables: Result<Arc<Tables>, loader::Error>) -> Result<Taken, String> {
         match tables {
-            Ok(tables) => Ok(self.commit(tables)),
+            Ok(tables) => Ok(self.commit(before, tables)),
             Err(error) => {
                 self.staged.clear();
                 Err(error.to_string())
@@ -364,10 +366,10 @@ impl Plane {
         }
     }
 
-    fn commit(&mut self, tables: Arc<Tables>) -> Taken {
+    fn commit(&mut self, before: &Tables, tables: Arc<Tables>) -> Taken {
         let version = tables.version;
         self.accept_the_last(&tables);
-        self.coordinator.reset(tables.services.iter().flatten().map(|service| &**service));
+        self.coordinator.change(tables.services.changed_since(&before.services));
         for number in 0..self.workers.len() {
             self.send(number, ToWorker::Commit(tables.clone()));
         }
@@ -843,7 +845,7 @@ async fn wait_for_connections(
 
 fn report(worker: &Worker<Sockets>) -> (WorkerReport, Vec<EndpointReport>) {
     let tables = worker.tables();
-    let endpoints = tables.services.iter().flatten().flat_map(|service| {
+    let endpoints = tables.services.iter().flat_map(|service| {
         service.endpoints.iter().map(|endpoint| {
             let state = worker.pools.state(endpoint.place);
             EndpointReport {

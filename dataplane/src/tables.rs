@@ -10,6 +10,7 @@ use ringmesh_codec::limits::Limits;
 use ringmesh_model::snapshot::{self, Settings};
 use ringmesh_ring::net::Address;
 
+use crate::pages::Pages;
 use crate::permit::Limit;
 use crate::places::Place;
 use crate::telemetry::recorder::Series;
@@ -29,7 +30,7 @@ pub struct Tables {
     /// By the listener's place.
     pub listeners: Vec<Option<Arc<Listener>>>,
     /// By the service's place.
-    pub services: Vec<Option<Arc<Service>>>,
+    pub services: Pages<Service>,
 }
 
 /// The tables in use on a worker. Cloning it touches no memory of another core.
@@ -107,7 +108,7 @@ impl Tables {
 
     /// The service at an index that a route of these same tables names.
     pub fn service(&self, index: u32) -> Option<&Service> {
-        self.services.get(index as usize)?.as_deref()
+        self.services.get(index)
     }
 }
 

@@ -122,7 +122,7 @@ impl<N: Net> Worker<N> {
 
     /// Uses other tables for requests that begin from now on. Returns the old ones: they are freed elsewhere.
     pub fn commit(&self, tables: Arc<Tables>) -> Current {
-        self.leases.commit(tables.services.iter().flatten().map(|service| &**service));
+        self.leases.commit(tables.services.changed_since(&self.tables.borrow().services));
         self.recorder.gauge_set(gauge::VERSION, tables.version);
         self.tables.replace(Rc::new(tables))
     }

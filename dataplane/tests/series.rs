@@ -169,7 +169,7 @@ fn reloads_with_more_names_than_there_are_places_leave_every_series_its_own_and_
             }
         });
         let tables = world.worker.tables();
-        for service in tables.services.iter().flatten() {
+        for service in tables.services.iter() {
             world.worker.recorder.add(service.series, service::OPENED, 1);
         }
         assert_eq!(steady(&reader), round, "the count of a service that stays goes by one");

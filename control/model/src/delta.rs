@@ -33,15 +33,20 @@ impl Delta {
         self.put.is_empty() && self.remove.is_empty()
     }
 
-    /// Makes the change in `snapshot`.
-    pub fn apply(&self, snapshot: &mut Snapshot) {
+    /// Makes the change in `snapshot`; returns the change that leads back.
+    pub fn apply(&self, snapshot: &mut Snapshot) -> Self {
+        let mut back = Self { version: snapshot.version, ..Self::default() };
         for key in &self.remove {
-            snapshot.objects.remove(key);
+            back.put.extend(snapshot.objects.remove_entry(key));
         }
         for (key, object) in &self.put {
-            snapshot.objects.insert(key.clone(), object.clone());
+            match snapshot.objects.insert(key.clone(), object.clone()) {
+                Some(before) => back.put.push((key.clone(), before)),
+                None => back.remove.push(key.clone()),
+            }
         }
         snapshot.version = self.version;
+        back
     }
 }
 
@@ -62,14 +67,16 @@ mod tests {
     }
 
     #[test]
-    fn applying_the_difference_gives_the_new_snapshot() {
+    fn applying_the_difference_gives_the_new_snapshot_and_the_way_back_the_old_one() {
         let old = snapshot(1, &[("a", "in"), ("b", "in"), ("c", "in")]);
         let new = snapshot(2, &[("a", "in"), ("b", "out"), ("d", "in")]);
         let delta = Delta::between(&old, &new);
         assert_eq!(delta.put.len(), 2, "only what differs is sent");
         assert_eq!(delta.remove, [Key::Policy("c".into())]);
-        let mut applied = old;
-        delta.apply(&mut applied);
+        let mut applied = old.clone();
+        let back = delta.apply(&mut applied);
         assert_eq!(applied, new);
+        back.apply(&mut applied);
+        assert_eq!(applied, old);
     }
 }

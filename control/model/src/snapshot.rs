@@ -60,6 +60,32 @@ pub struct Snapshot {
     pub objects: BTreeMap<Key, Object>,
 }
 
+impl Snapshot {
+    /// All listeners, by name.
+    pub fn listeners(&self) -> impl Iterator<Item = &Listener> {
+        let all = self.objects.range(Key::Listener(Name::new())..Key::Service(Name::new()));
+        all.filter_map(|(_, object)| if let Object::Listener(listener) = object { Some(listener) } else { None })
+    }
+
+    /// All services, by name.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        let all = self.objects.range(Key::Service(Name::new())..Key::Route(Name::new()));
+        all.filter_map(|(_, object)| if let Object::Service(service) = object { Some(service) } else { None })
+    }
+
+    /// All routes, by name.
+    pub fn routes(&self) -> impl Iterator<Item = &Route> {
+        let all = self.objects.range(Key::Route(Name::new())..Key::Policy(Name::new()));
+        all.filter_map(|(_, object)| if let Object::Route(route) = object { Some(route) } else { None })
+    }
+
+    /// All policies, by name.
+    pub fn policies(&self) -> impl Iterator<Item = &Policy> {
+        let all = self.objects.range(Key::Policy(Name::new())..);
+        all.filter_map(|(_, object)| if let Object::Policy(policy) = object { Some(policy) } else { None })
+    }
+}
+
 /// Where bytes go to or come from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Address {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Limit, ToCoordinator, ToWorker, Trade};
+use crate::pages::Change;
 use crate::places::Place;
 use crate::tables::Service;
 
@@ -38,16 +39,22 @@ impl Coordinator {
         Self { present: vec![true; usize::from(workers)], books: HashMap::new() }
     }
 
-    /// Takes the services of new tables, before any worker does.
-    pub fn reset<'a>(&mut self, services: impl Iterator<Item = &'a Service>) {
-        let mut books = HashMap::new();
-        for service in services {
-            let Some(limit) = &service.limit else { continue };
-            let book = self.books.remove(&service.place).filter(|book| book.change == limit.change);
-            let book = book.unwrap_or_else(|| Book::new(service.place, limit, self.present.len()));
-            books.insert(service.place, book);
+    /// Takes what new tables change, before any worker does.
+    pub fn change<'a>(&mut self, changes: impl Iterator<Item = Change<'a, Service>>) {
+        for (old, new) in changes {
+            let new = new.and_then(|new| Some((new.place, new.limit.as_ref()?)));
+            if let Some(old) = old {
+                let stays =
+                    |book: &Book| new.is_some_and(|(place, limit)| (place, limit.change) == (book.place, book.change));
+                if !self.books.get(&old.place).is_some_and(stays) {
+                    self.books.remove(&old.place);
+                }
+            }
+            if let Some((place, limit)) = new {
+                let workers = self.present.len();
+                self.books.entry(place).or_insert_with(|| Book::new(place, limit, workers));
+            }
         }
-        self.books = books;
     }
 
     /// Takes a worker's message; `send` passes messages on to workers.

@@ -13,6 +13,7 @@
 //! is in flight without a limit too, and what a service had that was removed, under its name: a later limit counts it.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use ringmesh_ring::clock::Instant;
 
+use crate::pages::Change;
 use crate::places::Place;
 use crate::tables::Service;
 
@@ -155,15 +157,25 @@ pub struct Exhausted;
 #[derive(Default)]
 pub struct Leases {
     /// By the service's place; of every service, also those without a limit.
-    leases: RefCell<Vec<Option<Rc<Lease>>>>,
-    /// Of services that were removed while requests were in flight.
-    removed: RefCell<Vec<Rc<Lease>>>,
+    slots: RefCell<Vec<Slot>>,
+    /// Of services that were removed while requests were in flight, by name.
+    removed: RefCell<HashMap<String, Rc<Lease>>>,
+}
+
+/// What is known of the service at one index.
+#[derive(Default)]
+enum Slot {
+    /// There is none.
+    #[default]
+    Empty,
+    /// It has no limit, and this worker has had no request for it.
+    Unused(Place),
+    Used(Rc<Lease>),
 }
 
 /// What one worker may admit for one service.
 struct Lease {
     place: Place,
-    name: String,
     /// 0 without a limit.
     change: u64,
     max: u32,
@@ -245,8 +257,11 @@ impl Leases {
         let trade = match message {
             ToWorker::Grant(trade) | ToWorker::Recall(trade) | ToWorker::Count(trade) => trade,
         };
-        let lease = self.leases.borrow().get(trade.place.index as usize).cloned().flatten();
-        let lease = lease.filter(|lease| lease.place == trade.place && lease.change == trade.change)?;
+        let slots = self.slots.borrow();
+        let Some(Slot::Used(lease)) = slots.get(trade.place.index as usize) else { return None };
+        if (lease.place, lease.change) != (trade.place, trade.change) {
+            return None;
+        }
         match message {
             ToWorker::Grant(_) => {
                 lease.grant(trade.amount, now);
@@ -260,66 +275,98 @@ impl Leases {
     /// The lease of a service. The newest tables decide on its limit, also for a request that began with older ones: two
     /// leases at once would admit twice. A request for a service that was removed has what was lent last.
     fn lease(&self, service: &Service) -> Option<Rc<Lease>> {
-        let leases = self.leases.borrow();
-        let current = leases.get(service.place.index as usize).and_then(Option::as_ref);
-        if let Some(lease) = current.filter(|lease| lease.place == service.place) {
-            return Some(lease.clone());
+        let mut slots = self.slots.borrow_mut();
+        match slots.get_mut(service.place.index as usize) {
+            Some(Slot::Used(lease)) if lease.place == service.place => return Some(lease.clone()),
+            Some(slot) if slot.is_unused_by(service.place) => {
+                let lease = Lease::new(service.place, None, Rc::default());
+                *slot = Slot::Used(lease.clone());
+                return Some(lease);
+            }
+            _ => {}
         }
-        self.removed.borrow().iter().find(|lease| lease.place == service.place).cloned()
+        self.removed.borrow().get(&service.config.name).filter(|lease| lease.place == service.place).cloned()
     }
 
-    /// Takes the services of new tables. Whoever waits for a lease that is replaced goes on at once: its answer would not
-    /// find it any more.
-    pub fn commit<'a>(&self, services: impl Iterator<Item = &'a Service>) {
-        let mut before = std::mem::take(&mut *self.leases.borrow_mut());
-        let mut leases: Vec<Option<Rc<Lease>>> = Vec::new();
+    /// Takes what new tables change. Whoever waits for a lease that is replaced goes on at once: its answer would not find
+    /// it any more.
+    pub fn commit<'a>(&self, changes: impl Iterator<Item = Change<'a, Service>>) {
+        let (mut slots, mut removed) = (self.slots.borrow_mut(), self.removed.borrow_mut());
+        removed.retain(|_, lease| lease.usage.in_flight.get() > 0);
         let mut new = Vec::new();
-        for service in services {
-            let index = service.place.index as usize;
-            let old = before.get_mut(index).and_then(|old| old.take_if(|old| old.place == service.place));
-            let change = service.limit.as_ref().map_or(0, |limit| limit.change);
-            if leases.len() <= index {
-                leases.resize_with(index + 1, || None);
-            }
-            match old {
-                Some(old) if old.change == change => leases[index] = Some(old),
-                Some(old) => {
-                    leases[index] = Some(Lease::new(service, old.usage.clone()));
-                    old.end();
+        for change in changes {
+            match change {
+                (Some(old), Some(kept)) if old.place == kept.place => slots[kept.place.index as usize].change(kept),
+                (old, added) => {
+                    if let Some(old) = old {
+                        let lease = std::mem::take(&mut slots[old.place.index as usize]).into_lease(old.place);
+                        lease.removed.set(true);
+                        lease.wake();
+                        removed.insert(old.config.name.clone(), lease);
+                    }
+                    new.extend(added);
                 }
-                None => new.push(service),
             }
-        }
-        let mut removed = self.removed.borrow_mut();
-        removed.retain(|lease| lease.usage.in_flight.get() > 0);
-        for lease in before.into_iter().flatten() {
-            lease.removed.set(true);
-            lease.wake();
-            removed.push(lease);
         }
         // Last, as a service that is added may be one that was removed.
         for service in new {
-            let old = removed.iter().position(|lease| lease.name == service.config.name);
-            let old = old.map(|index| removed.swap_remove(index));
-            let usage = old.as_ref().map(|old| old.usage.clone()).unwrap_or_default();
-            leases[service.place.index as usize] = Some(Lease::new(service, usage));
-            if let Some(old) = old {
+            let index = service.place.index as usize;
+            if slots.len() <= index {
+                slots.resize_with(index + 1, Slot::default);
+            }
+            slots[index] = match removed.remove(&service.config.name) {
+                None => Slot::new(service),
+                Some(old) => {
+                    old.end();
+                    Slot::Used(Lease::new(service.place, service.limit.as_ref(), old.usage.clone()))
+                }
+            };
+        }
+    }
+}
+
+impl Slot {
+    /// Only a limit needs a lease from the start: workers that share a number must all add to it.
+    fn new(service: &Service) -> Self {
+        match &service.limit {
+            None => Self::Unused(service.place),
+            Some(limit) => Self::Used(Lease::new(service.place, Some(limit), Rc::default())),
+        }
+    }
+
+    fn is_unused_by(&self, service: Place) -> bool {
+        matches!(self, Self::Unused(place) if *place == service)
+    }
+
+    /// The service has changed, and perhaps its limit.
+    fn change(&mut self, service: &Service) {
+        let change = service.limit.as_ref().map_or(0, |limit| limit.change);
+        match self {
+            Self::Used(lease) if lease.change == change => {}
+            Self::Used(lease) => {
+                let old =
+                    std::mem::replace(lease, Lease::new(service.place, service.limit.as_ref(), lease.usage.clone()));
                 old.end();
             }
+            Self::Empty | Self::Unused(_) => *self = Self::new(service),
         }
-        *self.leases.borrow_mut() = leases;
+    }
+
+    fn into_lease(self, place: Place) -> Rc<Lease> {
+        match self {
+            Self::Used(lease) => lease,
+            Self::Empty | Self::Unused(_) => Lease::new(place, None, Rc::default()),
+        }
     }
 }
 
 impl Lease {
     /// With a limit, nothing is granted at first.
-    fn new(service: &Service, usage: Rc<Usage>) -> Rc<Self> {
-        let limit = service.limit.as_ref();
+    fn new(place: Place, limit: Option<&Limit>, usage: Rc<Usage>) -> Rc<Self> {
         let shared = limit.and_then(|limit| limit.shared.clone());
         usage.count_in(shared.as_ref());
         Rc::new(Self {
-            place: service.place,
-            name: service.config.name.clone(),
+            place,
             change: limit.map_or(0, |limit| limit.change),
             max: limit.map_or(u32::MAX, |limit| limit.max),
             keep: limit.map_or(0, |limit| limit.keep),

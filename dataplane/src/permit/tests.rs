@@ -44,10 +44,10 @@ impl World {
         let service = service(Some(max), workers);
         let leases: Vec<Leases> = (0..workers).map(|_| Leases::default()).collect();
         for lease in &leases {
-            lease.commit([&service].into_iter());
+            lease.commit([(None, Some(&service))].into_iter());
         }
         let mut coordinator = Coordinator::new(workers);
-        coordinator.reset([&service].into_iter());
+        coordinator.change([(None, Some(&service))].into_iter());
         Self { service, workers: leases, coordinator, to_coordinator: RefCell::default(), now: Instant::now() }
     }
 
@@ -259,7 +259,7 @@ impl Mesh {
         let sent =
             sent.zip(newest.as_ref()).map(|(sent, newest)| Rc::new(Service { limit: newest.limit.clone(), ..sent }));
         self.newest = newest;
-        self.coordinator.reset(self.newest.iter());
+        self.coordinator.change(std::iter::once((before.as_ref(), self.newest.as_ref())));
         for worker in &mut self.workers {
             worker.inbox.push_back(ToMeshWorker::Commit(version, sent.clone()));
         }
@@ -316,7 +316,7 @@ impl Mesh {
                 worker.outbox.borrow_mut().extend(answer);
             }
             Some(ToMeshWorker::Commit(version, service)) => {
-                worker.leases.commit(service.as_deref().into_iter());
+                worker.leases.commit(std::iter::once((worker.service.as_deref(), service.as_deref())));
                 (worker.version, worker.service) = (version, service);
             }
         }
@@ -464,7 +464,7 @@ fn a_worker_that_has_ended_is_waited_for_no_more_and_leaves_its_permits() {
 fn a_request_that_is_polled_often_waits_once_and_not_at_all_when_dropped() {
     let leases = Leases::default();
     let service = service(Some(40), 1);
-    leases.commit([&service].into_iter());
+    leases.commit([(None, Some(&service))].into_iter());
     let waiting = |count: usize| {
         let lease = leases.lease(&service).expect("it is in the tables");
         assert_eq!(lease.waiting.borrow().len(), count);

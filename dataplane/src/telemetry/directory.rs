@@ -159,6 +159,11 @@ impl Directory {
                 self.next_unused += 1;
             }
         }
+        self.expire(now);
+    }
+
+    /// Takes their places from the series that have been unused for too long, or are too many.
+    pub fn expire(&mut self, now: Instant) {
         while let Some((_, (since, _))) = self.unused.first_key_value()
             && (self.unused.len() > MAX_UNUSED || now.saturating_duration_since(*since) > MAX_UNUSED_TIME)
             && self.free_one()
