@@ -286,7 +286,7 @@ fn loader() -> anyhow::Result<(Loader, Snapshot)> {
     for n in 1..1000 {
         let name = format!("service-{n}");
         let service = snapshot::service(&name, bind);
-        snapshot.objects.insert(Key::Service(name), Object::Service(service));
+        snapshot.objects.insert(Key::Service(name), Object::Service(service.into()));
     }
     let mut loader = Loader::new(Directory::open(memory, 1)?, 1);
     loader.load(snapshot.clone())?;
@@ -313,7 +313,7 @@ fn change() -> anyhow::Result<Run> {
         version += 1;
         let port = 1000 + (version % 2) as u16;
         let service = snapshot::service("service-7", SocketAddr::from(([10, 0, 0, 1], port)));
-        let put = vec![(Key::Service("service-7".into()), Object::Service(service))];
+        let put = vec![(Key::Service("service-7".into()), Object::Service(service.into()))];
         loader.apply(&Delta { version, put, remove: Vec::new() }).expect("it is sound");
     }))
 }

@@ -22,13 +22,13 @@ pub fn snapshot(bind: SocketAddr, endpoint: SocketAddr, hosts: usize, access_log
         drain_timeout: Duration::from_secs(1),
     };
     let mut objects = BTreeMap::from([
-        (Key::Settings, Object::Settings(settings)),
-        (Key::Listener(LISTENER.into()), Object::Listener(listener(bind))),
-        (Key::Service("app".into()), Object::Service(service("app", endpoint))),
-        (Key::Policy("reads".into()), Object::Policy(policy())),
+        (Key::Settings, Object::Settings(settings.into())),
+        (Key::Listener(LISTENER.into()), Object::Listener(listener(bind).into())),
+        (Key::Service("app".into()), Object::Service(service("app", endpoint).into())),
+        (Key::Policy("reads".into()), Object::Policy(policy().into())),
     ]);
     for host in std::iter::once(HOST.to_owned()).chain((1..hosts).map(other_host)) {
-        objects.insert(Key::Route(host.clone()), Object::Route(route(host)));
+        objects.insert(Key::Route(host.clone()), Object::Route(route(host).into()));
     }
     Snapshot { version: 1, objects }
 }

@@ -204,7 +204,7 @@ mod tests {
     /// A snapshot with one object of this content.
     fn content(text: &str) -> Snapshot {
         let policy = Policy { name: "p".into(), listener: text.into(), allow: Vec::new() };
-        Snapshot { version: 0, objects: [(Key::Policy("p".into()), Object::Policy(policy))].into() }
+        Snapshot { version: 0, objects: [(Key::Policy("p".into()), Object::Policy(policy.into()))].into() }
     }
 
     /// What is sent next: "snapshot 1", "delta 2", or nothing.

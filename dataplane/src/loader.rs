@@ -123,11 +123,11 @@ impl Loader {
     fn prepare(&mut self, snapshot: &Snapshot, changed: &Changed) -> Result<Tables, Error> {
         let settings = match &self.tables.settings {
             Some(same) if !changed.settings => same.clone(),
-            _ => Arc::new(settings(snapshot)?.clone()),
+            _ => settings(snapshot)?.clone(),
         };
         let identity = identity(snapshot);
         let mut services = self.tables.services.clone();
-        let mut new: Vec<&snapshot::Service> = Vec::new();
+        let mut new: Vec<&Arc<snapshot::Service>> = Vec::new();
         for name in &changed.services {
             match (snapshot.objects.get(&Key::Service(name.clone())), self.services.get(name)) {
                 (Some(Object::Service(config)), _) => new.push(config),
@@ -208,7 +208,7 @@ impl Loader {
 
     fn service(
         &mut self,
-        config: &snapshot::Service,
+        config: &Arc<snapshot::Service>,
         identity: Option<&Identity>,
         clients: &mut Clients,
     ) -> Result<Service, Error> {
@@ -241,7 +241,7 @@ impl Loader {
 
     fn listener(
         &mut self,
-        config: &snapshot::Listener,
+        config: &Arc<snapshot::Listener>,
         snapshot: &Snapshot,
         settings: &Settings,
         identity: Option<&Identity>,
@@ -265,7 +265,7 @@ impl Loader {
             }
             ListenerTarget::Routes => Target::Routes(self.routes(&config.name, snapshot)?),
         };
-        let policies = snapshot.policies().filter(|policy| policy.listener == config.name);
+        let policies = snapshot.policies().map(Arc::as_ref).filter(|policy| policy.listener == config.name);
         Ok(Listener {
             place: self.listeners.of(&config.name),
             series: self.directory.place(Kind::Listener, &[&config.name]),
@@ -453,7 +453,7 @@ impl Clients {
     }
 }
 
-fn settings(snapshot: &Snapshot) -> Result<&Settings, Error> {
+fn settings(snapshot: &Snapshot) -> Result<&Arc<Settings>, Error> {
     match snapshot.objects.get(&Key::Settings) {
         Some(Object::Settings(settings)) => Ok(settings),
         _ => Err(Error::NoSettings),

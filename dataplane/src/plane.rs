@@ -343,7 +343,12 @@ impl Plane {
     pub fn load(&mut self, snapshot: Snapshot) -> Result<Taken, String> {
         let before = self.loader.tables().clone();
         let tables = self.loader.load(snapshot);
-        self.take(&before, tables)
+        let taken = self.take(&before, tables);
+        if before.version == 0 {
+            // What it came in and what it was made with is garbage now. There is no traffic yet that this could hold up.
+            reclaim::release();
+        }
+        taken
     }
 
     /// Makes a change live on all workers.

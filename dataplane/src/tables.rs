@@ -45,7 +45,7 @@ pub struct Listener {
     /// Its place.
     pub place: Place,
     /// As configured.
-    pub config: snapshot::Listener,
+    pub config: Arc<snapshot::Listener>,
     /// Counts its connections.
     pub series: Series,
     /// Counts requests that reach no service.
@@ -76,7 +76,7 @@ pub struct Service {
     /// Its place.
     pub place: Place,
     /// As configured, but for the endpoints.
-    pub config: snapshot::Service,
+    pub config: Arc<snapshot::Service>,
     /// Counts its connections.
     pub series: Series,
     /// For mutual TLS; None: plain.

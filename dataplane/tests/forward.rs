@@ -93,9 +93,9 @@ impl Plane {
             drain_timeout: Duration::from_secs(5),
         };
         let objects = BTreeMap::from([
-            (Key::Settings, Object::Settings(settings)),
-            (Key::Listener("in".into()), Object::Listener(listener("in", address, protocol, "s"))),
-            (Key::Service("s".into()), Object::Service(service("s", endpoints, protocol))),
+            (Key::Settings, Object::Settings(settings.into())),
+            (Key::Listener("in".into()), Object::Listener(listener("in", address, protocol, "s").into())),
+            (Key::Service("s".into()), Object::Service(service("s", endpoints, protocol).into())),
         ]);
         link.send(&ToDataPlane::Snapshot(Snapshot { version: 1, objects }), &[]).unwrap();
         let answer = link.receive().unwrap().0;

@@ -354,9 +354,9 @@ fn a_plain_connection_is_not_served_by_a_listener_that_has_begun_to_demand_tls()
         read_head(&idle, &world.net).await;
 
         world.reload(|objects| {
-            objects.insert(Key::Identity, Object::Identity(identity()));
+            objects.insert(Key::Identity, Object::Identity(identity().into()));
             if let Some(Object::Listener(listener)) = objects.get_mut(&Key::Listener("in".into())) {
-                listener.mtls = Mtls::Strict;
+                std::sync::Arc::make_mut(listener).mtls = Mtls::Strict;
             }
         });
         send(&idle, &world.net, request).await;

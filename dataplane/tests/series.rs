@@ -160,6 +160,7 @@ fn reloads_with_more_names_than_there_are_places_leave_every_series_its_own_and_
                 let name = format!("s-{round}-{n}");
                 let (mut service, mut route) = (service.clone(), route.clone());
                 if let (Object::Service(service), Object::Route(route)) = (&mut service, &mut route) {
+                    let (service, route) = (Arc::make_mut(service), Arc::make_mut(route));
                     service.name = name.clone();
                     route.name = name.clone();
                     route.rules[0].to = vec![Target { service: name.clone(), weight: 1 }];

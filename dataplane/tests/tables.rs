@@ -51,11 +51,12 @@ impl Loaded {
     }
 
     fn service(&self, name: &str, port: u16) -> Object {
-        let Object::Service(mut service) = self.template.clone() else { panic!("a service") };
+        let Object::Service(mut shared) = self.template.clone() else { panic!("a service") };
+        let service = Arc::make_mut(&mut shared);
         service.name = name.into();
         let address = Address::Ip(SocketAddr::from(([10, 0, 0, 1], port)));
         service.endpoints = vec![Endpoint { address, zone: None }];
-        Object::Service(service)
+        Object::Service(shared)
     }
 
     fn put(&mut self, name: &str, object: Object) -> Result<Arc<Tables>, String> {
@@ -98,9 +99,10 @@ fn what_cannot_be_used_changes_nothing_neither_now_nor_at_the_next_change() {
     let mut loaded = Loaded::new();
     let first = loaded.loader.tables().clone();
     let good = loaded.service("s7", 2);
-    let Object::Service(mut bad) = loaded.service("s8", 2) else { panic!("a service") };
-    bad.peer = Some(SpiffeId::workload("example", "default", "peer").unwrap());
-    let put = vec![(Key::Service("s7".into()), good), (Key::Service("s8".into()), Object::Service(bad))];
+    let mut bad = loaded.service("s8", 2);
+    let Object::Service(service) = &mut bad else { panic!("a service") };
+    Arc::make_mut(service).peer = Some(SpiffeId::workload("example", "default", "peer").unwrap());
+    let put = vec![(Key::Service("s7".into()), good), (Key::Service("s8".into()), bad)];
     let error = loaded.apply(put, vec![Key::Service("s9".into())]).err().unwrap();
     assert!(error.contains("`s8` needs mutual TLS"), "{error}");
     assert_eq!(changed(&first, loaded.loader.tables()), []);
@@ -138,9 +140,10 @@ fn an_endpoint_that_stays_keeps_its_place_and_one_that_comes_back_is_another() {
         (service.place, service.endpoints[0].place)
     };
     let first = place(loaded.loader.tables());
-    let Object::Service(mut slower) = loaded.service("s7", 1) else { panic!("a service") };
-    slower.connect_timeout *= 2;
-    assert_eq!(place(&loaded.put("s7", Object::Service(slower)).unwrap()), first, "its connections can be used on");
+    let mut slower = loaded.service("s7", 1);
+    let Object::Service(service) = &mut slower else { panic!("a service") };
+    Arc::make_mut(service).connect_timeout *= 2;
+    assert_eq!(place(&loaded.put("s7", slower).unwrap()), first, "its connections can be used on");
     let moved = loaded.service("s7", 2);
     let second = place(&loaded.put("s7", moved).unwrap());
     assert_eq!(second.0, first.0);

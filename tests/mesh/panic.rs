@@ -165,9 +165,9 @@ fn snapshot(front: SocketAddr, app: SocketAddr) -> Snapshot {
         max_idle_per_endpoint: 100,
     };
     let objects = BTreeMap::from([
-        (Key::Settings, Object::Settings(settings)),
-        (Key::Listener("front".into()), Object::Listener(listener)),
-        (Key::Service("app".into()), Object::Service(service)),
+        (Key::Settings, Object::Settings(settings.into())),
+        (Key::Listener("front".into()), Object::Listener(listener.into())),
+        (Key::Service("app".into()), Object::Service(service.into())),
     ]);
     Snapshot { version: 1, objects }
 }

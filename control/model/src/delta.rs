@@ -60,7 +60,7 @@ mod tests {
             .iter()
             .map(|(name, listener)| {
                 let policy = Policy { name: (*name).into(), listener: (*listener).into(), allow: Vec::new() };
-                (Key::Policy((*name).into()), Object::Policy(policy))
+                (Key::Policy((*name).into()), Object::Policy(policy.into()))
             })
             .collect();
         Snapshot { version, objects }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -34,21 +35,21 @@ pub enum Key {
     Policy(Name),
 }
 
-/// One object of the configuration. Its variant always matches its [`Key`].
+/// One object of the configuration. Its variant always matches its [`Key`]. Snapshots, deltas and tables share it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Object {
     /// See [`Settings`].
-    Settings(Settings),
+    Settings(Arc<Settings>),
     /// See [`Identity`].
-    Identity(Identity),
+    Identity(Arc<Identity>),
     /// See [`Listener`].
-    Listener(Listener),
+    Listener(Arc<Listener>),
     /// See [`Service`].
-    Service(Service),
+    Service(Arc<Service>),
     /// See [`Route`].
-    Route(Route),
+    Route(Arc<Route>),
     /// See [`Policy`].
-    Policy(Policy),
+    Policy(Arc<Policy>),
 }
 
 /// Everything the data plane is told, at one version.
@@ -62,25 +63,25 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// All listeners, by name.
-    pub fn listeners(&self) -> impl Iterator<Item = &Listener> {
+    pub fn listeners(&self) -> impl Iterator<Item = &Arc<Listener>> {
         let all = self.objects.range(Key::Listener(Name::new())..Key::Service(Name::new()));
         all.filter_map(|(_, object)| if let Object::Listener(listener) = object { Some(listener) } else { None })
     }
 
     /// All services, by name.
-    pub fn services(&self) -> impl Iterator<Item = &Service> {
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
         let all = self.objects.range(Key::Service(Name::new())..Key::Route(Name::new()));
         all.filter_map(|(_, object)| if let Object::Service(service) = object { Some(service) } else { None })
     }
 
     /// All routes, by name.
-    pub fn routes(&self) -> impl Iterator<Item = &Route> {
+    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
         let all = self.objects.range(Key::Route(Name::new())..Key::Policy(Name::new()));
         all.filter_map(|(_, object)| if let Object::Route(route) = object { Some(route) } else { None })
     }
 
     /// All policies, by name.
-    pub fn policies(&self) -> impl Iterator<Item = &Policy> {
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
         let all = self.objects.range(Key::Policy(Name::new())..);
         all.filter_map(|(_, object)| if let Object::Policy(policy) = object { Some(policy) } else { None })
     }

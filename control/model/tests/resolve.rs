@@ -26,21 +26,21 @@ fn snapshot(text: &str, answers: &Answers, identity: Option<Identity>) -> Snapsh
 
 fn service(snapshot: &Snapshot, name: &str) -> Service {
     match &snapshot.objects[&Key::Service(name.into())] {
-        Object::Service(service) => service.clone(),
+        Object::Service(service) => Service::clone(service),
         other => panic!("{other:?}"),
     }
 }
 
 fn route(snapshot: &Snapshot, name: &str) -> Route {
     match &snapshot.objects[&Key::Route(name.into())] {
-        Object::Route(route) => route.clone(),
+        Object::Route(route) => Route::clone(route),
         other => panic!("{other:?}"),
     }
 }
 
 fn policy(snapshot: &Snapshot, name: &str) -> Policy {
     match &snapshot.objects[&Key::Policy(name.into())] {
-        Object::Policy(policy) => policy.clone(),
+        Object::Policy(policy) => Policy::clone(policy),
         other => panic!("{other:?}"),
     }
 }

@@ -33,38 +33,47 @@ pub(super) fn snapshot() -> Snapshot {
     let objects = [
         (
             Key::Settings,
-            Object::Settings(Settings {
-                trust_domain: name("shop.example"),
-                workload: name("payments"),
-                access_log: AccessLog::On,
-                drain_timeout: Duration::from_secs(25),
-            }),
+            Object::Settings(
+                Settings {
+                    trust_domain: name("shop.example"),
+                    workload: name("payments"),
+                    access_log: AccessLog::On,
+                    drain_timeout: Duration::from_secs(25),
+                }
+                .into(),
+            ),
         ),
         (
             Key::Identity,
-            Object::Identity(Identity {
-                id: "spiffe://shop.example/ns/default/sa/payments".parse().unwrap(),
-                chain: vec![vec![1], vec![2]],
-                key: SECRET.to_vec(),
-                bundle: vec![vec![3]],
-                expires: 1_700_000_000,
-            }),
+            Object::Identity(
+                Identity {
+                    id: "spiffe://shop.example/ns/default/sa/payments".parse().unwrap(),
+                    chain: vec![vec![1], vec![2]],
+                    key: SECRET.to_vec(),
+                    bundle: vec![vec![3]],
+                    expires: 1_700_000_000,
+                }
+                .into(),
+            ),
         ),
-        (Key::Listener(name("inbound")), Object::Listener(listener())),
-        (Key::Service(name("local")), Object::Service(service())),
-        (Key::Route(name("payments")), Object::Route(route())),
+        (Key::Listener(name("inbound")), Object::Listener(listener().into())),
+        (Key::Service(name("local")), Object::Service(service().into())),
+        (Key::Route(name("payments")), Object::Route(route().into())),
         (
             Key::Policy(name("only-checkout")),
-            Object::Policy(Policy {
-                name: name("only-checkout"),
-                listener: name("inbound"),
-                allow: vec![AllowRule {
-                    name: name("0"),
-                    from: vec!["spiffe://shop.example/ns/default/sa/checkout".parse().unwrap()],
-                    methods: vec![name("POST")],
-                    paths: vec![PathMatch::Exact(name("/charge"))],
-                }],
-            }),
+            Object::Policy(
+                Policy {
+                    name: name("only-checkout"),
+                    listener: name("inbound"),
+                    allow: vec![AllowRule {
+                        name: name("0"),
+                        from: vec!["spiffe://shop.example/ns/default/sa/checkout".parse().unwrap()],
+                        methods: vec![name("POST")],
+                        paths: vec![PathMatch::Exact(name("/charge"))],
+                    }],
+                }
+                .into(),
+            ),
         ),
     ];
     Snapshot { version: 7, objects: objects.into() }

@@ -130,7 +130,7 @@ impl Listeners {
 /// The listeners of a snapshot.
 pub(super) fn listeners(snapshot: &Snapshot) -> impl Iterator<Item = &Listener> {
     snapshot.objects.values().filter_map(|object| match object {
-        Object::Listener(listener) => Some(listener),
+        Object::Listener(listener) => Some(&**listener),
         _ => None,
     })
 }
@@ -214,7 +214,7 @@ mod tests {
                     request_timeout: None,
                 },
             };
-            (Key::Listener(listener.name.clone()), Object::Listener(listener))
+            (Key::Listener(listener.name.clone()), Object::Listener(listener.into()))
         };
         Arc::new(Snapshot { version: 1, objects: listeners.iter().map(object).collect() })
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ringmesh_model::snapshot::Snapshot;
 use ringmesh_model::wire::ToDataPlane;
+use ringmesh_ring::reclaim;
 use tokio::time::Instant;
 
 use super::plane::{self, Plane};
@@ -148,6 +149,8 @@ impl Supervisor {
         self.show_live(version);
         self.show_listeners();
         self.advance();
+        // The text and what it was parsed into, many times as large as what it says, is garbage now.
+        reclaim::release();
     }
 
     /// A version was given up: the files that made it count as a refused edit.

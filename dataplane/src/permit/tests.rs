@@ -10,7 +10,7 @@ use ringmesh_model::snapshot::{Balance, Protocol};
 fn service(max: Option<u32>, workers: u16) -> Service {
     Service {
         place: Place { index: 0, generation: 1 },
-        config: ringmesh_model::snapshot::Service {
+        config: std::sync::Arc::new(ringmesh_model::snapshot::Service {
             name: "s".into(),
             protocol: Protocol::Http,
             peer: None,
@@ -21,7 +21,7 @@ fn service(max: Option<u32>, workers: u16) -> Service {
             idle_timeout: Duration::from_secs(1),
             max_in_flight: max,
             max_idle_per_endpoint: 1,
-        },
+        }),
         series: crate::telemetry::recorder::Series { index: 0, generation: 1 },
         tls: None,
         limit: max.map(|max| Limit::new(max, workers, None, 1)),

@@ -182,13 +182,13 @@ fn snapshot(change: impl FnOnce(&mut Listener)) -> Snapshot {
         drain_timeout: Duration::from_secs(5),
     };
     let mut objects = BTreeMap::from([
-        (Key::Settings, Object::Settings(settings)),
-        (Key::Listener("in".into()), Object::Listener(listener)),
-        (Key::Service("s".into()), Object::Service(service)),
-        (Key::Route("s".into()), Object::Route(route)),
+        (Key::Settings, Object::Settings(settings.into())),
+        (Key::Listener("in".into()), Object::Listener(listener.into())),
+        (Key::Service("s".into()), Object::Service(service.into())),
+        (Key::Route("s".into()), Object::Route(route.into())),
     ]);
     if guarded {
-        objects.insert(Key::Policy("p".into()), Object::Policy(policy));
+        objects.insert(Key::Policy("p".into()), Object::Policy(policy.into()));
     }
     Snapshot { version: 1, objects }
 }

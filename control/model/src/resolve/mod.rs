@@ -69,25 +69,25 @@ pub fn resolve(
     resolver.identity(identity.as_ref());
     resolver.addresses();
     let mut objects = BTreeMap::new();
-    objects.insert(Key::Settings, Object::Settings(settings(config)));
+    objects.insert(Key::Settings, Object::Settings(settings(config).into()));
     for (index, listener) in config.listeners.iter().enumerate() {
         let found = resolver.listener(index, listener, &certificates);
-        objects.insert(Key::Listener(found.name.clone()), Object::Listener(found));
+        objects.insert(Key::Listener(found.name.clone()), Object::Listener(found.into()));
     }
     for (index, service) in config.services.iter().enumerate() {
         let found = resolver.service(index, service, answers);
-        objects.insert(Key::Service(found.name.clone()), Object::Service(found));
+        objects.insert(Key::Service(found.name.clone()), Object::Service(found.into()));
     }
     for (index, route) in config.routes.iter().enumerate() {
         let found = resolver.route(index, route);
-        objects.insert(Key::Route(found.name.clone()), Object::Route(found));
+        objects.insert(Key::Route(found.name.clone()), Object::Route(found.into()));
     }
     for (index, policy) in config.policies.iter().enumerate() {
         let found = resolver.policy(index, policy);
-        objects.insert(Key::Policy(found.name.clone()), Object::Policy(found));
+        objects.insert(Key::Policy(found.name.clone()), Object::Policy(found.into()));
     }
     if let Some(identity) = identity {
-        objects.insert(Key::Identity, Object::Identity(identity));
+        objects.insert(Key::Identity, Object::Identity(identity.into()));
     }
     if !resolver.problems.is_empty() {
         return Err(Problems::new(resolver.problems));
