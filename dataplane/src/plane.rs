@@ -852,13 +852,14 @@ fn report(worker: &Worker<Sockets>) -> (WorkerReport, Vec<EndpointReport>) {
     let tables = worker.tables();
     let endpoints = tables.services.iter().flat_map(|service| {
         service.endpoints.iter().map(|endpoint| {
-            let state = worker.pools.state(endpoint.place);
+            let state = worker.pools.known(endpoint.place);
+            let state = state.as_deref();
             EndpointReport {
                 service: service.config.name.clone(),
                 address: endpoint.text.to_string(),
-                in_flight: u64::from(state.in_flight()),
-                idle: state.waiting() as u64,
-                consecutive_failures: u64::from(state.failures()),
+                in_flight: state.map_or(0, |state| u64::from(state.in_flight())),
+                idle: state.map_or(0, |state| state.waiting() as u64),
+                consecutive_failures: state.map_or(0, |state| u64::from(state.failures())),
             }
         })
     });

@@ -25,7 +25,7 @@ fn certificate(name: &str) -> Certificate {
 
 fn listener(objects: &mut Objects) -> &mut Listener {
     match objects.get_mut(&Key::Listener("in".into())) {
-        Some(Object::Listener(listener)) => listener,
+        Some(Object::Listener(listener)) => Arc::make_mut(listener),
         other => panic!("{other:?}"),
     }
 }
@@ -41,11 +41,11 @@ fn an_edge_listener_reads_its_keys_anew_only_when_its_certificates_or_its_protoc
     };
     assert!(stays(|objects| {
         let Some(Object::Route(route)) = objects.get_mut(&Key::Route("s".into())) else { panic!("no route") };
-        route.rules[0].timeout = Some(Duration::from_secs(1));
+        Arc::make_mut(route).rules[0].timeout = Some(Duration::from_secs(1));
     }));
     assert!(stays(|objects| {
         let Some(Object::Settings(settings)) = objects.get_mut(&Key::Settings) else { panic!("no settings") };
-        settings.drain_timeout = Duration::from_secs(1);
+        Arc::make_mut(settings).drain_timeout = Duration::from_secs(1);
     }));
     assert!(stays(|objects| listener(objects).limits.max_headers = 7));
     assert!(!stays(|objects| listener(objects).tls = vec![certificate("a.example")]), "renewed");

@@ -158,10 +158,16 @@ fn interpret(source: &Source<'_>, table: &DeTable<'_>, file: &str) -> Config {
             .iter()
             .filter_map(|section| Listener::read(section, folder))
             .collect(),
-        services: top.tables(&service::KEYS, "").iter().filter_map(Service::read).collect(),
-        routes: top.tables(&route::KEYS, "hosts").iter().filter_map(Route::read).collect(),
+        services: fitted(top.tables(&service::KEYS, "").iter().filter_map(Service::read).collect()),
+        routes: fitted(top.tables(&route::KEYS, "hosts").iter().filter_map(Route::read).collect()),
         policies: top.tables(&policy::KEYS, "").iter().filter_map(Policy::read).collect(),
     }
+}
+
+/// Long lists are kept as long as the config is; they grow by doubling.
+fn fitted<T>(mut list: Vec<T>) -> Vec<T> {
+    list.shrink_to_fit();
+    list
 }
 
 impl Config {

@@ -211,6 +211,13 @@ impl<S: Stream> Pools<S> {
         }
     }
 
+    /// What is known about the endpoint at a place, if it was ever called.
+    pub fn known(&self, place: Place) -> Option<Rc<State<S>>> {
+        let states = self.states.borrow();
+        let state = states.get(place.index as usize)?.as_ref();
+        state.filter(|state| state.generation == place.generation).cloned()
+    }
+
     /// An unused connection to an endpoint, if there is one.
     pub fn lease<N: Net<Stream = S>>(&self, service: &Service, endpoint: &Endpoint, now: Instant) -> Option<Lease<N>> {
         let state = self.state(endpoint.place);

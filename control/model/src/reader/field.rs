@@ -101,15 +101,17 @@ impl<'a> Field<'a> {
     {
         let items = self.expect_items(expected, if_empty)?;
         let mut seen = HashSet::with_capacity(items.len());
-        let mut distinct = |item: &Field<'a>| {
-            let value = Located::<T>::from_field(item)?;
+        // As long as the list: most have one item, and there may be ten thousand lists.
+        let mut distinct = Vec::with_capacity(items.len());
+        for item in &items {
+            let Some(value) = Located::<T>::from_field(item) else { continue };
             if seen.insert(value.value.clone()) {
-                return Some(value);
+                distinct.push(value);
+            } else {
+                item.refuse(Cause::Twice(value.to_string()));
             }
-            item.refuse(Cause::Twice(value.to_string()));
-            None
-        };
-        Some(items.iter().filter_map(&mut distinct).collect())
+        }
+        Some(distinct)
     }
 
     /// The table in it, or a problem.
