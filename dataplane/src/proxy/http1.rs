@@ -267,18 +267,16 @@ impl<N: Net> Exchange<'_, N> {
     ) -> Result<(), Failed> {
         let stale = lease.reused && self.scratch.request.known_method().is_safe();
         let output = &mut self.scratch.to_upstream;
-        deadlines.for_taking(Part::Forth, self.worker.net.now(), output.len_bytes(), Reason::UpstreamReadsSlowly);
+        let now = self.worker.net.recent();
+        deadlines.for_taking(Part::Forth, now, output.len_bytes(), Reason::UpstreamReadsSlowly);
         let sent = lease.transport.flush(output, &self.connection.stop).await;
         deadlines.forget(Part::Forth);
-        match sent {
-            Ok(()) => {}
-            Err(error) => {
-                output.clear();
-                return Err(match error {
-                    StreamError::Io(_) if stale => Failed::Stale,
-                    error => Failed::Ended(of_upstream(&error, deadlines)),
-                });
-            }
+        if let Err(error) = sent {
+            output.clear();
+            return Err(match error {
+                StreamError::Io(_) if stale => Failed::Stale,
+                error => Failed::Ended(of_upstream(&error, deadlines)),
+            });
         }
         let respond = Respond {
             worker: self.worker,

@@ -61,19 +61,6 @@ pub struct Patience {
     pub idle: Duration,
 }
 
-impl Patience {
-    /// Until when the next byte must come.
-    pub fn until(&self, now: Instant) -> Instant {
-        let idle = now + self.idle;
-        self.deadline.map_or(idle, |deadline| deadline.min(idle))
-    }
-
-    /// Whether the request's own deadline has passed.
-    pub fn is_over(&self, now: Instant) -> bool {
-        self.deadline.is_some_and(|deadline| deadline <= now)
-    }
-}
-
 /// What telemetry tells of a request, beside its end.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Account {
