@@ -1,6 +1,7 @@
 //! TLS 1.3 of both sides: what is shown, who is trusted, and the stream over it.
 
 mod client;
+mod groups;
 mod pem;
 mod server;
 mod stream;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 
 pub use client::{Client, Expected, Trust};
+pub use groups::Groups;
 pub use pem::Identity;
 pub use server::Server;
 pub(crate) use stream::{Handshake, TlsStream};
@@ -65,6 +67,11 @@ pub enum Error {
     Provider(#[source] rustls::Error),
 }
 
+/// With the cipher suites in the order of today's browsers.
 fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+    use rustls::crypto::aws_lc_rs::cipher_suite::{
+        TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
+    };
+    let cipher_suites = vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256];
+    Arc::new(CryptoProvider { cipher_suites, ..rustls::crypto::aws_lc_rs::default_provider() })
 }
