@@ -17,7 +17,10 @@ use crate::template::{self, Values};
 
 /// Where everything of one run lies: programs, cores, certificates.
 pub struct Bed {
+    /// The load generator's.
     build: Build,
+    /// The product's.
+    product: Build,
     folder: tempfile::TempDir,
     cores: Vec<usize>,
 }
@@ -30,17 +33,17 @@ pub struct Running {
 }
 
 impl Bed {
-    /// A bed for programs of this build.
+    /// A bed for the load generator of `build` and the `product`, which may be built in another way.
     ///
     /// # Errors
     /// If the machine has too few cores, or there is no place for files.
-    pub fn new(build: Build) -> anyhow::Result<Self> {
+    pub fn new(build: Build, product: Build) -> anyhow::Result<Self> {
         let cores = ringmesh_ring::affinity::allowed_cores();
         if cores.len() < 2 {
             bail!("side by side needs two cores: one for the proxy alone, one for load and service");
         }
         let folder = tempfile::Builder::new().prefix("ringmesh-bench-").tempdir()?;
-        Ok(Self { build, folder, cores })
+        Ok(Self { build, product, folder, cores })
     }
 
     /// The core that a contender has alone.
@@ -92,7 +95,7 @@ impl Bed {
     }
 
     fn run_ringmesh(&self, folder: &Path, words: &[&str]) -> anyhow::Result<()> {
-        let output = Command::new(self.build.program("ringmesh")).args(words).current_dir(folder).output()?;
+        let output = Command::new(self.product.program("ringmesh")).args(words).current_dir(folder).output()?;
         if !output.status.success() {
             bail!("ringmesh {}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr));
         }
@@ -189,7 +192,7 @@ impl Bed {
         workers: u16,
     ) -> anyhow::Result<Vec<String>> {
         let (program, words): (PathBuf, &[&str]) = match contender.program() {
-            "ringmesh" => (self.build.program("ringmesh"), &["run", "-c", "@file@", "--runtime-dir", "@folder@/run"]),
+            "ringmesh" => (self.product.program("ringmesh"), &["run", "-c", "@file@", "--runtime-dir", "@folder@/run"]),
             "haproxy" => (programs::of_system("haproxy")?, &["-db", "-f", "@file@"]),
             "nginx" => {
                 if text.contains("stream {") {
@@ -219,7 +222,7 @@ impl Bed {
     /// If it is missing.
     pub fn version(&self, contender: &Contender) -> anyhow::Result<String> {
         let (program, word) = match contender.program() {
-            "ringmesh" => (self.build.program("ringmesh"), "--version"),
+            "ringmesh" => (self.product.program("ringmesh"), "--version"),
             "haproxy" => (programs::of_system("haproxy")?, "-v"),
             "nginx" => (programs::of_system("nginx")?, "-v"),
             "envoy" => (programs::envoy()?, "--version"),
@@ -231,7 +234,11 @@ impl Bed {
         let text = String::from_utf8_lossy(&text);
         let is_version = |word: &&str| word.starts_with(|first: char| first.is_ascii_digit());
         let words = text.split([' ', '/', '\n']);
-        Ok(words.filter(|word| word.contains('.')).find(is_version).unwrap_or_default().to_owned())
+        let version = words.filter(|word| word.contains('.')).find(is_version).unwrap_or_default();
+        Ok(match contender.program() {
+            "ringmesh" if !self.product.is_packaged() => format!("{version} ({} build)", self.product.profile()),
+            _ => version.to_owned(),
+        })
     }
 }
 

@@ -47,7 +47,7 @@ pub fn run(build: &Build, mut tell: impl FnMut(&str)) -> anyhow::Result<()> {
     tell("Ringmesh beside HAProxy:");
     let mut scenario = scenario::read(&[SCENARIO.to_owned()])?.remove(0);
     scenario.contenders.retain(|contender| [report::OURS, report::REFERENCE].contains(&contender.proxy.as_str()));
-    let bed = Bed::new(build.clone())?;
+    let bed = Bed::new(build.clone(), build.clone())?;
     let outcome = side_by_side::run(&bed, scenario, ROUNDS, LENGTHS, &mut tell)?;
     if let Some(failure) = outcome.failures.first() {
         bail!("{failure}");

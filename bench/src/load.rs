@@ -25,6 +25,8 @@ pub struct Outcome {
     pub busy_share: f64,
     /// Whether it says that it was what limited the rate.
     pub was_bottleneck: bool,
+    /// What its TLS handshakes agreed on: key exchange group and cipher suite.
+    pub tls_parameters: Option<String>,
 }
 
 /// Latencies in microseconds.
@@ -74,6 +76,7 @@ pub fn run(bed: &Bed, load: &Load, address: SocketAddr, length: Duration, cores:
         latency,
         busy_share: number(&report["busy_share"])?,
         was_bottleneck: report["generator_was_bottleneck"].as_bool().unwrap_or(false),
+        tls_parameters: tls_parameters(&report),
     })
 }
 
@@ -142,12 +145,20 @@ fn words(bed: &Bed, load: &Load, address: SocketAddr) -> anyhow::Result<Vec<Stri
         let file = |name: &str| Ok::<_, anyhow::Error>(bed.certificates()?.join(name).to_string_lossy().into_owned());
         words.extend(["--cacert".to_owned(), file("near/bundle.pem")?]);
         words.extend(["--spiffe-id", "spiffe://bench.example/ns/default/sa/far", "--no-resumption"].map(str::to_owned));
+        if let Some(groups) = &load.groups {
+            words.extend(["--groups".to_owned(), groups.clone()]);
+        }
         if security == Security::Mtls {
             words.extend(["--cert".to_owned(), file("near/svid.pem")?]);
             words.extend(["--key".to_owned(), file("near/svid.key")?]);
         }
     }
     Ok(words)
+}
+
+fn tls_parameters(report: &Value) -> Option<String> {
+    let parameters = report["tls_parameters"].as_object().filter(|parameters| !parameters.is_empty())?;
+    Some(parameters.keys().map(String::as_str).collect::<Vec<_>>().join(" and "))
 }
 
 fn number(value: &Value) -> anyhow::Result<f64> {

@@ -170,7 +170,9 @@ fn compare(cli: &Cli) -> anyhow::Result<ExitCode> {
     }
     let scenarios = scenario::read(&cli.scenarios)?;
     let machine = Machine::here();
-    let bed = Bed::new(build(cli)?)?;
+    let build = build(cli)?;
+    let product = if cli.quick || cli.no_build { build.clone() } else { build.packaged()? };
+    let bed = Bed::new(build, product)?;
     eprintln!(
         "{}, {} cores, Linux {}, load average {:.2}, commit {}{}",
         machine.cpu,

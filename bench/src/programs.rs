@@ -8,6 +8,9 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
+/// The profile of packages.
+const PACKAGED: &str = "dist";
+
 /// Where programs of this build are, and which profile that is.
 #[derive(Clone, Debug)]
 pub struct Build {
@@ -45,14 +48,22 @@ impl Build {
     /// # Errors
     /// If they cannot be built.
     pub fn bring_up_to_date(&self, further: &[&str]) -> anyhow::Result<()> {
-        let mut command = cargo();
-        command.args(["build", "--quiet", "--locked", "--workspace", "--profile", &self.profile]).args(further);
-        command.current_dir(env!("CARGO_MANIFEST_DIR"));
-        let status = command.status().context("cannot run cargo")?;
-        if !status.success() {
-            bail!("cargo build has failed, {status}");
-        }
-        Ok(())
+        build(cargo().args(["build", "--quiet", "--locked", "--workspace", "--profile", &self.profile]).args(further))
+    }
+
+    /// The product as packages have it, beside this build and up to date.
+    ///
+    /// # Errors
+    /// If it cannot be built.
+    pub fn packaged(&self) -> anyhow::Result<Self> {
+        let folder = self.folder.with_file_name(PACKAGED);
+        build(cargo().args(["build", "--quiet", "--locked", "--package", "ringmesh-control", "--profile", PACKAGED]))?;
+        Ok(Self { folder, profile: PACKAGED.to_owned() })
+    }
+
+    /// Whether it is built as packages are.
+    pub fn is_packaged(&self) -> bool {
+        self.profile == PACKAGED
     }
 
     /// One of its programs.
@@ -64,6 +75,14 @@ impl Build {
 /// The cargo that runs this program, or the one on the path.
 pub fn cargo() -> Command {
     Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")))
+}
+
+fn build(cargo: &mut Command) -> anyhow::Result<()> {
+    let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().context("cannot run cargo")?;
+    if !status.success() {
+        bail!("cargo build has failed, {status}");
+    }
+    Ok(())
 }
 
 /// A program of the system, by name.

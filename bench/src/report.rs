@@ -72,6 +72,9 @@ pub struct Record {
     /// Latency that 99.9 % kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p999_us: Option<u64>,
+    /// What the clients' TLS handshakes agreed on: key exchange group and cipher suite.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_parameters: Option<String>,
     /// From its start to the first operation that came through, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_ms: Option<f64>,
@@ -154,6 +157,7 @@ fn figures(head: Record, seen: &[&Observation], reference: &[&Observation], ours
         p50_us: whole(median(|one| one.p50_us.map(|value| value as f64))),
         p99_us: whole(median(p99_of)),
         p999_us: whole(median(|one| one.p999_us.map(|value| value as f64))),
+        tls_parameters: seen.iter().find_map(|one| one.tls_parameters.clone()),
         start_ms: median(|one| one.start_ms),
         start_pss_kib: whole(median(|one| Some(one.start_pss_kib as f64))).unwrap_or(0),
         rss_kib: whole(median(|one| Some(one.rss_kib as f64))).unwrap_or(0),
@@ -219,6 +223,7 @@ const COLUMNS: &[Column] = &[
     Column { title: "p99.9 µs", cell: |record| show(record.p999_us.map(|value| value as f64), 0) },
     Column { title: "Ringmesh's p99, ratio to its (95 %)", cell: |record| show_ratio(record.ringmesh_p99_ratio) },
     Column { title: "busiest worker / mean", cell: |record| show(record.heaviest_over_mean, 2) },
+    Column { title: "TLS", cell: |record| record.tls_parameters.clone().unwrap_or_default() },
     Column { title: "start ms", cell: |record| show(record.start_ms, 0) },
     Column { title: "PSS at start, MiB", cell: |record| show_mib(record.start_pss_kib) },
     Column { title: "loaded, MiB", cell: |record| show_mib(record.pss_kib) },

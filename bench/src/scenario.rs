@@ -49,6 +49,8 @@ pub struct Load {
     /// What protects the clients' connections.
     #[serde(default)]
     pub security: Security,
+    /// Key exchange groups that clients offer; without it those that today's clients do.
+    pub groups: Option<String>,
     /// Connections.
     pub connections: usize,
     /// Requests at once on each, in HTTP/2.

@@ -44,6 +44,9 @@ pub struct Observation {
     /// Latency that 99.9 % kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p999_us: Option<u64>,
+    /// What the clients' TLS handshakes agreed on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_parameters: Option<String>,
     /// From its start to the first operation that came through.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_ms: Option<f64>,
@@ -126,6 +129,7 @@ pub fn run(bed: &Bed, scenario: &Scenario, contender: &Contender, lengths: Lengt
         heaviest_over_mean: heaviest_over_mean(&before.threads, &after.threads, load.workers),
         load_busy_share: outcome.busy_share,
         load_was_bottleneck: outcome.was_bottleneck,
+        tls_parameters: outcome.tls_parameters,
         foreign_share: if alone { foreign } else { 0.0 },
         ..Observation::default()
     })

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use ringmesh_loadgen::tls::{Client, Error, Expected, Identity, Resumption, Server, Trust};
+use ringmesh_loadgen::tls::{Client, Error, Expected, Groups, Identity, Resumption, Server, Trust};
 
 #[derive(Args)]
 pub(crate) struct ClientTlsArgs {
@@ -28,6 +28,10 @@ pub(crate) struct ClientTlsArgs {
     /// A full handshake for every connection
     #[arg(long)]
     no_resumption: bool,
+    /// Key exchange groups to offer, the preferred one first, as in `x25519,secp256r1` [default: X25519MLKEM768 and the
+    /// usual ones]
+    #[arg(long, value_name = "NAMES")]
+    groups: Option<Groups>,
 }
 
 impl ClientTlsArgs {
@@ -37,6 +41,7 @@ impl ClientTlsArgs {
         let files = [&self.cacert, &self.cert, &self.key];
         self.insecure
             || self.no_resumption
+            || self.groups.is_some()
             || texts.iter().any(|text| text.is_some())
             || files.iter().any(|file| file.is_some())
     }
@@ -57,7 +62,8 @@ impl ClientTlsArgs {
             (Some(certificate), Some(key)) => Some(Identity::read(certificate, key)?),
             _ => None,
         };
-        Client::new(&trust, &expected, identity, resumption(self.no_resumption))
+        let groups = self.groups.clone().unwrap_or_default();
+        Client::with_groups(&trust, &expected, identity, resumption(self.no_resumption), groups)
     }
 }
 

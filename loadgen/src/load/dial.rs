@@ -63,7 +63,8 @@ impl Shared {
             }
         };
         let mut report = self.report.borrow_mut();
-        report.shook_hands(Instant::now().saturating_since(begin), stream.is_resumed());
+        let took = Instant::now().saturating_since(begin);
+        report.shook_hands(took, stream.is_resumed(), stream.parameters());
         Ok(Transport::Tls(stream))
     }
 

@@ -42,6 +42,7 @@ impl Report {
             "connections": self.connections,
             "handshakes": self.handshakes,
             "resumed": self.resumed,
+            "tls_parameters": self.tls_parameters,
             "handshake_us": histogram_json(&self.handshake),
             "explanations": self.explanations,
             "closed_by_server": self.closed_by_server,

@@ -54,6 +54,8 @@ pub struct Report {
     pub handshakes: u64,
     /// See `handshakes`.
     pub resumed: u64,
+    /// Handshakes by what both sides agreed on: key exchange group and cipher suite.
+    pub tls_parameters: BTreeMap<String, u64>,
     /// From the first byte of a TLS handshake to its end.
     handshake: Latencies,
     /// What went wrong where, and what to do about it, for people; with how often.
@@ -132,6 +134,7 @@ impl Report {
             connections: 0,
             handshakes: 0,
             resumed: 0,
+            tls_parameters: BTreeMap::new(),
             handshake: histogram::new(),
             explanations: BTreeMap::new(),
             closed_by_server: 0,
@@ -159,6 +162,9 @@ impl Report {
         self.connections += other.connections;
         self.handshakes += other.handshakes;
         self.resumed += other.resumed;
+        for (parameters, count) in &other.tls_parameters {
+            *self.tls_parameters.entry(parameters.clone()).or_default() += count;
+        }
         self.handshake.add(&other.handshake).expect("all histograms have the same bounds");
         for (text, count) in &other.explanations {
             self.explain_often(text, *count);
@@ -228,8 +234,11 @@ impl Report {
         histogram::record(&mut self.delay, delay);
     }
 
-    pub(crate) fn shook_hands(&mut self, took: Duration, resumed: bool) {
+    pub(crate) fn shook_hands(&mut self, took: Duration, resumed: bool, parameters: Option<String>) {
         self.handshakes += 1;
+        if let Some(parameters) = parameters {
+            *self.tls_parameters.entry(parameters).or_default() += 1;
+        }
         self.resumed += u64::from(resumed);
         histogram::record(&mut self.handshake, took);
     }

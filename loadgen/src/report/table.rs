@@ -29,13 +29,15 @@ impl fmt::Display for Report {
         )?;
         if self.handshakes > 0 {
             let took = |share| show_duration(histogram::quantile(&self.handshake, share));
+            let parameters: Vec<&str> = self.tls_parameters.keys().map(String::as_str).collect();
             writeln!(
                 f,
-                "{} TLS handshakes, {} resumed, p50 {}, p99 {}",
+                "{} TLS handshakes, {} resumed, p50 {}, p99 {}, by {}",
                 self.handshakes,
                 self.resumed,
                 took(0.5),
-                took(0.99)
+                took(0.99),
+                parameters.join(" and ")
             )?;
         }
         writeln!(f)?;

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::Resumption as Sessions;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore};
 
 use super::pem::certificates;
 use super::verify::Verifier;
-use super::{Error, Identity, Resumption, provider};
+use super::{Error, Groups, Identity, Resumption, provider};
 
 /// Where Debian and its relatives keep the certificates that everybody trusts.
 const SYSTEM_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -60,7 +61,21 @@ impl Client {
         identity: Option<Identity>,
         resumption: Resumption,
     ) -> Result<Self, Error> {
-        let provider = provider();
+        Self::with_groups(trust, expected, identity, resumption, Groups::default())
+    }
+
+    /// The same, offering these key exchange groups alone.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn with_groups(
+        trust: &Trust,
+        expected: &Expected,
+        identity: Option<Identity>,
+        resumption: Resumption,
+        groups: Groups,
+    ) -> Result<Self, Error> {
+        let provider = Arc::new(CryptoProvider { kx_groups: groups.0, ..CryptoProvider::clone(&provider()) });
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(Error::Provider)?;

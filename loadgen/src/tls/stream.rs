@@ -10,6 +10,8 @@ use std::time::Duration;
 use ringmesh_ring::{Buffer, Error, Idle, Instant, Output, Pipe, Size, Stop, Stream, spawn};
 use rustls::{Connection, HandshakeKind};
 
+use super::groups::label;
+
 /// How long saying goodbye may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -65,6 +67,15 @@ impl<S: Stream> TlsStream<S> {
     /// Whether an earlier session was taken up again.
     pub(crate) fn is_resumed(&self) -> bool {
         self.0.state.borrow().session.handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
+    /// What both sides agreed on: key exchange group and cipher suite.
+    pub(crate) fn parameters(&self) -> Option<String> {
+        let session = &self.0.state.borrow().session;
+        let group = label(session.negotiated_key_exchange_group()?.name());
+        // rustls tells them apart from those of TLS 1.2 by a number that IANA's names do not have.
+        let suite = format!("{:?}", session.negotiated_cipher_suite()?.suite()).replace("TLS13_", "TLS_");
+        Some(format!("{group} {suite}"))
     }
 
     /// What broke the connection, if TLS did.
