@@ -33,23 +33,24 @@ pub enum Name {
 }
 
 impl Name {
-    /// Recognizes a name in any case; `name` is a token, as parsers see to. The length decides for nearly all other
-    /// names.
+    /// Recognizes a name in any case; `name` is a token, as parsers see to. Length and first letter
+    /// decide for nearly all other names.
     #[inline]
     pub fn from_bytes(name: &[u8]) -> Self {
-        match name.len() {
-            2 if is(name, b"te") => Self::Te,
-            4 if is(name, b"host") => Self::Host,
-            6 if is(name, b"expect") => Self::Expect,
-            7 if is(name, b"upgrade") => Self::Upgrade,
-            10 if is(name, b"connection") => Self::Connection,
-            10 if is(name, b"keep-alive") => Self::KeepAlive,
-            14 if is(name, b"content-length") => Self::ContentLength,
-            14 if is(name, b"http2-settings") => Self::Http2Settings,
-            14 if looks_like(name, b"content-length") => Self::Lookalike,
-            16 if is(name, b"proxy-connection") => Self::ProxyConnection,
-            17 if is(name, b"transfer-encoding") => Self::TransferEncoding,
-            17 if looks_like(name, b"transfer-encoding") => Self::Lookalike,
+        let Some(first) = name.first() else { return Self::Other };
+        match (name.len(), first | 0x20) {
+            (2, b't') if is(name, b"te") => Self::Te,
+            (4, b'h') if is(name, b"host") => Self::Host,
+            (6, b'e') if is(name, b"expect") => Self::Expect,
+            (7, b'u') if is(name, b"upgrade") => Self::Upgrade,
+            (10, b'c') if is(name, b"connection") => Self::Connection,
+            (10, b'k') if is(name, b"keep-alive") => Self::KeepAlive,
+            (14, b'c') if is(name, b"content-length") => Self::ContentLength,
+            (14, b'c') if looks_like(name, b"content-length") => Self::Lookalike,
+            (14, b'h') if is(name, b"http2-settings") => Self::Http2Settings,
+            (16, b'p') if is(name, b"proxy-connection") => Self::ProxyConnection,
+            (17, b't') if is(name, b"transfer-encoding") => Self::TransferEncoding,
+            (17, b't') if looks_like(name, b"transfer-encoding") => Self::Lookalike,
             _ => Self::Other,
         }
     }
