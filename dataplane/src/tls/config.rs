@@ -82,6 +82,7 @@ pub enum Error {
 }
 
 /// aws-lc-rs for the whole product: it has X25519MLKEM768, which `prefer-post-quantum` puts first.
+///
 /// With `TLS_AES_128_GCM_SHA256` in front, as browsers have it: processors hash SHA-256 in hardware, but not SHA-384, which
 /// with the library's own order is an eighth of a handshake.
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {

@@ -11,6 +11,7 @@ mod config;
 mod fault;
 mod handshake;
 pub mod limits;
+mod proven;
 mod reading;
 mod refused;
 mod session;

@@ -12,6 +12,7 @@ use rustls::{DigitallySignedStruct, DistinguishedName, PeerIncompatible, RootCer
 use x509_parser::extensions::GeneralName;
 
 use super::fault::Fault;
+use super::proven;
 
 /// Which side of a handshake a certificate is shown by.
 #[derive(Clone, Copy)]
@@ -41,7 +42,7 @@ impl Bundle {
             Side::Server => webpki::KeyUsage::server_auth(),
         };
         webpki::EndEntityCert::try_from(leaf)?.verify_for_usage(
-            self.algorithms.all,
+            proven::algorithms(),
             &self.roots.roots,
             intermediates,
             now,
