@@ -93,9 +93,19 @@ fn callgrind(program: &Path, part: &str, count: u64, folder: &Path) -> anyhow::R
     fs::read_to_string(&file).with_context(|| format!("valgrind has left no {}", file.display()))
 }
 
-/// Adds up the self cost by stage, crate or library, and the calls that return memory.
+/// What calls of one function cost, with all that it calls.
+#[derive(Default)]
+struct Calls {
+    all: f64,
+    of_stand_in: f64,
+}
+
+/// Adds up the self cost by stage, crate or library, and the calls that return memory. What a library's function costs is
+/// the stand-in's for that part of its calls which the stand-in makes.
 fn read(text: &str) -> anyhow::Result<Profile> {
     let mut profile = Profile::default();
+    let mut libraries = BTreeMap::<(String, String), f64>::new();
+    let mut calls = BTreeMap::<String, Calls>::new();
     let (mut file, mut function, mut object, mut is_call) = (String::new(), String::new(), String::new(), false);
     let mut callee = String::new();
     for line in text.lines() {
@@ -124,12 +134,24 @@ fn read(text: &str) -> anyhow::Result<Profile> {
             continue;
         }
         let cost: f64 = cost.parse().with_context(|| format!("callgrind has written `{line}`"))?;
-        if !std::mem::take(&mut is_call) {
-            match place_of(&file, &function, &object) {
-                Place::StandIn => profile.stand_in += cost,
-                Place::Share(place) => *profile.shares.entry(place).or_default() += cost,
-            }
+        let place = place_of(&file, &function, &object);
+        if std::mem::take(&mut is_call) {
+            let calls = calls.entry(callee.clone()).or_default();
+            calls.all += cost;
+            calls.of_stand_in += if matches!(place, Place::StandIn) { cost } else { 0.0 };
+            continue;
         }
+        match place {
+            Place::StandIn => profile.stand_in += cost,
+            Place::Library(name) => *libraries.entry((name.to_owned(), function.clone())).or_default() += cost,
+            Place::Share(place) => *profile.shares.entry(place).or_default() += cost,
+        }
+    }
+    for ((library, function), cost) in libraries {
+        let calls = calls.get(&function).filter(|calls| calls.all > 0.0);
+        let stand_in = cost * calls.map_or(0.0, |calls| calls.of_stand_in / calls.all);
+        profile.stand_in += stand_in;
+        *profile.shares.entry(library).or_default() += cost - stand_in;
     }
     if profile.shares.is_empty() {
         bail!("callgrind has counted nothing");
@@ -143,8 +165,10 @@ fn allocates(function: &str) -> bool {
 
 /// What an instruction belongs to.
 enum Place {
-    /// A stage, a crate or a library.
+    /// A stage or a crate.
     Share(String),
+    /// The standard library or the C library.
+    Library(&'static str),
     /// What is there in place of a kernel.
     StandIn,
 }
@@ -195,7 +219,7 @@ fn place_of(file: &str, function: &str, object: &str) -> Place {
         return Place::Share("httparse".to_owned());
     }
     let is_libc = object.rsplit('/').next().is_some_and(|name| name.starts_with("libc"));
-    Place::Share(if is_libc { "libc" } else { "std" }.to_owned())
+    Place::Library(if is_libc { "libc" } else { "std" })
 }
 
 #[cfg(test)]
@@ -220,6 +244,9 @@ cob=/lib/libc.so.6
 cfn=malloc
 calls=4 0
 11 80
+cfn=memcpy
+calls=1 0
+11 30
 12 1
 fl=/rustc/abc/library/core/src/str.rs
 fn=core::str::from_utf8
@@ -240,14 +267,18 @@ ob=/x/request
 fl=/work/dataplane/ring/src/memory/stream.rs
 fn=<ringmesh_ring::memory::stream::Stream>::take
 4 90
+cob=/lib/libc.so.6
+cfn=memcpy
+calls=2 0
+4 10
 fi=/work/dataplane/ring/src/buffer.rs
 5 10
-totals: 1136
+totals: 1176
 ";
-        let expected = [("httparse", 2.0), ("libc", 46.0), ("ring: buffer", 10.0), ("route", 13.0), ("std", 3.0)];
+        let expected = [("httparse", 2.0), ("libc", 36.0), ("ring: buffer", 10.0), ("route", 13.0), ("std", 3.0)];
         let profile = read(text).unwrap();
         assert_eq!(profile.shares, expected.map(|(place, cost)| (place.to_owned(), cost)).into());
-        assert_eq!(profile.cost(), Cost { instructions: 74.0, allocations: 4.0 });
-        assert_eq!(profile.stand_in, 90.0);
+        assert_eq!(profile.cost(), Cost { instructions: 64.0, allocations: 4.0 });
+        assert_eq!(profile.stand_in, 100.0);
     }
 }
