@@ -11,7 +11,7 @@ use ringmesh_loadgen::Grant;
 use ringmesh_loadgen::load::{self, BodyCheck, Entry, Exchange, Protocol, Reuse};
 use ringmesh_loadgen::report::Failure;
 use ringmesh_loadgen::serve::{Http, ResponseForm, Service};
-use ringmesh_loadgen::tls::{Client, Expected, Resumption, Server, Trust};
+use ringmesh_loadgen::tls::{Client, Expected, Groups, Resumption, Server, Trust};
 
 fn over_tls(address: SocketAddr, entries: Vec<Entry>, requests: u64, tls: Client) -> load::Settings {
     load::Settings { tls: Some(tls), ..http(address, entries, requests) }
@@ -72,6 +72,25 @@ fn sessions_are_taken_up_again_only_where_both_sides_allow_it() {
             let report = run(grant, settings);
             assert_eq!((report.total.succeeded, report.handshakes), (20, 20), "{report}");
             assert_eq!(report.resumed, if allowed { 19 } else { 0 }, "{report}");
+        }
+    });
+}
+
+#[test]
+fn a_client_offers_the_groups_it_is_told_and_the_report_says_what_was_agreed_on() {
+    let certificates = Certificates::new();
+    on_every_driver(|grant| {
+        let server = serve_tls(grant, Service::Http(Http::default()), certificates.server());
+        for (groups, expected) in [("secp256r1,x25519", "secp256r1"), ("x25519", "X25519"), ("", "X25519MLKEM768")] {
+            let groups = if groups.is_empty() { Groups::default() } else { groups.parse().unwrap() };
+            let name = Expected::Name("localhost".into());
+            let resumption = Resumption::Forbid;
+            let client = Client::with_groups(&certificates.trust(), &name, None, resumption, groups).unwrap();
+            let settings = per_request(over_tls(server.address(), vec![Entry::get("shop", "/")], 4, client));
+            let report = run(grant, settings);
+            let agreed = format!("{expected} TLS_AES_128_GCM_SHA256");
+            assert_eq!(report.tls_parameters.get(&agreed), Some(&4), "{report}");
+            assert!(report.to_string().contains(&agreed), "{report}");
         }
     });
 }
