@@ -103,17 +103,20 @@ pub struct Excess {
     pub now: Cost,
 }
 
-/// The parts that exceed `before` by more than `tolerance`, and where `accepted` has more by more than that. Parts that
+/// The parts that exceed `before` by more than `tolerance` and their own spread, and where `accepted` has more by more than that. Parts that
 /// are not in `before` are new.
 pub fn excesses(now: &Costs, before: &Costs, tolerance: f64, accepted: impl Fn(&str) -> Cost) -> Vec<Excess> {
-    let exceeds = |now: f64, before: f64, accepted: f64, slack: f64| {
+    let exceeds = |now: f64, before: f64, accepted: f64, slack: f64, tolerance: f64| {
         let bound = before.max(accepted);
         now > (bound * (1.0 + tolerance)).max(bound + slack)
     };
     let compare = |(name, now): (&String, &Cost)| {
         let (before, accepted) = (before.get(name)?, accepted(name));
-        let too_many = exceeds(now.instructions, before.instructions, accepted.instructions, SLACK_INSTRUCTIONS)
-            || exceeds(now.allocations, before.allocations, accepted.allocations, SLACK_ALLOCATIONS);
+        let spread = parts::find(name).map_or(0.0, |part| part.spread);
+        let tolerated = tolerance + spread;
+        let too_many =
+            exceeds(now.instructions, before.instructions, accepted.instructions, SLACK_INSTRUCTIONS, tolerated)
+                || exceeds(now.allocations, before.allocations, accepted.allocations, SLACK_ALLOCATIONS, tolerance);
         too_many.then(|| Excess { name: name.clone(), before: *before, now: *now })
     };
     now.iter().filter_map(compare).collect()
@@ -201,6 +204,14 @@ mod tests {
         check(costs(33.0, 0.0), costs(30.0, 0.0), none, false);
         check(costs(34.0, 0.0), costs(30.0, 0.0), none, true);
         check(costs(1021.0, 0.0), Costs::new(), none, false);
+    }
+
+    #[test]
+    fn a_part_may_exceed_by_its_own_spread_too() {
+        let costs =
+            |instructions| Costs::from([("tls/record-of-1KiB".to_owned(), Cost { instructions, allocations: 2.0 })]);
+        check(costs(1049.0), costs(1000.0), Cost::default(), false);
+        check(costs(1051.0), costs(1000.0), Cost::default(), true);
     }
 
     #[test]
