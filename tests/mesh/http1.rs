@@ -9,10 +9,10 @@ use ringmesh_loadgen::load::{BodyCheck, BodyForm, Entry, Reuse};
 use ringmesh_loadgen::serve::{Http, ResponseForm};
 use ringmesh_tests::client::is_end;
 use ringmesh_tests::service::{chunked, chunks, ok};
-use ringmesh_tests::{Client, DEADLINE, Message, Service, eventually, hold, on_both_drivers, peers};
+use ringmesh_tests::{Client, DEADLINE, Message, Service, eventually, hold, on_both_drivers, peers, ports};
 
 use crate::load;
-use crate::support::{caller, pattern, proxy_to, strict};
+use crate::support::{caller, forwarding, pattern, proxy_to, ringmesh, strict};
 
 /// Sizes around the proxy's buffers (16 and 64 KiB) and beyond what sockets hold.
 const SIZES: [usize; 8] = [0, 1, 1_000, 16_384, 16_500, 65_536, 300_000, 5_000_000];
@@ -32,6 +32,22 @@ fn fixed_bodies_go_both_ways_unchanged() {
             assert_eq!(service.last().field("content-length"), Some(bytes.to_string().as_str()));
         }
         assert_eq!(service.accepted(), 1, "one connection upstream carried all of them");
+    });
+}
+
+#[test]
+fn a_client_that_comes_after_a_long_rest_of_all_has_the_whole_idle_timeout() {
+    const IDLE: Duration = Duration::from_secs(2);
+    on_both_drivers(|driver| {
+        let service = Service::echo();
+        let front = ports::free();
+        let config = forwarding(front, &[service.address()], "idle_timeout = \"2s\"", "");
+        let _proxy = ringmesh(driver).config(config).start();
+        hold(IDLE * 2);
+        let mut client = Client::connect(front);
+        hold(IDLE / 4);
+        client.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n");
+        assert_eq!(client.response().status(), 200);
     });
 }
 

@@ -1,6 +1,5 @@
 //! Monotonic time as one number, so that a deadline is a cell write and a virtual clock is a counter.
 
-use std::cell::Cell;
 use std::ops::Add;
 use std::time::Duration;
 
@@ -10,11 +9,6 @@ use rustix::time::{ClockId, clock_gettime};
 /// be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(u64);
-
-thread_local! {
-    /// What this thread has read last.
-    static RECENT: Cell<Instant> = const { Cell::new(Instant::ZERO) };
-}
 
 impl Instant {
     /// The moment a virtual clock starts from.
@@ -26,14 +20,7 @@ impl Instant {
     /// The machine's monotonic clock (`CLOCK_MONOTONIC`, read through the vDSO).
     pub fn now() -> Instant {
         let now = clock_gettime(ClockId::Monotonic);
-        let now = Instant(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64);
-        RECENT.set(now);
-        now
-    }
-
-    /// What this thread has last read from that clock, without a look at it.
-    pub fn recent() -> Instant {
-        RECENT.get()
+        Instant(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
     }
 
     /// The moment that many nanoseconds after the clock's start.

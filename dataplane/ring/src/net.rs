@@ -44,11 +44,6 @@ pub trait Net: Clone + 'static {
     /// Its clock.
     fn now(&self) -> Instant;
 
-    /// What this worker has last read from the clock. Enough for whom a turn of its loop more or less is nothing, and free.
-    fn recent(&self) -> Instant {
-        self.now()
-    }
-
     /// A stop whose deadlines are on its clock.
     fn stop(&self) -> Stop;
 
@@ -68,10 +63,6 @@ impl Net for Sockets {
 
     fn now(&self) -> Instant {
         Instant::now()
-    }
-
-    fn recent(&self) -> Instant {
-        Instant::recent()
     }
 
     fn stop(&self) -> Stop {

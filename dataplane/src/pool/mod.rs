@@ -177,7 +177,7 @@ impl<N: Net> Lease<N> {
         let Self { transport, in_flight, key, idle_timeout, max_idle, .. } = self;
         let mut waiting = in_flight.0.waiting.borrow_mut();
         if waiting.len() < max_idle as usize && !worker.draining() {
-            waiting.push(Waiting { transport, until: worker.net.recent() + idle_timeout, key });
+            waiting.push(Waiting { transport, until: worker.net.now() + idle_timeout, key });
             worker.pools.start_sweeping(worker);
         }
     }

@@ -282,7 +282,7 @@ impl<N: Net> Connection<N> {
     /// Begins to wait for a request; false if it may not wait.
     fn begins_to_wait(&self) -> bool {
         let Some(idle_timeout) = self.idle_timeout() else { return false };
-        self.stop.set_deadline(Some(self.worker.net.recent() + idle_timeout));
+        self.stop.set_deadline(Some(self.worker.net.now() + idle_timeout));
         self.stop.clear();
         self.registered.set_idle(true);
         true

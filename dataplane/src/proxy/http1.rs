@@ -267,7 +267,7 @@ impl<N: Net> Exchange<'_, N> {
     ) -> Result<(), Failed> {
         let stale = lease.reused && self.scratch.request.known_method().is_safe();
         let output = &mut self.scratch.to_upstream;
-        let now = self.worker.net.recent();
+        let now = self.worker.net.now();
         deadlines.for_taking(Part::Forth, now, output.len_bytes(), Reason::UpstreamReadsSlowly);
         let sent = lease.transport.flush(output, &self.connection.stop).await;
         deadlines.forget(Part::Forth);

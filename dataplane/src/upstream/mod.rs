@@ -27,7 +27,7 @@ pub async fn lease<N: Net>(
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Lease<N>, Reason> {
-    if let Some(lease) = worker.pools.lease(service, endpoint, worker.net.recent()) {
+    if let Some(lease) = worker.pools.lease(service, endpoint, worker.net.now()) {
         worker.recorder.add(service.series, counter::REUSED, 1);
         return Ok(lease);
     }
