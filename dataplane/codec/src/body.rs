@@ -36,6 +36,8 @@ pub struct Piece {
     pub consumed: usize,
     /// Content without chunk framing and trailers; may be empty.
     pub data: Range<usize>,
+    /// What of the looked at bytes belongs to the trailer section: lines with their CRLF, and the blank line. Mostly empty.
+    pub trailers: Range<usize>,
     /// Whether the body ended there.
     pub state: State,
 }
@@ -132,10 +134,11 @@ impl BodyScanner {
     /// As [`BodyScanner::scan`].
     pub fn next_piece(&mut self, bytes: &[u8]) -> Result<Piece, Refusal> {
         let mut position = 0;
+        let mut trailers = if self.in_trailers() { Some(0) } else { None };
         loop {
             match self.at {
                 At::Refused(refusal) => return Err(refusal),
-                At::Done => return Ok(self.piece(position, 0)),
+                At::Done => return Ok(self.end_piece(position, trailers)),
                 At::Fixed | At::ChunkData => {
                     let available = (bytes.len() - position) as u64;
                     let taken = available.min(self.left);
@@ -145,15 +148,29 @@ impl BodyScanner {
                 At::UntilClose => return Ok(self.piece(position, bytes.len() - position)),
                 _ => {}
             }
-            let Some(&byte) = bytes.get(position) else { return Ok(self.piece(position, 0)) };
+            let Some(&byte) = bytes.get(position) else { return Ok(self.end_piece(position, trailers)) };
             self.at = self.step(byte).inspect_err(|&refusal| self.at = At::Refused(refusal))?;
             position += 1;
+            if self.at == At::TrailerStart && trailers.is_none() {
+                trailers = Some(position);
+            }
         }
+    }
+
+    /// Whether the next byte belongs to the trailer section.
+    fn in_trailers(&self) -> bool {
+        use At::{LastLineFeed, TrailerLineFeed, TrailerName, TrailerStart, TrailerValue};
+        matches!(self.at, TrailerStart | TrailerName | TrailerValue | TrailerLineFeed | LastLineFeed)
+    }
+
+    /// A piece without content, whose trailers begin at `trailers`.
+    fn end_piece(&self, position: usize, trailers: Option<usize>) -> Piece {
+        Piece { trailers: trailers.unwrap_or(position)..position, ..self.piece(position, 0) }
     }
 
     fn piece(&self, position: usize, length: usize) -> Piece {
         let end = position + length;
-        Piece { consumed: end, data: position..end, state: self.state() }
+        Piece { consumed: end, data: position..end, trailers: end..end, state: self.state() }
     }
 
     /// Whether the body has ended.
@@ -322,14 +339,21 @@ impl TrailerName {
         self.length = self.length.saturating_add(1);
     }
 
-    /// Fields that decide on framing, routing, access or the meaning of what was already sent must not come after it
-    /// (RFC 9110 section 6.5.1). A next hop may merge trailers into its head.
+    /// See [`is_forbidden_trailer`].
     fn is_forbidden(&self) -> bool {
         let Some(name) = self.start.get(..usize::from(self.length)) else {
             return FORBIDDEN_PREFIXES.iter().any(|prefix| self.start.starts_with(prefix));
         };
         FORBIDDEN_TRAILERS.contains(&name) || FORBIDDEN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
     }
+}
+
+/// Fields that decide on framing, routing, access or the meaning of what was already sent must not come after it (RFC 9110
+/// section 6.5.1). A next hop may merge trailers into its head. In any case of letters.
+pub fn is_forbidden_trailer(name: &[u8]) -> bool {
+    let mut trailer = TrailerName::default();
+    name.iter().for_each(|&byte| trailer.push(byte));
+    trailer.is_forbidden()
 }
 
 const FORBIDDEN_PREFIXES: [&[u8]; 5] = [b"if-", b"proxy-", b"x-forwarded-", b"access-control-", b"sec-"];

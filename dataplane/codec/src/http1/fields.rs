@@ -172,6 +172,15 @@ impl Fields {
         self.list.iter().find(is_it).map(|field| field.value.of(bytes))
     }
 
+    /// The fields that another hop gets whatever version of HTTP it speaks: which name, and where name and value stand.
+    /// What is for this connection only is left out, and so is Transfer-Encoding, which other versions do not have.
+    pub(super) fn end_to_end(&self) -> impl Iterator<Item = (Name, Range<usize>, Range<usize>)> {
+        let goes_on = |field: &&Field| {
+            !field.known.is_hop_by_hop() && field.known != Name::TransferEncoding && !field.named_by_connection
+        };
+        self.list.iter().filter(goes_on).map(|field| (field.known, field.name.range(), field.value.range()))
+    }
+
     /// Name and value of each field.
     pub(super) fn pairs<'b>(&self, bytes: &'b [u8]) -> impl Iterator<Item = (&'b [u8], &'b [u8])> {
         self.list.iter().map(move |field| (field.name.of(bytes), field.value.of(bytes)))

@@ -8,13 +8,15 @@ mod parser;
 mod progress;
 mod request;
 mod response;
-mod target;
+pub(crate) mod target;
+mod trailers;
 mod write;
 
 pub use edits::{Chunked, Connection, EditError, Edits, Upgrade};
 pub use local::{CONTINUE, write_local_response};
 pub use request::{RequestHead, RequestView};
 pub use response::ResponseHead;
+pub use trailers::for_each_trailer;
 pub use write::{Joined, Sink};
 
 /// How far a head has come.

@@ -193,6 +193,12 @@ impl RequestHead {
         self.fields.find(bytes, name)
     }
 
+    /// The fields that go on to a hop that speaks another version of HTTP: which name, and the ranges of name and value.
+    /// Without those of this connection only, and without Transfer-Encoding.
+    pub fn end_to_end(&self) -> impl Iterator<Item = (Name, Range<usize>, Range<usize>)> {
+        self.fields.end_to_end()
+    }
+
     /// Name and value of each field, in order.
     pub fn fields<'b>(&self, bytes: &'b [u8]) -> impl Iterator<Item = (&'b [u8], &'b [u8])> {
         self.fields.pairs(bytes)

@@ -1,6 +1,7 @@
 //! A response's head.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use crate::framing::{self, BodyLength};
 use crate::head::{Method, Version};
@@ -130,6 +131,12 @@ impl ResponseHead {
     /// The value of the first field of that name, in any case, without the spaces around it.
     pub fn field<'b>(&self, bytes: &'b [u8], name: &str) -> Option<&'b [u8]> {
         self.fields.find(bytes, name)
+    }
+
+    /// The fields that go on to a hop that speaks another version of HTTP: which name, and the ranges of name and value.
+    /// Without those of this connection only, and without Transfer-Encoding.
+    pub fn end_to_end(&self) -> impl Iterator<Item = (Name, Range<usize>, Range<usize>)> {
+        self.fields.end_to_end()
     }
 
     /// Name and value of each field, in order.

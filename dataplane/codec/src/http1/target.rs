@@ -83,13 +83,13 @@ impl Target {
 
 /// httparse lets fragments and bytes above ASCII pass. The former never belong on the wire, the latter are decoded
 /// differently by everybody.
-fn is_forbidden(byte: &u8) -> bool {
+pub(crate) fn is_forbidden(byte: &u8) -> bool {
     *byte >= 0x80 || *byte == b'#'
 }
 
 /// Where the first byte is that is forbidden or begins the query. Looks at eight bytes at once: targets are too short for
 /// wider registers to pay.
-fn find_special(target: &[u8]) -> Option<usize> {
+pub(crate) fn find_special(target: &[u8]) -> Option<usize> {
     const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
     const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
     // Mycroft's test for a zero byte: the lowest bit it sets is right, and only that one is asked for.

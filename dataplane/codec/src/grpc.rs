@@ -1,0 +1,141 @@
+//! gRPC's words inside of HTTP/2: timeouts, statuses, messages (gRPC over HTTP2, `PROTOCOL-HTTP2.md` of gRPC).
+
+use std::fmt::Write;
+use std::time::Duration;
+
+/// Number of gRPC's statuses; they count from 0.
+pub const STATUSES: usize = 17;
+
+/// The status of a call that ended without one, or with a number that is none: `UNKNOWN`.
+pub const UNKNOWN: u8 = 2;
+
+/// Whether a content type is that of gRPC: `application/grpc`, with `+proto` or another format, or with parameters. Its
+/// bridge to browsers, `application/grpc-web`, is another one.
+pub fn is_grpc(content_type: &[u8]) -> bool {
+    const NAME: &[u8] = b"application/grpc";
+    let Some((name, rest)) = content_type.split_at_checked(NAME.len()) else { return false };
+    name.eq_ignore_ascii_case(NAME) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+}
+
+/// Reads `grpc-timeout`: at most eight digits and a unit. None if it is anything else.
+pub fn parse_timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number = digits.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    match unit {
+        b'H' => Some(Duration::from_secs(number * 3600)),
+        b'M' => Some(Duration::from_secs(number * 60)),
+        b'S' => Some(Duration::from_secs(number)),
+        b'm' => Some(Duration::from_millis(number)),
+        b'u' => Some(Duration::from_micros(number)),
+        b'n' => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+/// Writes `grpc-timeout` in the finest unit that eight digits can hold, rounded down: a server never waits longer than its
+/// caller.
+pub fn write_timeout(timeout: Duration) -> String {
+    const MAX: u128 = 99_999_999;
+    let nanos = timeout.as_nanos();
+    let units = [("n", 1), ("u", 1_000), ("m", 1_000_000), ("S", 1_000_000_000), ("M", 60_000_000_000)];
+    let found = units.into_iter().find(|(_, size)| nanos / size <= MAX);
+    let (unit, size) = found.unwrap_or(("H", 3_600_000_000_000));
+    format!("{}{unit}", (nanos / size).min(MAX))
+}
+
+/// Reads `grpc-status`. A number that gRPC does not know counts as [`UNKNOWN`].
+pub fn parse_status(value: &[u8]) -> u8 {
+    let number = match value {
+        [digit @ b'0'..=b'9'] => digit - b'0',
+        [b'1', digit @ b'0'..=b'9'] => 10 + (digit - b'0'),
+        _ => UNKNOWN,
+    };
+    if usize::from(number) < STATUSES { number } else { UNKNOWN }
+}
+
+/// The status that a call ends in which got an HTTP status and no gRPC status: gRPC's `http-grpc-status-mapping.md`, and what
+/// its table leaves to us by meaning: 408 and 504 are deadlines, 413 and 431 are exhausted limits.
+pub fn status_of_http(status: u16) -> u8 {
+    match status {
+        200 => UNKNOWN,
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        408 | 504 => 4,
+        413 | 431 => 8,
+        429 | 502 | 503 => 14,
+        501 => 12,
+        500 | 505 => 13,
+        _ => UNKNOWN,
+    }
+}
+
+/// Writes a message for `grpc-message`: percent-encoded but for printable ASCII.
+pub fn write_message(message: &str) -> String {
+    let mut written = String::with_capacity(message.len());
+    for byte in message.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => written.push(char::from(byte)),
+            _ => write!(written, "%{byte:02X}").expect("a string takes all"),
+        }
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_grpc_writes_them() {
+        let check =
+            |text: &str, expected: Option<Duration>| assert_eq!(parse_timeout(text.as_bytes()), expected, "{text}");
+        check("1H", Some(Duration::from_secs(3600)));
+        check("2M", Some(Duration::from_secs(120)));
+        check("3S", Some(Duration::from_secs(3)));
+        check("99999999m", Some(Duration::from_millis(99_999_999)));
+        check("5u", Some(Duration::from_micros(5)));
+        check("0n", Some(Duration::ZERO));
+        for text in ["", "S", "1", "1s", "-1S", "1.5S", "999999999n", " 1S", "1S "] {
+            check(text, None);
+        }
+    }
+
+    #[test]
+    fn a_timeout_that_is_written_is_never_longer_and_hardly_shorter() {
+        let mut timeout = Duration::from_nanos(1);
+        while timeout < Duration::from_secs(10 * 365 * 24 * 3600) {
+            let read = parse_timeout(write_timeout(timeout).as_bytes()).expect("what is written can be read");
+            assert!(read <= timeout, "{timeout:?}");
+            assert!(timeout - read <= timeout / 10_000, "{timeout:?} became {read:?}");
+            timeout = timeout * 3 / 2 + Duration::from_nanos(7);
+        }
+        assert_eq!(write_timeout(Duration::MAX), "99999999H");
+    }
+
+    #[test]
+    fn content_types_of_grpc_are_known() {
+        for yes in
+            ["application/grpc", "application/grpc+proto", "Application/gRPC;charset=utf-8", "application/grpc ; a"]
+        {
+            assert!(is_grpc(yes.as_bytes()), "{yes}");
+        }
+        for no in ["", "application/json", "application/grpc-web", "application/grpc-web+proto", "application/grpcish"]
+        {
+            assert!(!is_grpc(no.as_bytes()), "{no}");
+        }
+    }
+
+    #[test]
+    fn statuses_and_messages() {
+        for (text, expected) in [("0", 0), ("14", 14), ("16", 16), ("17", 2), ("99", 2), ("", 2), ("-1", 2), ("007", 2)]
+        {
+            assert_eq!(parse_status(text.as_bytes()), expected, "{text}");
+        }
+        assert_eq!(write_message("no endpoint: 50% \u{e9}\n"), "no endpoint: 50%25 %C3%A9%0A");
+    }
+}
