@@ -25,6 +25,7 @@ pub mod report;
 
 // In this process.
 pub mod snapshot;
+pub mod http2;
 pub mod memory;
 pub mod parts;
 pub mod plane;

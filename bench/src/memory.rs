@@ -14,7 +14,7 @@ use ringmesh_dataplane::telemetry::directory::Directory;
 use ringmesh_dataplane::telemetry::layout;
 use ringmesh_dataplane::telemetry::recorder::Recorder;
 use ringmesh_dataplane::worker::{Events, Worker};
-use ringmesh_model::snapshot::AccessLog;
+use ringmesh_model::snapshot::{AccessLog, Object, Protocol};
 use ringmesh_ring::memory::{self, Network, Stream, block_on};
 use ringmesh_ring::shared_memory::SharedMemory;
 use ringmesh_ring::slot::Pool;
@@ -43,15 +43,15 @@ pub enum Between {
 
 /// A worker in memory with its service.
 pub struct World {
-    net: Network,
+    pub(crate) net: Network,
     /// The worker, for what is measured apart.
     pub worker: Rc<Worker<Network>>,
-    listener: Place,
-    service: memory::Listener,
+    pub(crate) listener: Place,
+    pub(crate) service: memory::Listener,
 }
 
 /// Busy connections in boxes that are used again, as in the product.
-struct Pooled<F, M>(Pool<F, M>);
+pub(crate) struct Pooled<F, M>(pub(crate) Pool<F, M>);
 
 impl<F, M: Clone> Clone for Pooled<F, M> {
     fn clone(&self) -> Self {
@@ -75,13 +75,27 @@ impl World {
     /// # Errors
     /// If there is no memory for its telemetry.
     pub fn new(hosts: usize) -> anyhow::Result<Self> {
+        Self::with(hosts, Protocol::Http)
+    }
+
+    /// The same before a service that speaks `protocol`.
+    ///
+    /// # Errors
+    /// If there is no memory for its telemetry.
+    pub fn with(hosts: usize, protocol: Protocol) -> anyhow::Result<Self> {
         let net = Network::new(1);
         let endpoint = ENDPOINT.parse().expect("an address");
         let telemetry = SharedMemory::create("telemetry", layout::memory_bytes(1))?;
         let memory = Arc::new(telemetry.map_writer()?);
         let mut loader = Loader::new(Directory::open(memory.clone(), 1)?, 1);
         let bind = "127.0.0.1:1".parse().expect("an address");
-        let tables = loader.load(snapshot::snapshot(bind, endpoint, hosts, AccessLog::Off))?;
+        let mut snapshot = snapshot::snapshot(bind, endpoint, hosts, AccessLog::Off);
+        for object in snapshot.objects.values_mut() {
+            if let Object::Service(service) = object {
+                Arc::make_mut(service).protocol = protocol;
+            }
+        }
+        let tables = loader.load(snapshot)?;
         let listener = tables.listeners.iter().flatten().next().context("the snapshot has a listener")?.place;
         let recorder = Recorder::new(memory, 0);
         let worker = Rc::new(Worker::new(0, net.clone(), recorder, Events::none(), Vec::new(), |_| false));

@@ -23,13 +23,15 @@ use ringmesh_dataplane::telemetry::recorder::Series;
 use ringmesh_dataplane::{policy, tls};
 use ringmesh_model::delta::Delta;
 use ringmesh_model::snapshot::{
-    AccessLog, AllowRule, Balance, HostPattern, Identity, Key, Object, PathMatch, Policy, RouteMatch, Snapshot,
+    AccessLog, AllowRule, Balance, HostPattern, Identity, Key, Object, PathMatch, Policy, Protocol, RouteMatch,
+    Snapshot,
 };
 use ringmesh_model::spiffe::SpiffeId;
 use ringmesh_ring::memory::{Network, block_on};
 use ringmesh_ring::shared_memory::SharedMemory;
 use ringmesh_ring::{Buffer, Instant, Net, Output, Size, Slice, Stream};
 
+use crate::http2;
 use crate::memory::{Between, REQUEST, RESPONSE, World};
 use crate::snapshot::{self, other_host};
 
@@ -80,6 +82,8 @@ pub const ALL: &[Part] = &[
     Part { runs: FEW_RUNS, ..part("tables/change-one-service-of-1000", change) },
     // Copies cost by where memory lies, and the crypto library's buffers lie elsewhere each time.
     Part { spread: 0.03, ..part("tls/record-of-1KiB", tls_record) },
+    part("http2/a-request-alone", || http2_requests(1)),
+    part("http2/16-requests-at-once", || http2_requests(16)),
     part(REQUEST_WITH_ENDS, || whole_request(Between::Proxy)),
     part(ENDS, || whole_request(Between::Nothing)),
 ];
@@ -274,7 +278,7 @@ fn telemetry() -> anyhow::Result<Run> {
     let world = World::new(1)?;
     let tables = world.worker.tables();
     let connection = world.connection();
-    let account = Account { status: 200, attempts: 1, request_bytes: 0, response_bytes: 100 };
+    let account = Account { status: 200, attempts: 1, grpc_status: None, request_bytes: 0, response_bytes: 100 };
     Ok(repeat(move || {
         let listener = tables.listener(connection.listener).expect("the only listener");
         request::refused(&world.worker, &connection, &tables, listener, black_box(&account), Reason::Ok);
@@ -324,7 +328,7 @@ fn change() -> anyhow::Result<Run> {
 /// Sealed on one side, opened on the other.
 fn tls_record() -> anyhow::Result<Run> {
     let (near, far) = identities()?;
-    let (client, server) = (tls::client(&near, &far.id)?, tls::server(&far, far.id.trust_domain())?);
+    let (client, server) = (tls::client(&near, &far.id, &[])?, tls::server(&far, far.id.trust_domain(), &[])?);
     let net = Network::new(1);
     let (from, to) = net.pair();
     let (sender, receiver) = block_on(&net, async {
@@ -387,6 +391,11 @@ fn whole_request(between: Between) -> anyhow::Result<Run> {
     Ok(Box::new(move |count| {
         world.run(between, 0, count, || ());
     }))
+}
+
+fn http2_requests(at_once: usize) -> anyhow::Result<Run> {
+    let world = World::with(1, Protocol::Http2)?;
+    Ok(Box::new(move |count| http2::run(&world, at_once, count)))
 }
 
 #[cfg(test)]

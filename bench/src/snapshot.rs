@@ -50,6 +50,7 @@ fn listener(bind: SocketAddr) -> Listener {
             max_header_bytes: 60 * 1024,
             max_headers: 100,
             max_connections: 65_536,
+            max_streams: 100,
             header_timeout: Duration::from_secs(10),
             min_transfer_rate: NonZeroU32::new(240),
             idle_timeout: Duration::from_mins(5),

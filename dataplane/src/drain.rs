@@ -66,17 +66,26 @@ impl Registry {
 
     /// Stops all.
     pub fn stop_all(&self) {
-        self.stop(|_| true);
+        self.end_all(Reason::Drain);
+    }
+
+    /// Stops all for a reason.
+    pub fn end_all(&self, reason: Reason) {
+        self.stop_for(reason, |_| true);
     }
 
     fn stop(&self, wanted: impl Fn(&Entry) -> bool) {
+        self.stop_for(Reason::Drain, wanted);
+    }
+
+    fn stop_for(&self, reason: Reason, wanted: impl Fn(&Entry) -> bool) {
         // Collected first: stopping wakes tasks, and these may come back here.
         let stops: Vec<_> = {
             let entries = self.entries.borrow();
             entries.slots.iter().flatten().filter(|entry| wanted(entry)).map(|entry| entry.stop.clone()).collect()
         };
         for stop in stops {
-            stop.trigger(Reason::Drain);
+            stop.trigger(reason);
         }
     }
 }

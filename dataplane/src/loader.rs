@@ -15,6 +15,7 @@ use crate::tables::{Endpoint, Listener, Service, Tables, Target};
 use crate::telemetry::directory::Directory;
 use crate::telemetry::layout::Kind;
 use crate::telemetry::recorder::Series;
+use crate::tls::Alpn;
 use crate::{policy, route, tls};
 
 /// Prepares tables. One of them a data plane, on the loader's thread.
@@ -144,11 +145,11 @@ impl Loader {
             services.set(service.place.index, Some(Arc::new(service)));
         }
         let mut listeners: Vec<Option<Arc<Listener>>> = Vec::new();
-        let mut server = None;
+        let mut servers = Servers::default();
         for config in snapshot.listeners() {
             let listener = match self.unchanged_listener(&config.name, changed) {
                 Some(listener) => listener,
-                None => Arc::new(self.listener(config, snapshot, &settings, identity, &mut server)?),
+                None => Arc::new(self.listener(config, snapshot, &settings, identity, &mut servers)?),
             };
             put(&mut listeners, listener.place.index, listener);
         }
@@ -216,7 +217,7 @@ impl Loader {
             None => None,
             Some(peer) => {
                 let identity = identity.ok_or_else(|| Error::NoIdentity(config.name.clone()))?;
-                Some(clients.get(identity, peer)?)
+                Some(clients.get(identity, peer, config.protocol)?)
             }
         };
         let place = self.services.of(&config.name);
@@ -245,18 +246,14 @@ impl Loader {
         snapshot: &Snapshot,
         settings: &Settings,
         identity: Option<&Identity>,
-        server: &mut Option<Arc<rustls::ServerConfig>>,
+        servers: &mut Servers,
     ) -> Result<Listener, Error> {
         let tls = match config.mtls {
             Mtls::Off if config.tls.is_empty() => None,
             Mtls::Off => Some(self.edge_tls(config)?),
             Mtls::Strict => {
                 let identity = identity.ok_or_else(|| Error::NoIdentity(config.name.clone()))?;
-                let config = match server {
-                    Some(config) => config.clone(),
-                    None => server.insert(tls::server(identity, &settings.trust_domain)?).clone(),
-                };
-                Some(config)
+                Some(servers.get(identity, &settings.trust_domain, config.protocol)?)
             }
         };
         let target = match &config.target {
@@ -294,11 +291,7 @@ impl Loader {
         if let Some(tls) = self.tables.listener(place).filter(same).and_then(|before| before.tls.clone()) {
             return Ok(tls);
         }
-        let protocols: &[&str] = match config.protocol {
-            Protocol::Http => &["http/1.1"],
-            Protocol::Tcp => &[],
-        };
-        tls::edge_server(&config.tls, protocols)
+        tls::edge_server(&config.tls, accepted(config.protocol))
     }
 
     fn routes(&mut self, listener: &str, snapshot: &Snapshot) -> Result<route::Table, Error> {
@@ -434,21 +427,61 @@ impl Changed {
     }
 }
 
-/// Client configurations by expected peer: many services may expect the same one.
+/// What a listener of a protocol agrees to in a handshake, the preferred one first.
+fn accepted(protocol: Protocol) -> &'static [Alpn] {
+    match protocol {
+        Protocol::Http => &[Alpn::Http2, Alpn::Http1],
+        Protocol::Http2 => &[Alpn::Http2],
+        Protocol::Tcp => &[],
+    }
+}
+
+/// What is offered to the endpoints of a service.
+fn offered(protocol: Protocol) -> &'static [Alpn] {
+    match protocol {
+        Protocol::Http => &[Alpn::Http1],
+        Protocol::Http2 => &[Alpn::Http2],
+        Protocol::Tcp => &[],
+    }
+}
+
+/// Server configurations of the own identity by protocol: listeners of the same one share it.
 #[derive(Default)]
-struct Clients(HashMap<String, Arc<rustls::ClientConfig>>);
+struct Servers(HashMap<Protocol, Arc<rustls::ServerConfig>>);
+
+impl Servers {
+    fn get(
+        &mut self,
+        identity: &Identity,
+        trust_domain: &str,
+        protocol: Protocol,
+    ) -> Result<Arc<rustls::ServerConfig>, tls::Error> {
+        if let Some(config) = self.0.get(&protocol) {
+            return Ok(config.clone());
+        }
+        let config = tls::server(identity, trust_domain, accepted(protocol))?;
+        self.0.insert(protocol, config.clone());
+        Ok(config)
+    }
+}
+
+/// Client configurations by expected peer and protocol: many services may have the same ones.
+#[derive(Default)]
+struct Clients(HashMap<(String, Protocol), Arc<rustls::ClientConfig>>);
 
 impl Clients {
     fn get(
         &mut self,
         identity: &Identity,
         peer: &ringmesh_model::spiffe::SpiffeId,
+        protocol: Protocol,
     ) -> Result<Arc<rustls::ClientConfig>, tls::Error> {
-        if let Some(config) = self.0.get(peer.as_str()) {
+        let key = (peer.as_str().to_owned(), protocol);
+        if let Some(config) = self.0.get(&key) {
             return Ok(config.clone());
         }
-        let config = tls::client(identity, peer)?;
-        self.0.insert(peer.as_str().to_owned(), config.clone());
+        let config = tls::client(identity, peer, offered(protocol))?;
+        self.0.insert(key, config.clone());
         Ok(config)
     }
 }

@@ -126,6 +126,10 @@ reasons! {
     ClientReadsSlowly = 29, "client_reads_slowly", 0, Downstream, Never;
     /// The endpoint took what there was for it slower than the listener allows (RFC 9110 section 15.6.5).
     UpstreamReadsSlowly = 30, "upstream_reads_slowly", 504, Upstream, Never;
+    /// The client broke the rules of HTTP/2 (RFC 9113 section 5.4); stream or connection are reset.
+    Http2Error = 31, "http2_error", 0, Downstream, Never;
+    /// The client sent more resets, PINGs, settings or empty frames than anybody needs (RFC 9113 section 10.5).
+    Flood = 32, "flood", 0, Downstream, Never;
 }
 
 /// Upper bound on the number of reasons, for tables indexed by them.

@@ -37,6 +37,7 @@ fn listener(name: &str, bind: SocketAddr, protocol: Protocol, service: &str) -> 
         limits: ListenerLimits {
             max_header_bytes: 32 * 1024,
             max_headers: 100,
+            max_streams: 100,
             max_connections: 1000,
             header_timeout: Duration::from_secs(5),
             min_transfer_rate: NonZeroU32::new(240),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType};
 use ringmesh_codec::head::Head;
 use ringmesh_dataplane::outcome::Reason;
-use ringmesh_dataplane::pool::Lease;
+use ringmesh_dataplane::pool::Leased;
 use ringmesh_dataplane::proxy::request::{self, Account, Call, Failed, Patience};
 use ringmesh_model::snapshot::{Identity, Key, Mtls, Object};
 use ringmesh_ring::memory::{self, Network, block_on};
@@ -466,7 +466,8 @@ impl Call<Network> for Owned {
         OwnedHead(self.path)
     }
 
-    async fn exchange(&mut self, lease: Lease<Network>, _: Patience, account: &mut Account) -> Result<(), Failed> {
+    async fn exchange(&mut self, lease: Leased<Network>, _: Patience, account: &mut Account) -> Result<(), Failed> {
+        let Leased::Own(lease) = lease else { panic!("the service speaks HTTP/1") };
         self.exchanged.push(format!("{:?}", lease.transport.peer_address()));
         account.status = 200;
         Ok(())
@@ -488,8 +489,8 @@ fn the_path_serves_another_kind_of_head() {
         let connection = world.connection(far);
         let tables = world.worker.tables();
         let listener = tables.listener(connection.listener).expect("it is there");
-        request::serve(&world.worker, &connection, &tables, listener, &mut allowed).await;
-        request::serve(&world.worker, &connection, &tables, listener, &mut denied).await;
+        request::serve(&world.worker, &connection, &tables, listener, &connection.stop, &mut allowed).await;
+        request::serve(&world.worker, &connection, &tables, listener, &connection.stop, &mut denied).await;
     });
     assert_eq!(
         allowed.exchanged,

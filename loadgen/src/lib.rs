@@ -21,7 +21,6 @@ mod message;
 mod proxy_header;
 pub mod tls;
 mod transport;
-mod duplex;
 mod grpc;
 mod websocket;
 

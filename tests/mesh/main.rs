@@ -11,6 +11,7 @@ mod load;
 mod listener;
 mod http1;
 mod smuggling;
+mod http2;
 mod crash;
 mod driver;
 mod reload;

@@ -135,6 +135,7 @@ fn snapshot(front: SocketAddr, app: SocketAddr) -> Snapshot {
     let limits = ListenerLimits {
         max_header_bytes: 32 * 1024,
         max_headers: 100,
+        max_streams: 100,
         max_connections: 1000,
         header_timeout: Duration::from_secs(20),
         min_transfer_rate: None,

@@ -20,6 +20,7 @@ pub mod gate;
 pub mod peers;
 pub mod certificates;
 pub mod tls;
+pub mod http2;
 
 pub mod process;
 pub mod proxy;

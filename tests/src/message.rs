@@ -11,7 +11,8 @@ pub type Fields = Vec<(String, String)>;
 /// A start line and fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
-    /// Request line or status line, without its end.
+    /// Request line or status line, without its end. HTTP/2 has none: there it is empty, and the fields begin with those
+    /// whose names begin with a colon.
     pub start: String,
     /// Its fields, in their order.
     pub fields: Fields,
@@ -34,13 +35,19 @@ impl Head {
     /// # Panics
     /// If it is none.
     pub fn status(&self) -> u16 {
-        let status =
-            self.start.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).and_then(|text| text.parse().ok());
+        let text = match self.field(":status") {
+            Some(status) => Some(status),
+            None => self.start.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)),
+        };
+        let status = text.and_then(|text| text.parse().ok());
         status.unwrap_or_else(|| panic!("`{}` is no status line", self.start))
     }
 
     /// Method and target of a request.
     pub fn request(&self) -> (&str, &str) {
+        if let (Some(method), Some(path)) = (self.field(":method"), self.field(":path")) {
+            return (method, path);
+        }
         let mut words = self.start.split(' ');
         (words.next().unwrap_or_default(), words.next().unwrap_or_default())
     }
@@ -66,7 +73,7 @@ pub struct Message {
     pub head: Head,
     /// Its content, without framing.
     pub body: Vec<u8>,
-    /// Fields behind a chunked body.
+    /// Fields behind the body.
     pub trailers: Fields,
 }
 

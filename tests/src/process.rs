@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -90,6 +91,27 @@ pub fn proportional_set_size(pid: u32) -> u64 {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("the process lives, and is ours");
     let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).expect("Linux 4.14 and later has it");
     line.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number of kB") * 1024
+}
+
+/// Its resident set size, in bytes.
+///
+/// # Panics
+/// If it is gone.
+pub fn resident_set_size(pid: u32) -> u64 {
+    let text = status_value(pid, "VmRSS").expect("the process lives");
+    text.trim_end_matches("kB").trim().parse::<u64>().expect("a number of kB") * 1024
+}
+
+/// The processor time that it has used.
+///
+/// # Panics
+/// If it is gone.
+pub fn processor_time(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process lives");
+    // The name, in parentheses, may hold anything; user and system time are the 12th and 13th behind it.
+    let (_, rest) = stat.rsplit_once(')').expect("Linux writes it so");
+    let ticks: u64 = rest.split_whitespace().skip(11).take(2).map(|word| word.parse::<u64>().expect("a number")).sum();
+    Duration::from_millis(ticks * 1_000 / rustix::param::clock_ticks_per_second())
 }
 
 /// How often its threads have woken up after they had chosen to wait.

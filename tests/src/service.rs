@@ -78,6 +78,11 @@ impl Service {
         Self::raw(move |stream, _| serve(stream))
     }
 
+    /// Leaves each connection's socket to `serve`, with where to tell of requests.
+    pub(crate) fn recording(serve: impl Fn(TcpStream, Record) + Send + Sync + 'static) -> Self {
+        Self::raw(move |stream, shared| serve(stream, Record(shared.clone())))
+    }
+
     fn raw(serve: impl Fn(TcpStream, &Arc<Shared>) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         Self::on(listener, serve)
@@ -138,6 +143,16 @@ impl Service {
     /// If there was none.
     pub fn last(&self) -> Message {
         self.shared.requests().last().cloned().expect("the service was asked something")
+    }
+}
+
+/// Where requests are told of that a service has read whole.
+pub(crate) struct Record(Arc<Shared>);
+
+impl Record {
+    /// Tells of one.
+    pub(crate) fn request(&self, request: Message) {
+        self.0.requests().push(request);
     }
 }
 

@@ -27,15 +27,25 @@ pub type Stream = StreamOwned<ClientConnection, TcpStream>;
 /// # Panics
 /// If key and certificate do not fit.
 pub fn client_config(svid: Option<&Svid>) -> Arc<ClientConfig> {
+    client_config_offering(svid, &[])
+}
+
+/// What a client shows, and the protocols that it offers by ALPN.
+///
+/// # Panics
+/// If key and certificate do not fit.
+pub fn client_config_offering(svid: Option<&Svid>, protocols: &[&[u8]]) -> Arc<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("the provider has them")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Everybody(provider())));
-    Arc::new(match svid {
+    let mut config = match svid {
         Some(svid) => builder.with_client_auth_cert(svid.chain_der(), svid.key_der()).expect("key and chain fit"),
         None => builder.with_no_client_auth(),
-    })
+    };
+    config.alpn_protocols = owned(protocols);
+    Arc::new(config)
 }
 
 /// Connects, and finishes the handshake as far as the client sees it.
@@ -71,24 +81,38 @@ pub fn connect_to(address: SocketAddr, name: &'static str, config: &Arc<ClientCo
 ///
 /// # Panics
 /// If key and certificate do not fit.
-pub fn service(svid: &Svid, answer: impl Fn(&Message) -> String + Send + Sync + 'static) -> Service {
-    let config = ServerConfig::builder_with_provider(provider())
+pub fn service<A: AsRef<[u8]>>(svid: &Svid, answer: impl Fn(&Message) -> A + Send + Sync + 'static) -> Service {
+    let config = server_config(svid, &[]);
+    Service::recording(move |stream, record| {
+        let Ok(connection) = ServerConnection::new(config.clone()) else { return };
+        let mut reader = Reader::new(StreamOwned::new(connection, stream));
+        while let Ok(Some(head)) = reader.head() {
+            let Ok(request) = reader.rest_of(head, WithoutLength::Empty) else { return };
+            record.request(request.clone());
+            if reader.stream.write_all(answer(&request).as_ref()).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// What a server shows, who demands a certificate, and the protocols that it takes by ALPN.
+///
+/// # Panics
+/// If key and certificate do not fit.
+pub fn server_config(svid: &Svid, protocols: &[&[u8]]) -> Arc<ServerConfig> {
+    let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("the provider has them")
         .with_client_cert_verifier(Arc::new(Everybody(provider())))
         .with_single_cert(svid.chain_der(), svid.key_der())
         .expect("key and chain fit");
-    let config = Arc::new(config);
-    Service::sockets(move |stream| {
-        let Ok(connection) = ServerConnection::new(config.clone()) else { return };
-        let mut reader = Reader::new(StreamOwned::new(connection, stream));
-        while let Ok(Some(head)) = reader.head() {
-            let Ok(request) = reader.rest_of(head, WithoutLength::Empty) else { return };
-            if reader.stream.write_all(answer(&request).as_bytes()).is_err() {
-                return;
-            }
-        }
-    })
+    config.alpn_protocols = owned(protocols);
+    Arc::new(config)
+}
+
+fn owned(protocols: &[&[u8]]) -> Vec<Vec<u8>> {
+    protocols.iter().map(|protocol| protocol.to_vec()).collect()
 }
 
 fn provider() -> Arc<CryptoProvider> {

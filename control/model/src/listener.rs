@@ -22,6 +22,7 @@ pub const KEYS: Keys = Keys {
         "tls",
         "service",
         "max_connections",
+        "max_streams",
         "max_header_bytes",
         "max_headers",
         "handshake_timeout",
@@ -48,6 +49,14 @@ pub const DEFAULT_MTLS: Mtls = Mtls::Off;
 /// Most open connections of a listener over all workers. A bound, not a target: an idle one costs about a kilobyte, and
 /// this many fit the descriptor limits that systemd and container runtimes give.
 pub const DEFAULT_MAX_CONNECTIONS: u32 = 65_536;
+
+/// Most requests at a time on one HTTP/2 connection: what RFC 9113 section 6.5.2 recommends not to fall below, and what Envoy
+/// and nginx (128) allow. Each may hold a window of bytes.
+pub const DEFAULT_MAX_STREAMS: u32 = 100;
+
+/// Most that can be allowed: memory of a connection is bounded by it.
+pub const MAX_MAX_STREAMS: u32 = 10_000;
+const _: () = assert!(DEFAULT_MAX_STREAMS <= MAX_MAX_STREAMS);
 
 /// Largest request head. The peer chooses the size, so we choose the bound: as Envoy. It takes one large buffer (64 KiB) and
 /// leaves room there for the first bytes of a body; less would save nothing until it fits a small one (16 KiB).
@@ -171,7 +180,7 @@ fn certificates(section: &Section<'_>, folder: &Path) -> Vec<Located<Certificate
 fn limits(section: &Section<'_>, protocol: Protocol) -> ListenerLimits {
     let timeout = |key, default| section.ranged(key, default, MIN_TIMEOUT, MAX_TIMEOUT);
     let idle = match protocol {
-        Protocol::Http => DEFAULT_HTTP_IDLE_TIMEOUT,
+        Protocol::Http | Protocol::Http2 => DEFAULT_HTTP_IDLE_TIMEOUT,
         Protocol::Tcp => DEFAULT_TCP_IDLE_TIMEOUT,
     };
     let header_size = section.ranged("max_header_bytes", DEFAULT_MAX_HEADER, MIN_MAX_HEADER, MAX_MAX_HEADER);
@@ -179,6 +188,7 @@ fn limits(section: &Section<'_>, protocol: Protocol) -> ListenerLimits {
         max_header_bytes: usize::try_from(header_size.0).unwrap_or(usize::MAX),
         max_headers: section.number("max_headers", DEFAULT_MAX_HEADERS, 1, MAX_MAX_HEADERS) as usize,
         max_connections: section.number("max_connections", DEFAULT_MAX_CONNECTIONS, 1, u32::MAX),
+        max_streams: section.number("max_streams", DEFAULT_MAX_STREAMS, 1, MAX_MAX_STREAMS),
         header_timeout: timeout("header_timeout", DEFAULT_HEADER_TIMEOUT),
         min_transfer_rate: min_transfer_rate(section, protocol),
         idle_timeout: timeout("idle_timeout", idle),
@@ -190,7 +200,7 @@ fn limits(section: &Section<'_>, protocol: Protocol) -> ListenerLimits {
 fn min_transfer_rate(section: &Section<'_>, protocol: Protocol) -> Option<NonZeroU32> {
     // Clients of a database pause while they leaf through a result: only who runs it can say what is too slow.
     let default = match protocol {
-        Protocol::Http => Some(DEFAULT_HTTP_MIN_TRANSFER_RATE),
+        Protocol::Http | Protocol::Http2 => Some(DEFAULT_HTTP_MIN_TRANSFER_RATE),
         Protocol::Tcp => None,
     };
     let rate = section.ranged_or_off("min_transfer_rate", default, MIN_MIN_TRANSFER_RATE, MAX_MIN_TRANSFER_RATE)?;
@@ -198,7 +208,7 @@ fn min_transfer_rate(section: &Section<'_>, protocol: Protocol) -> Option<NonZer
 }
 
 impl Word for Protocol {
-    const WORDS: &'static [(&'static str, Self)] = &[("http", Self::Http), ("tcp", Self::Tcp)];
+    const WORDS: &'static [(&'static str, Self)] = &[("http", Self::Http), ("http2", Self::Http2), ("tcp", Self::Tcp)];
 }
 
 impl Word for Mtls {

@@ -199,12 +199,31 @@ impl Listener {
 }
 
 /// A protocol that a listener or service speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Protocol {
-    /// HTTP/1.1 (RFC 9112).
+    /// HTTP. A listener takes HTTP/1.1 (RFC 9112) and HTTP/2 (RFC 9113), as the client wants: in plain by prior knowledge,
+    /// in TLS by ALPN. A service gets HTTP/1.1.
     Http,
+    /// HTTP/2 and nothing else.
+    Http2,
     /// Opaque bytes.
     Tcp,
+}
+
+impl Protocol {
+    /// Whether it is a version of HTTP: there are requests, with methods, hosts and paths.
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Http2)
+    }
+
+    /// The word of the config.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Http2 => "http2",
+            Self::Tcp => "tcp",
+        }
+    }
 }
 
 /// Mutual TLS of a listener.
@@ -234,6 +253,8 @@ pub struct ListenerLimits {
     pub max_headers: usize,
     /// Most open connections over all workers.
     pub max_connections: u32,
+    /// Most requests at a time on one HTTP/2 connection.
+    pub max_streams: u32,
     /// From accept, or the end of a request, to the end of the next head once its first byte came.
     pub header_timeout: Duration,
     /// Fewest bytes a second that a peer may send or take, after some grace, while it is waited for. None: no bound but

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ringmesh_model::snapshot::{
     AccessLog, AllowRule, Balance, Certificate, HostPattern, Identity, Listener, ListenerTarget, Mtls, Object,
-    PathMatch, Policy, Protocol, Route, RouteRule, Service, Settings, Snapshot,
+    PathMatch, Policy, Route, RouteRule, Service, Settings, Snapshot,
 };
 use ringmesh_model::unit::{self, ByteSize};
 use serde_json::{Value, json};
@@ -76,13 +76,14 @@ fn listener_value(listener: &Listener) -> Value {
     json!({
         "name": listener.name,
         "bind": listener.bind.to_string(),
-        "protocol": protocol_word(listener.protocol),
+        "protocol": listener.protocol.word(),
         "mtls": match listener.mtls { Mtls::Off => "off", Mtls::Strict => "strict" },
         "tls": listener.tls.iter().map(certificate_value).collect::<Vec<_>>(),
         "service": service,
         "max_header_bytes": listener.limits.max_header_bytes,
         "max_headers": listener.limits.max_headers,
         "max_connections": listener.limits.max_connections,
+        "max_streams": listener.limits.max_streams,
         "min_transfer_rate": listener.limits.min_transfer_rate.map(|rate| ByteSize(rate.get().into()).to_string()),
         "header_timeout": unit::show(listener.limits.header_timeout),
         "idle_timeout": unit::show(listener.limits.idle_timeout),
@@ -97,7 +98,7 @@ fn service_value(service: &Service) -> Value {
         endpoints.map(|endpoint| json!({ "address": endpoint.address.to_string(), "zone": endpoint.zone })).collect();
     json!({
         "name": service.name,
-        "protocol": protocol_word(service.protocol),
+        "protocol": service.protocol.word(),
         "peer": service.peer.as_ref().map(|peer| peer.as_str()),
         "endpoints": endpoints,
         "balance": match service.balance { Balance::LeastRequest => "least_request", Balance::RoundRobin => "round_robin" },
@@ -162,13 +163,6 @@ fn host_text(host: &HostPattern) -> String {
         HostPattern::Exact(name) => name.clone(),
         HostPattern::Suffix(name) => format!("*.{name}"),
         HostPattern::Any => "*".to_owned(),
-    }
-}
-
-fn protocol_word(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Http => "http",
-        Protocol::Tcp => "tcp",
     }
 }
 

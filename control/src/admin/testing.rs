@@ -91,6 +91,7 @@ fn listener() -> Listener {
             max_header_bytes: 65_536,
             max_headers: 100,
             max_connections: 1000,
+            max_streams: 100,
             header_timeout: Duration::from_secs(10),
             min_transfer_rate: NonZeroU32::new(240),
             idle_timeout: Duration::from_secs(60),

@@ -207,6 +207,7 @@ mod tests {
                     max_header_bytes: 1024,
                     max_headers: 10,
                     max_connections: 10,
+                    max_streams: 100,
                     header_timeout: second,
                     min_transfer_rate: None,
                     idle_timeout: second,

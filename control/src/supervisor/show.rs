@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use ringmesh_model::snapshot::{Mtls, Object, Protocol, Service, Snapshot};
+use ringmesh_model::snapshot::{Mtls, Object, Service, Snapshot};
 use ringmesh_model::wire::{EndpointReport, Report};
 
 use super::{Supervisor, instance_of, listeners, plane::Plane};
@@ -126,7 +126,7 @@ impl Supervisor {
                 state::Listener {
                     name: listener.name.clone(),
                     bind: bound.map_or(&listener.bind, |(address, _)| address).to_string(),
-                    protocol: protocol(listener.protocol).to_owned(),
+                    protocol: listener.protocol.word().to_owned(),
                     mtls: mtls(listener.mtls).to_owned(),
                     tls_expires_at: listener.tls_expires(),
                     sockets: bound.map_or(0, |(_, sockets)| sockets.len()),
@@ -166,13 +166,6 @@ impl Supervisor {
             dataplane.report = Some(report);
         });
         self.show_services();
-    }
-}
-
-fn protocol(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Http => "http",
-        Protocol::Tcp => "tcp",
     }
 }
 

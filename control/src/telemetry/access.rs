@@ -36,6 +36,8 @@ struct RequestLine<'a> {
     attempts: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grpc_status: Option<u8>,
     reason: &'static str,
     duration_seconds: f64,
     request_bytes: u64,
@@ -82,6 +84,7 @@ pub fn write_request(access: &Access<'_>, into: &mut Vec<u8>) {
         endpoint: access.endpoint,
         attempts: access.attempts,
         status: Some(access.status).filter(|status| *status != 0),
+        grpc_status: access.grpc_status,
         reason: reason_word(access.reason),
         duration_seconds: access.duration as f64 / 1e6,
         request_bytes: access.request_bytes,
@@ -139,6 +142,7 @@ pub(super) mod tests {
             path: "/charge",
             authority: "payments",
             status: 200,
+            grpc_status: None,
             reason: 0,
             attempts: 1,
             duration: 1_234,

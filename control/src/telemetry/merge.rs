@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
 
 use ringmesh_dataplane::outcome::MAX_REASONS;
+use ringmesh_dataplane::proxy::grpc::STATUSES;
 use ringmesh_dataplane::telemetry::Reader;
 use ringmesh_dataplane::telemetry::layout::{self, Kind, gauge, header, listener, request, service};
 use ringmesh_dataplane::telemetry::reader::Counts;
@@ -60,6 +61,8 @@ pub struct Requests {
     pub response_bytes: u64,
     /// Attempts beyond the first.
     pub retries: u64,
+    /// gRPC calls by status.
+    pub grpc: [u64; STATUSES],
     /// Durations.
     pub durations: Histogram,
 }
@@ -208,6 +211,7 @@ impl Totals {
                     request_bytes: at(request::REQUEST_BYTES),
                     response_bytes: at(request::RESPONSE_BYTES),
                     retries: at(request::RETRIES),
+                    grpc: std::array::from_fn(|status| at(request::GRPC + status)),
                     durations: Histogram::new(&histogram, at(request::DURATION_SUM)),
                 };
                 self.requests.entry(labels).and_modify(|sum| sum.add(&requests)).or_insert(requests);
@@ -271,6 +275,7 @@ impl Requests {
         sum(&mut self.request_bytes, other.request_bytes);
         sum(&mut self.response_bytes, other.response_bytes);
         sum(&mut self.retries, other.retries);
+        sum_all(&mut self.grpc, &other.grpc);
         self.durations.add(&other.durations);
     }
 }

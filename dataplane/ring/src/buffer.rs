@@ -209,7 +209,10 @@ impl Slice {
     }
 
     /// Forgets the first `len` bytes.
-    pub(crate) fn advance(&mut self, len: usize) {
+    ///
+    /// # Panics
+    /// When there are fewer.
+    pub fn advance(&mut self, len: usize) {
         assert!(len <= self.len(), "cannot skip more than the slice has");
         self.start += len as u32;
         self.len -= len as u32;

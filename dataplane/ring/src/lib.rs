@@ -20,6 +20,7 @@ pub mod stop;
 
 pub mod stream;
 pub mod maybe_tls;
+pub mod duplex;
 pub mod splice;
 pub mod socket;
 pub mod net;

@@ -1,4 +1,7 @@
-//! Connections to endpoints that wait for their next request, one pool a worker.
+//! Connections to endpoints that wait for their next request, one pool a worker; and those of HTTP/2, which serve many at a
+//! time.
+
+pub mod shared;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -33,6 +36,15 @@ pub struct State<S: Stream> {
     given_up: Cell<u32>,
     avoided_until: Cell<Option<Instant>>,
     waiting: RefCell<Vec<Waiting<S>>>,
+    shared: shared::Shared,
+}
+
+/// A way to an endpoint, for one request.
+pub enum Leased<N: Net> {
+    /// A connection of its own.
+    Own(Lease<N>),
+    /// A place on one that others use too.
+    Shared(shared::Lease<N>),
 }
 
 /// An unused connection.
@@ -80,6 +92,7 @@ impl<S: Stream> State<S> {
             given_up: Cell::new(0),
             avoided_until: Cell::new(None),
             waiting: RefCell::default(),
+            shared: shared::Shared::default(),
         }
     }
 
@@ -116,7 +129,7 @@ impl<S: Stream> State<S> {
 
     /// Unused connections.
     pub fn waiting(&self) -> usize {
-        self.waiting.borrow().len()
+        self.waiting.borrow().len() + self.shared.idle()
     }
 
     /// Connects that failed in a row.
@@ -229,6 +242,7 @@ impl<S: Stream> Pools<S> {
     pub fn clear(&self) {
         for state in self.states.borrow().iter().flatten() {
             state.waiting.borrow_mut().clear();
+            state.shared.close();
         }
     }
 

@@ -18,9 +18,9 @@ use crate::drain::Registered;
 use crate::listener::Reserved;
 use crate::outcome::Reason;
 use crate::places::Place;
-use crate::proxy::opaque;
 use crate::proxy::relay::{Raced, Turn, race};
 use crate::proxy::transport::Transport;
+use crate::proxy::{http2, opaque};
 use crate::tables::Listener;
 use crate::telemetry::event::Direction;
 use crate::telemetry::layout::{gauge, listener as counter};
@@ -58,7 +58,7 @@ pub struct Connection<N: Net> {
 }
 
 /// What comes after a busy time of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Next {
     /// It waits for the next request.
     Idle,
@@ -66,6 +66,8 @@ pub enum Next {
     Close,
     /// It is closed once the client has had a chance to read the answer.
     Linger,
+    /// It speaks HTTP/2, and has begun to: these bytes have come.
+    Http2(Buffer),
 }
 
 /// Runs the busy times of connections in storage that is used again, so that an idle connection holds none.
@@ -125,7 +127,9 @@ pub fn serve<N: Net>(
         let Some((connection, _open)) = admitted.await else { return };
         match connection.protocol {
             Protocol::Tcp => Box::pin(opaque::serve(connection)).await,
+            Protocol::Http if connection.agreed_on_http2() => http2(connection, Buffer::hollow()).await,
             Protocol::Http => requests(connection, exchanges).await,
+            Protocol::Http2 => http2(connection, Buffer::hollow()).await,
         }
     }
 }
@@ -252,7 +256,15 @@ async fn requests<N: Net>(connection: Rc<Connection<N>>, exchanges: impl Exchang
             Next::Idle => {}
             Next::Close => return,
             Next::Linger => return Box::pin(linger(&connection)).await,
+            Next::Http2(arrived) => return http2(connection, arrived).await,
         }
+    }
+}
+
+/// Serves many requests at a time. `arrived`: what has come of them.
+async fn http2<N: Net>(connection: Rc<Connection<N>>, arrived: Buffer) {
+    if let http2::End::Linger = Box::pin(http2::serve(connection.clone(), arrived)).await {
+        Box::pin(linger(&connection)).await;
     }
 }
 
@@ -265,6 +277,16 @@ enum MayBeThere {
 }
 
 impl<N: Net> Connection<N> {
+    /// Whether the client chose HTTP/2 in its handshake.
+    fn agreed_on_http2(&self) -> bool {
+        self.peer.as_ref().is_some_and(|peer| peer.alpn == Some(tls::Alpn::Http2))
+    }
+
+    /// Whether HTTP/2 may begin on it without an agreement: by prior knowledge, as its first bytes (RFC 9113 section 3.3).
+    pub fn may_begin_http2(&self) -> bool {
+        !self.served.get() && self.peer.as_ref().is_none_or(|peer| peer.alpn.is_none())
+    }
+
     /// Whether another request may come on it: the worker does not drain, and the listener still serves it.
     pub fn goes_on(&self) -> bool {
         !self.worker.draining() && self.worker.tables().listener(self.listener).is_some_and(|to| self.belongs(to))

@@ -16,6 +16,7 @@ use ringmesh_codec::head::{Head, Method, Version};
 use ringmesh_codec::http1::{
     Chunked, Connection as ConnectionOption, Edits, Parsed, RequestHead, ResponseHead, Sink, write_local_response,
 };
+use ringmesh_codec::http2::begins_preface;
 use ringmesh_ring::buffer::{Buffer, Size, Slice};
 use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
@@ -25,13 +26,15 @@ use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use ringmesh_ring::stream::{Error as StreamError, Idle, Stream};
 
 use crate::outcome::{Reason, phrase};
-use crate::pool::Lease;
+use crate::pool::{Lease, Leased, shared};
 use crate::proxy::connection::{Connection, Next};
 use crate::proxy::deadline::{Deadlines, Part};
-use crate::proxy::pace::{Credit, GRACE, Pace};
+use crate::proxy::exchange::replay::Kept;
+use crate::proxy::pace::{Credit, GRACE};
 use crate::proxy::relay::{Raced, Turn, race};
 use crate::proxy::request::{self, Account, Call, Failed, Patience};
 use crate::proxy::transport::Transport;
+use crate::proxy::{exchange, grpc};
 use crate::tables::Listener;
 use crate::worker::Worker;
 
@@ -44,7 +47,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Interim responses to one request at most: an endpoint that sends them without end would keep the request open for
 /// ever. A `103` or two and a `100` are usual; a `102` (RFC 2518 section 10.1) may come every 20 seconds.
-const MAX_INTERIM: u32 = 100;
+pub(super) const MAX_INTERIM: u32 = 100;
 
 /// A body of known length goes through `splice(2)` if so many bytes of it are still to come.
 const SPLICE_FROM: u64 = 512 * 1024;
@@ -58,6 +61,14 @@ pub struct Scratch {
     to_upstream: Output,
     to_client: Output,
     text: Vec<u8>,
+}
+
+impl Scratch {
+    /// What a request to an HTTP/1 endpoint needs that has come otherwise: its response's head, and what is sent.
+    pub fn for_endpoint(&mut self) -> (&mut ResponseHead, &mut Output) {
+        self.to_upstream.clear();
+        (&mut self.response, &mut self.to_upstream)
+    }
 }
 
 /// One busy time of a connection: serves requests until nothing more has come.
@@ -93,6 +104,9 @@ async fn one<N: Net>(
         Ok(true) => {}
         Ok(false) => return Some(Next::Idle),
         Err(Reason::ClientAborted) => return Some(Next::Close),
+        Err(_) if begins_preface(buffer.filled()) && connection.may_begin_http2() => {
+            return Some(Next::Http2(std::mem::replace(buffer, Buffer::hollow())));
+        }
         Err(reason) => {
             let mut account = Account::default();
             let mut answer = Answer { reason, close: true, head_only: false, account: &mut account };
@@ -103,8 +117,19 @@ async fn one<N: Net>(
     }
     let head = buffer.slice(0..scratch.request.len());
     let body = BodyScanner::new(scratch.request.framing(), &listener.head_limits);
-    let mut exchange = Exchange { worker, connection, listener, buffer, scratch, head, body, stage: Stage::Waiting };
-    request::serve(worker, connection, &tables, listener, &mut exchange).await;
+    let mut exchange = Exchange {
+        worker,
+        connection,
+        listener,
+        buffer,
+        scratch,
+        head,
+        body,
+        stage: Stage::Waiting,
+        head_taken: false,
+        kept: Kept::default(),
+    };
+    request::serve(worker, connection, &tables, listener, &connection.stop, &mut exchange).await;
     exchange.finish()
 }
 
@@ -192,6 +217,10 @@ struct Exchange<'a, N: Net> {
     /// How much of the request's body was passed on.
     body: BodyScanner,
     stage: Stage,
+    /// Whether the body alone is left in the buffer, after an attempt over HTTP/2.
+    head_taken: bool,
+    /// What of the body an HTTP/2 endpoint has got that may not have looked at it.
+    kept: Kept,
 }
 
 impl<N: Net> Exchange<'_, N> {
@@ -221,16 +250,16 @@ impl<N: Net> Call<N> for Exchange<'_, N> {
         self.scratch.request.view(&self.head)
     }
 
-    async fn exchange(&mut self, lease: Lease<N>, patience: Patience, account: &mut Account) -> Result<(), Failed> {
+    async fn exchange(&mut self, lease: Leased<N>, patience: Patience, account: &mut Account) -> Result<(), Failed> {
+        let lease = match lease {
+            Leased::Own(lease) => lease,
+            Leased::Shared(lease) => return Box::pin(self.exchange_over_http2(lease, patience, account)).await,
+        };
         let Scratch { request, edits, to_upstream, .. } = &mut *self.scratch;
         edits.clear();
         to_upstream.clear();
         request.write(&self.head, edits, &mut Spans { head: &self.head, output: to_upstream });
-        let pace = Pace::new(self.listener.config.limits.min_transfer_rate);
-        let deadlines = Deadlines::new(&self.connection.stop, patience.idle, pace);
-        if let Some(deadline) = patience.deadline {
-            deadlines.set(Part::Whole, deadline, Reason::RequestTimeout);
-        }
+        let deadlines = patience.deadlines(&self.connection.stop, self.listener);
         if self.body.state() == State::Done {
             return self.exchange_without_body(lease, &deadlines, account).await;
         }
@@ -259,6 +288,61 @@ impl<N: Net> Call<N> for Exchange<'_, N> {
 }
 
 impl<N: Net> Exchange<'_, N> {
+    /// The endpoint speaks HTTP/2.
+    async fn exchange_over_http2(
+        &mut self,
+        lease: shared::Lease<N>,
+        patience: Patience,
+        account: &mut Account,
+    ) -> Result<(), Failed> {
+        let Scratch { request: head, to_client, .. } = &mut *self.scratch;
+        let mut request = exchange::head::request_to_http2(head, &self.head, lease.hop())
+            .map_err(|_unfit| Failed::Ended(Reason::BadRequest))?;
+        let (stop, now) = (&self.connection.stop, self.worker.net.now());
+        let deadlines = patience.deadlines(stop, self.listener);
+        grpc::pass_timeout_on(request.headers_mut(), patience.deadline, now);
+        let bodiless = self.body.state() == State::Done;
+        if !bodiless && !std::mem::replace(&mut self.head_taken, true) {
+            self.buffer.consume(self.head.len());
+        }
+        let uploaded = if bodiless {
+            Uploaded::whole()
+        } else {
+            Uploaded::underway(head.expects_continue() && self.buffer.is_empty())
+        };
+        let watch = Watch::new(head);
+        let exchange = exchange::Exchange {
+            worker: self.worker,
+            stop,
+            deadlines: &deadlines,
+            uploaded: &uploaded,
+            watch: &watch,
+            turn: &self.connection.turn,
+            stale: lease.reused && bodiless && head.known_method().is_safe(),
+        };
+        let mut progress = exchange::http1::Progress::new(self.body.clone());
+        let mut stage = exchange::Stage::Waiting;
+        let mut reply =
+            exchange::http1::Download::new(self.connection, head, to_client, watch.may_half_close, &uploaded);
+        let result = {
+            let mut body = exchange::http1::Body::new(&self.connection.transport, self.buffer, &mut progress);
+            let mut body = exchange::replay::Replayed::new(&mut body, &mut self.kept);
+            exchange::over_http2(&exchange, &lease, request, &mut body, &mut reply, &mut stage, account).await
+        };
+        let persists = reply.persists;
+        self.body = progress.scanner;
+        self.stage = match stage {
+            exchange::Stage::Waiting => Stage::Waiting,
+            exchange::Stage::Begun => Stage::Begun,
+            exchange::Stage::Done if persists && self.body.state() == State::Done => Stage::Done,
+            exchange::Stage::Done => Stage::DoneAndClose,
+        };
+        match result {
+            Err(Failed::Stale) if !self.kept.is_whole() => Err(Failed::Ended(Reason::UpstreamReset)),
+            result => result,
+        }
+    }
+
     async fn exchange_without_body(
         &mut self,
         lease: Lease<N>,
@@ -399,7 +483,7 @@ fn pass_on(body: &mut BodyScanner, buffer: &mut Buffer, output: &mut Output) -> 
 }
 
 /// How passing the request's body on failed.
-enum Uploading {
+pub(super) enum Uploading {
     /// By the client's doing.
     Client(Reason),
     /// The endpoint takes no more. It may have answered all the same.
@@ -407,14 +491,15 @@ enum Uploading {
 }
 
 /// How much of a request's body was passed on, as the response's side sees it.
-struct Uploaded {
-    progress: Cell<Progress>,
+pub struct Uploaded {
+    pub(super) progress: Cell<Progress>,
     /// Whether the client may wait for a `100` before it sends anything.
-    awaits_continue: Cell<bool>,
+    pub(super) awaits_continue: Cell<bool>,
 }
 
+/// See [`Uploaded`].
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Progress {
+pub(super) enum Progress {
     /// There is more, and each wait for it has a deadline.
     Underway,
     /// All of it.
@@ -424,20 +509,23 @@ enum Progress {
 }
 
 impl Uploaded {
-    const fn whole() -> Self {
+    /// There is no body, or it was passed on already.
+    pub const fn whole() -> Self {
         Self { progress: Cell::new(Progress::Whole), awaits_continue: Cell::new(false) }
     }
 
-    const fn underway(awaits_continue: bool) -> Self {
+    /// There is one.
+    pub const fn underway(awaits_continue: bool) -> Self {
         Self { progress: Cell::new(Progress::Underway), awaits_continue: Cell::new(awaits_continue) }
     }
 
-    fn is_whole(&self) -> bool {
+    /// Whether all of it was passed on.
+    pub fn is_whole(&self) -> bool {
         self.progress.get() == Progress::Whole
     }
 
     /// The client was told to go on: from now on it keeps us waiting, if its body is waited for.
-    fn may_go_on(&self, deadlines: &Deadlines<'_>, now: Instant) {
+    pub(super) fn may_go_on(&self, deadlines: &Deadlines<'_>, now: Instant) {
         if self.awaits_continue.take() && self.progress.get() == Progress::Underway {
             deadlines.set(Part::Forth, now + GRACE.min(deadlines.idle()), Reason::ClientSendsSlowly);
         }
@@ -514,18 +602,21 @@ impl<N: Net> Upload<'_, N> {
 
 /// Watches a client while the response is awaited: when it goes away, the request ends. Not while its request is still
 /// being read, because then its going away is noticed there.
-struct Watch {
+pub struct Watch {
+    /// Whether there is a connection to watch; a stream of HTTP/2 hears of its end.
+    watches: bool,
     /// One that said that it sends no more may end its side, and so may one that has sent a body: simple clients tell its
     /// end in that way too. Only a reset says then that nobody waits.
     may_half_close: bool,
     /// What of the response is being waited for.
-    awaiting: Cell<Awaiting>,
+    pub(super) awaiting: Cell<Awaiting>,
     /// Whether the response's deadline is the moment from which the client is watched, not the longest silence.
-    due: Cell<bool>,
+    pub(super) due: Cell<bool>,
 }
 
+/// See [`Watch`].
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Awaiting {
+pub(super) enum Awaiting {
     Nothing,
     Head,
     Body,
@@ -534,16 +625,21 @@ enum Awaiting {
 impl Watch {
     fn new(request: &RequestHead) -> Self {
         let may_half_close = !request.persistent() || !request.framing().is_empty();
-        Self { may_half_close, awaiting: Cell::new(Awaiting::Nothing), due: Cell::new(false) }
+        Self { watches: true, may_half_close, awaiting: Cell::new(Awaiting::Nothing), due: Cell::new(false) }
+    }
+
+    /// Watches nobody.
+    pub const fn nobody() -> Self {
+        Self { watches: false, may_half_close: false, awaiting: Cell::new(Awaiting::Nothing), due: Cell::new(false) }
     }
 
     /// The endpoint is waited for. It may be silent while the request is still being passed on. After that the watch begins
     /// in a while, if the head is not there by then.
-    fn wait(&self, awaiting: Awaiting, uploaded: &Uploaded, deadlines: &Deadlines<'_>, now: Instant) {
+    pub(super) fn wait(&self, awaiting: Awaiting, uploaded: &Uploaded, deadlines: &Deadlines<'_>, now: Instant) {
         self.awaiting.set(awaiting);
         match (uploaded.progress.get(), awaiting) {
             (Progress::Underway, _) => deadlines.forget(Part::Back),
-            (Progress::Whole, Awaiting::Head) => {
+            (Progress::Whole, Awaiting::Head) if self.watches => {
                 self.due.set(true);
                 deadlines.set(Part::Back, now + WATCH_AFTER.min(deadlines.idle()), Reason::RequestTimeout);
             }
@@ -551,7 +647,7 @@ impl Watch {
         }
     }
 
-    fn request_ended(&self, uploaded: &Uploaded, deadlines: &Deadlines<'_>, now: Instant) {
+    pub(super) fn request_ended(&self, uploaded: &Uploaded, deadlines: &Deadlines<'_>, now: Instant) {
         match self.awaiting.get() {
             Awaiting::Nothing => {}
             awaiting => self.wait(awaiting, uploaded, deadlines, now),
@@ -842,7 +938,7 @@ impl<N: Net> Respond<'_, N> {
 }
 
 /// Resolves when the client has gone. Never, if it sends further requests meanwhile or ended its side as it may.
-async fn client_gone<S: Stream>(client: &Transport<S>, may_half_close: bool) {
+pub(super) async fn client_gone<S: Stream>(client: &Transport<S>, may_half_close: bool) {
     if client.readable().await.is_err() {
         return;
     }
@@ -857,7 +953,7 @@ async fn client_gone<S: Stream>(client: &Transport<S>, may_half_close: bool) {
 }
 
 /// Whether a body of this length is here whole, with `bytes` of it; chunks are not counted for that.
-fn is_whole(length: BodyLength, bytes: usize) -> bool {
+pub(super) fn is_whole(length: BodyLength, bytes: usize) -> bool {
     match length {
         BodyLength::None => true,
         BodyLength::Fixed(length) => length <= bytes as u64,

@@ -7,5 +7,8 @@ pub mod deadline;
 pub mod connection;
 pub mod request;
 pub mod http1;
+pub mod exchange;
+pub mod http2;
+pub mod grpc;
 pub mod opaque;
 pub mod relay;

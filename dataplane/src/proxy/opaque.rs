@@ -112,7 +112,7 @@ async fn reach<'t, N: Net>(
         tried.note(picked);
         let endpoint = &service.endpoints[picked];
         way.endpoint = Some(endpoint);
-        match upstream::connect(worker, service, endpoint, &connection.stop, None).await {
+        match upstream::dedicated(worker, service, endpoint, &connection.stop, None).await {
             Ok(lease) => return Ok(lease),
             Err(reason) if reason.retry() == Retry::Elsewhere => last = reason,
             Err(reason) => return Err(reason),

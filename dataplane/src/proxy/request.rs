@@ -10,13 +10,16 @@ use ringmesh_codec::normalize;
 use ringmesh_model::snapshot::AccessLog;
 use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
+use ringmesh_ring::stop::Stop;
 
 use crate::balance::{self, Tried};
 use crate::filter::Verdict;
 use crate::outcome::{Reason, Retry};
 use crate::policy::Decision;
-use crate::pool::Lease;
+use crate::pool::Leased;
 use crate::proxy::connection::Connection;
+use crate::proxy::deadline::{Deadlines, Part};
+use crate::proxy::pace::Pace;
 use crate::route::Rule;
 use crate::tables::{Endpoint, Listener, Service, Tables, Target};
 use crate::telemetry::event::{Access, Event, clip};
@@ -30,10 +33,15 @@ pub trait Call<N: Net> {
     /// Its head.
     fn head(&self) -> impl Head + '_;
 
+    /// How long the client says that it waits.
+    fn timeout(&self) -> Option<Duration> {
+        None
+    }
+
     /// Sends it on a connection and passes the response back.
     fn exchange(
         &mut self,
-        lease: Lease<N>,
+        lease: Leased<N>,
         patience: Patience,
         account: &mut Account,
     ) -> impl Future<Output = Result<(), Failed>>;
@@ -61,11 +69,25 @@ pub struct Patience {
     pub idle: Duration,
 }
 
+impl Patience {
+    /// The deadlines of an exchange that `stop` ends.
+    #[inline]
+    pub fn deadlines<'a>(&self, stop: &'a Stop, listener: &Listener) -> Deadlines<'a> {
+        let deadlines = Deadlines::new(stop, self.idle, Pace::new(listener.config.limits.min_transfer_rate));
+        if let Some(deadline) = self.deadline {
+            deadlines.set(Part::Whole, deadline, Reason::RequestTimeout);
+        }
+        deadlines
+    }
+}
+
 /// What telemetry tells of a request, beside its end.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Account {
     /// Status sent to the client; 0: none yet.
     pub status: u16,
+    /// The call's gRPC status, once it is known.
+    pub grpc_status: Option<u8>,
     /// Attempts, the first included.
     pub attempts: u8,
     /// Bytes of the request's body passed on.
@@ -84,12 +106,14 @@ struct Way<'t> {
     series: Option<Series>,
 }
 
-/// Serves one request from its head to the end of its response.
+/// Serves one request from its head to the end of its response. `stop` ends what is done for it: the connection's own, where
+/// that serves one request at a time.
 pub async fn serve<N: Net>(
     worker: &Rc<Worker<N>>,
     connection: &Connection<N>,
     tables: &Tables,
     listener: &Listener,
+    stop: &Stop,
     call: &mut impl Call<N>,
 ) -> Reason {
     let begun = worker.net.now();
@@ -97,7 +121,7 @@ pub async fn serve<N: Net>(
     let mut account = Account::default();
     worker.recorder.gauge_add(gauge::IN_FLIGHT, 1);
     let _in_flight = OnDrop(|| worker.recorder.gauge_sub(gauge::IN_FLIGHT, 1));
-    let reason = match forward(worker, connection, tables, listener, call, begun, &mut way, &mut account).await {
+    let reason = match forward(worker, connection, tables, listener, stop, call, begun, &mut way, &mut account).await {
         Ok(()) => Reason::Ok,
         Err(reason) => {
             call.answer(reason, &mut account).await;
@@ -137,6 +161,7 @@ async fn forward<'t, N: Net>(
     connection: &Connection<N>,
     tables: &'t Tables,
     listener: &'t Listener,
+    stop: &Stop,
     call: &mut impl Call<N>,
     begun: Instant,
     way: &mut Way<'t>,
@@ -169,9 +194,13 @@ async fn forward<'t, N: Net>(
     way.series = Some(target.series);
 
     let timeout = way.rule.and_then(|rule| rule.timeout).or(listener.config.limits.request_timeout);
+    let timeout = match call.timeout() {
+        Some(own) => Some(timeout.map_or(own, |timeout| timeout.min(own))),
+        None => timeout,
+    };
     let patience =
         Patience { deadline: timeout.map(|timeout| begun + timeout), idle: listener.config.limits.idle_timeout };
-    let _permit = worker.admit(service, &connection.stop, patience.deadline).await?;
+    let _permit = worker.admit(service, stop, patience.deadline).await?;
 
     let mut tried = Tried::default();
     let mut last = Reason::NoEndpoint;
@@ -185,7 +214,7 @@ async fn forward<'t, N: Net>(
         way.endpoint = Some(endpoint);
         tried.note(index);
         account.attempts = account.attempts.saturating_add(1);
-        let lease = match upstream::lease(worker, service, endpoint, &connection.stop, patience.deadline).await {
+        let lease = match upstream::lease(worker, service, endpoint, stop, patience.deadline).await {
             Ok(lease) => lease,
             Err(reason) if may_try_elsewhere(reason, account, service) => {
                 last = reason;
@@ -201,7 +230,7 @@ async fn forward<'t, N: Net>(
         debug_assert!(stale);
         // The endpoint closed the connection while it was unused. A new one tells whether it is there at all.
         account.attempts = account.attempts.saturating_add(1);
-        match upstream::connect(worker, service, endpoint, &connection.stop, patience.deadline).await {
+        match upstream::connect(worker, service, endpoint, stop, patience.deadline).await {
             Ok(lease) => {
                 return call.exchange(lease, patience, account).await.map_err(|failed| match failed {
                     Failed::Stale => Reason::UpstreamReset,
@@ -251,6 +280,7 @@ fn tell<N: Net>(
         path: clip(asked.path),
         authority: clip(asked.authority),
         status: account.status,
+        grpc_status: account.grpc_status,
         reason: reason as u8,
         attempts: account.attempts,
         duration: micros,
@@ -272,6 +302,9 @@ fn count<N: Net>(worker: &Worker<N>, series: Series, account: &Account, reason: 
     }
     if account.response_bytes > 0 {
         counters.add(counter::RESPONSE_BYTES, account.response_bytes);
+    }
+    if let Some(status) = account.grpc_status {
+        counters.add(counter::GRPC + usize::from(status), 1);
     }
     if account.attempts > 1 {
         counters.add(counter::RETRIES, u64::from(account.attempts - 1));

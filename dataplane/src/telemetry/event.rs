@@ -51,6 +51,8 @@ pub struct Access<'a> {
     pub authority: &'a str,
     /// Status sent; 0: none.
     pub status: u16,
+    /// The call's gRPC status, if it was one.
+    pub grpc_status: Option<u8>,
     /// Number of the [`crate::outcome::Reason`].
     pub reason: u8,
     /// Number of attempts.

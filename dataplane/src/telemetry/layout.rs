@@ -129,6 +129,9 @@ pub mod request {
     pub const DURATION_SUM: usize = RESPONSE_BYTES + 1;
     /// Attempts beyond the first.
     pub const RETRIES: usize = DURATION_SUM + 1;
+    /// gRPC calls by status.
+    pub const GRPC: usize = 64;
+    const _: () = assert!(RETRIES < GRPC && GRPC + ringmesh_codec::grpc::STATUSES <= super::HISTOGRAM);
 }
 
 /// Words of a block of kind [`Kind::Listener`].

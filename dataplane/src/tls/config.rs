@@ -14,6 +14,7 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 
 use super::fault::Fault;
+use super::handshake::Alpn;
 use super::verify::{Bundle, Clients, Servers, Side};
 
 /// Why an identity cannot be used.
@@ -91,25 +92,27 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     Arc::new(CryptoProvider { cipher_suites, ..aws_lc_rs::default_provider() })
 });
 
-/// The config of a strict mutual TLS listener: TLS 1.3, and a client of `trust_domain` or no connection.
+/// The config of a strict mutual TLS listener: TLS 1.3, and a client of `trust_domain` or no connection. `protocols` are those
+/// of ALPN (RFC 7301), the preferred one first; a client that offers only others is refused, one that offers none is not.
 ///
 /// # Errors
 /// By cause, see [`Error`]. An identity that is accepted here passes the very checks that peers make.
-pub fn server(identity: &Identity, trust_domain: &str) -> Result<Arc<ServerConfig>, Error> {
-    server_as(Own::check(identity, trust_domain)?, trust_domain)
+pub fn server(identity: &Identity, trust_domain: &str, protocols: &[Alpn]) -> Result<Arc<ServerConfig>, Error> {
+    server_as(Own::check(identity, trust_domain)?, trust_domain, protocols)
 }
 
-/// The config of connections to `peer`: TLS 1.3, our SVID shown, and exactly that identity or no connection.
+/// The config of connections to `peer`: TLS 1.3, our SVID shown, and exactly that identity or no connection. `protocols` are
+/// offered by ALPN.
 ///
 /// # Errors
 /// By cause, see [`Error`].
-pub fn client(identity: &Identity, peer: &SpiffeId) -> Result<Arc<ClientConfig>, Error> {
+pub fn client(identity: &Identity, peer: &SpiffeId, protocols: &[Alpn]) -> Result<Arc<ClientConfig>, Error> {
     let trust_domain = identity.id.trust_domain();
     let own = Own::check(identity, trust_domain)?;
     if peer.trust_domain() != trust_domain {
         return Err(Error::WrongTrustDomain { expected: trust_domain.to_owned(), found: peer.clone() });
     }
-    client_as(own, trust_domain, peer)
+    client_as(own, trust_domain, peer, protocols)
 }
 
 /// The config of an edge listener: TLS 1.3 with the certificate of the name that the client asks for, and with the first one
@@ -118,13 +121,13 @@ pub fn client(identity: &Identity, peer: &SpiffeId) -> Result<Arc<ClientConfig>,
 ///
 /// # Errors
 /// If a certificate or key cannot be read, or they do not belong together.
-pub fn edge_server(certificates: &[Certificate], protocols: &[&str]) -> Result<Arc<ServerConfig>, Error> {
+pub fn edge_server(certificates: &[Certificate], protocols: &[Alpn]) -> Result<Arc<ServerConfig>, Error> {
     let mut config = ServerConfig::builder_with_provider(PROVIDER.clone())
         .with_protocol_versions(&[&TLS13])
         .map_err(Error::Library)?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(ByName::new(certificates)?));
-    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    config.alpn_protocols = names(protocols);
     forbid_resumption(&mut config);
     Ok(Arc::new(config))
 }
@@ -189,15 +192,20 @@ fn check_pair(certified: &CertifiedKey) -> Result<(), rustls::Error> {
     }
 }
 
-pub(super) fn server_as(own: Own, trust_domain: &str) -> Result<Arc<ServerConfig>, Error> {
+pub(super) fn server_as(own: Own, trust_domain: &str, protocols: &[Alpn]) -> Result<Arc<ServerConfig>, Error> {
     let verifier = Clients { bundle: own.bundle, trust_domain: trust_domain.to_owned() };
     let mut config = ServerConfig::builder_with_provider(own.provider)
         .with_protocol_versions(&[&TLS13])
         .map_err(Error::Library)?
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(own.key)));
+    config.alpn_protocols = names(protocols);
     forbid_resumption(&mut config);
     Ok(Arc::new(config))
+}
+
+fn names(protocols: &[Alpn]) -> Vec<Vec<u8>> {
+    protocols.iter().map(|protocol| protocol.name().as_bytes().to_vec()).collect()
 }
 
 /// No tickets: rustls accepts one without looking at bundle, expiry or identity again, and its own ticket keys would not be
@@ -207,7 +215,12 @@ fn forbid_resumption(config: &mut ServerConfig) {
     config.session_storage = Arc::new(NoServerSessionStorage {});
 }
 
-pub(super) fn client_as(own: Own, trust_domain: &str, peer: &SpiffeId) -> Result<Arc<ClientConfig>, Error> {
+pub(super) fn client_as(
+    own: Own,
+    trust_domain: &str,
+    peer: &SpiffeId,
+    protocols: &[Alpn],
+) -> Result<Arc<ClientConfig>, Error> {
     let verifier = Servers { bundle: own.bundle, trust_domain: trust_domain.to_owned(), peer: peer.clone() };
     let mut config = ClientConfig::builder_with_provider(own.provider)
         .with_protocol_versions(&[&TLS13])
@@ -217,6 +230,7 @@ pub(super) fn client_as(own: Own, trust_domain: &str, peer: &SpiffeId) -> Result
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own.key)));
     config.resumption = Resumption::disabled();
     config.enable_sni = false;
+    config.alpn_protocols = names(protocols);
     Ok(Arc::new(config))
 }
 
@@ -274,7 +288,7 @@ mod tests {
     const WEB: &str = "spiffe://shop.example/ns/default/sa/web";
 
     fn check(identity: &Identity, expected: &str) {
-        match server(identity, "shop.example") {
+        match server(identity, "shop.example", &[]) {
             Ok(_) => assert_eq!("", expected),
             Err(error) => assert!(error.to_string().contains(expected), "`{error}` lacks `{expected}`"),
         }
@@ -284,7 +298,7 @@ mod tests {
     fn a_sound_identity_makes_configs_of_tls_1_3_with_the_post_quantum_group_first() {
         let identity = Authority::new().svid(WEB);
         check(&identity, "");
-        let config = client(&identity, &"spiffe://shop.example/ns/default/sa/pay".parse().unwrap()).unwrap();
+        let config = client(&identity, &"spiffe://shop.example/ns/default/sa/pay".parse().unwrap(), &[]).unwrap();
         assert_eq!(config.crypto_provider().kx_groups[0].name(), rustls::NamedGroup::X25519MLKEM768);
         let first = config.crypto_provider().cipher_suites[0].suite();
         assert_eq!(first, rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
@@ -318,7 +332,7 @@ mod tests {
     #[test]
     fn a_peer_of_another_trust_domain_is_refused_before_connecting() {
         let peer = "spiffe://other.example/a".parse().unwrap();
-        let refused = client(&Authority::new().svid(WEB), &peer);
+        let refused = client(&Authority::new().svid(WEB), &peer, &[]);
         assert!(matches!(refused, Err(Error::WrongTrustDomain { .. })), "{refused:?}");
     }
 }

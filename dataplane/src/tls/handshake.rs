@@ -29,6 +29,31 @@ pub struct Peer {
     pub cipher_suite: &'static str,
     /// The key exchange group as IANA names it.
     pub group: &'static str,
+    /// The protocol agreed on by ALPN (RFC 7301), if both sides named any.
+    pub alpn: Option<Alpn>,
+}
+
+/// A protocol that can be agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alpn {
+    /// `http/1.1`.
+    Http1,
+    /// `h2`.
+    Http2,
+}
+
+impl Alpn {
+    /// As it is written in a handshake.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Http1 => "http/1.1",
+            Self::Http2 => "h2",
+        }
+    }
+
+    fn from_name(name: &[u8]) -> Option<Self> {
+        [Self::Http1, Self::Http2].into_iter().find(|alpn| alpn.name().as_bytes() == name)
+    }
 }
 
 /// Takes the server's side of a handshake.
@@ -197,6 +222,7 @@ fn peer(connection: &CommonState) -> Result<Peer, Refused> {
         id: leaf.map(spiffe_id).transpose()?.map(Rc::new),
         version: "TLSv1.3",
         cipher_suite: name(connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str())),
+        alpn: connection.alpn_protocol().and_then(Alpn::from_name),
         group: name(connection.negotiated_key_exchange_group().and_then(|group| group.name().as_str())),
     })
 }

@@ -2,18 +2,19 @@
 
 use std::rc::Rc;
 
+use ringmesh_model::snapshot::Protocol;
 use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use ringmesh_ring::stream::Error as StreamError;
 
 use crate::outcome::Reason;
-use crate::pool::Lease;
+use crate::pool::{Lease, Leased, shared};
 use crate::proxy::transport::Transport;
 use crate::tables::{Endpoint, Service};
 use crate::telemetry::event::Direction;
 use crate::telemetry::layout::{gauge, service as counter};
-use crate::tls;
+use crate::tls::{self, Alpn};
 use crate::worker::Worker;
 
 /// A connection to an endpoint for one request. `deadline` is the request's, if it has one.
@@ -26,15 +27,19 @@ pub async fn lease<N: Net>(
     endpoint: &Endpoint,
     stop: &Stop,
     deadline: Option<Instant>,
-) -> Result<Lease<N>, Reason> {
-    if let Some(lease) = worker.pools.lease(service, endpoint, worker.net.now()) {
+) -> Result<Leased<N>, Reason> {
+    let found = match service.config.protocol {
+        Protocol::Http2 => shared::lease(worker, service, endpoint).map(Leased::Shared),
+        _ => worker.pools.lease(service, endpoint, worker.net.now()).map(Leased::Own),
+    };
+    if let Some(lease) = found {
         worker.recorder.add(service.series, counter::REUSED, 1);
         return Ok(lease);
     }
     connect(worker, service, endpoint, stop, deadline).await
 }
 
-/// A new connection to an endpoint.
+/// A new connection to an endpoint; in HTTP/2 one that was not there before, which another request may have begun to make.
 ///
 /// # Errors
 /// The way the attempt ended; nothing was sent on it.
@@ -44,7 +49,40 @@ pub async fn connect<N: Net>(
     endpoint: &Endpoint,
     stop: &Stop,
     deadline: Option<Instant>,
+) -> Result<Leased<N>, Reason> {
+    match service.config.protocol {
+        Protocol::Http2 => {
+            let dial = async || dial(worker, service, endpoint, stop, deadline).await;
+            let opened = Box::pin(shared::open(worker, service, endpoint, stop, deadline, dial)).await;
+            stop.set_deadline(deadline);
+            opened.map(Leased::Shared)
+        }
+        Protocol::Http | Protocol::Tcp => dedicated(worker, service, endpoint, stop, deadline).await.map(Leased::Own),
+    }
+}
+
+/// A new connection to an endpoint, for one request or client.
+///
+/// # Errors
+/// The way the attempt ended; nothing was sent on it.
+pub async fn dedicated<N: Net>(
+    worker: &Rc<Worker<N>>,
+    service: &Service,
+    endpoint: &Endpoint,
+    stop: &Stop,
+    deadline: Option<Instant>,
 ) -> Result<Lease<N>, Reason> {
+    let transport = dial(worker, service, endpoint, stop, deadline).await?;
+    Ok(Lease::fresh(worker.pools.state(endpoint.place), service, transport))
+}
+
+async fn dial<N: Net>(
+    worker: &Rc<Worker<N>>,
+    service: &Service,
+    endpoint: &Endpoint,
+    stop: &Stop,
+    deadline: Option<Instant>,
+) -> Result<Transport<N::Stream>, Reason> {
     let state = worker.pools.state(endpoint.place);
     let begun = worker.net.now();
     let own = begun + service.config.connect_timeout;
@@ -67,7 +105,7 @@ pub async fn connect<N: Net>(
             state.succeeded();
             worker.recorder.add(service.series, counter::OPENED, 1);
             worker.recorder.gauge_add(gauge::UPSTREAM_OPENED, 1);
-            Ok(Lease::fresh(state, service, transport))
+            Ok(transport)
         }
         Err(reason) => {
             let now = worker.net.now();
@@ -113,6 +151,15 @@ async fn open<N: Net>(
     let Some(config) = &service.tls else { return Ok(Transport::Plain(stream)) };
     let ends = Worker::<N>::ends(&stream);
     match tls::connect(stream, config.clone(), stop).await {
+        // What we would say next, it would not understand. One that knows no ALPN may still speak HTTP/1.
+        Ok((_, peer)) if service.config.protocol == Protocol::Http2 && peer.alpn != Some(Alpn::Http2) => {
+            tracing::warn!(
+                target: "upstream",
+                service = service.config.name, endpoint = &*endpoint.text,
+                "the endpoint takes TLS, but not HTTP/2 in it (ALPN `h2`); set `protocol = \"http\"` if it speaks HTTP/1.1"
+            );
+            Err(Reason::UpstreamTls)
+        }
         Ok((stream, peer)) => {
             worker.recorder.add(service.series, counter::HANDSHAKES, 1);
             worker.tell_handshake(Direction::Outbound, &service.config.name, ends, Ok(&peer));

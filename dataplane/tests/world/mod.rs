@@ -138,6 +138,7 @@ fn snapshot(change: impl FnOnce(&mut Listener)) -> Snapshot {
         limits: ListenerLimits {
             max_header_bytes: 16 * 1024,
             max_headers: 100,
+            max_streams: 100,
             max_connections: 100,
             header_timeout: Duration::from_secs(5),
             min_transfer_rate: NonZeroU32::new(MIN_TRANSFER_RATE),

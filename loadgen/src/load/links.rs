@@ -5,12 +5,12 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use h2::client::{self, SendRequest};
+use ringmesh_ring::duplex::{Pipe, pump};
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::Stop;
 use ringmesh_ring::{Buffer, runtime};
 
 use super::worker::Shared;
-use crate::duplex::{Pipe, pump};
 use crate::report::Failure;
 use crate::tls;
 use crate::transport::Transport;
@@ -140,7 +140,7 @@ impl Link {
         runtime::spawn(async move {
             let stop = shared.net.stop();
             // How it ended is told to those who wait for answers.
-            let _result = pump(&*transport, &pipe, connection, &stop, || {}).await;
+            let _result = pump(&*transport, &pipe, connection, &stop, &()).await;
             // Unless it was closed on purpose.
             if link.close(generation) {
                 shared.report.borrow_mut().closed_by_server += 1;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use h2::server::{self, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use ringmesh_ring::duplex::{Pipe, Watcher, pump};
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::Stop;
 use ringmesh_ring::stream::Stream;
@@ -17,7 +18,6 @@ use super::delay::Delay;
 use super::grpc;
 use super::http::{HANG, Http, ResponseForm};
 use super::{Service, Shared};
-use crate::duplex::{Pipe, pump};
 use crate::limits::MAX_SERVED_STREAMS;
 use crate::message::fill;
 use crate::wait::{First, first};
@@ -70,10 +70,19 @@ pub(super) async fn serve<S: Stream>(shared: &Rc<Shared>, stream: &S, arrived: B
         }
         Ok::<_, h2::Error>(())
     };
-    match pump(stream, &pipe, connection, stop, || shared.begin_idle(stop)).await {
+    match pump(stream, &pipe, connection, stop, &Alive(shared, stop)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "an HTTP/2 connection broke"),
         Err(error) => tracing::debug!(%error, "an HTTP/2 connection broke"),
+    }
+}
+
+/// Bytes from the client postpone the end of an idle connection.
+struct Alive<'a>(&'a Shared, &'a Stop);
+
+impl Watcher for Alive<'_> {
+    fn received(&self, _bytes: &[u8]) {
+        self.0.begin_idle(self.1);
     }
 }
 

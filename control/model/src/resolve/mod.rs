@@ -132,7 +132,7 @@ struct Resolver<'a> {
 
 impl<'a> Resolver<'a> {
     fn new(config: &'a Config, has_identity: bool) -> Self {
-        let free = |listener: &Listener| listener.service.is_none() && listener.protocol == Protocol::Http;
+        let free = |listener: &Listener| listener.service.is_none() && listener.protocol.is_http();
         let named = config.routes.iter().flat_map(|route| &route.listeners);
         let mut resolver = Self {
             has_free_listener: config.listeners.iter().any(free),
@@ -197,7 +197,7 @@ impl<'a> Resolver<'a> {
     fn callers(&mut self) {
         for listener in &self.config.listeners {
             let callers = match listener.protocol {
-                Protocol::Http => &mut self.called_by_http,
+                Protocol::Http | Protocol::Http2 => &mut self.called_by_http,
                 Protocol::Tcp => &mut self.called_by_tcp,
             };
             callers.extend(listener.service.iter().map(|service| service.as_str()));
@@ -223,7 +223,7 @@ impl<'a> Resolver<'a> {
             return self.note(subject, field, place, Cause::NoSuch { kind: "service", name: name.to_owned(), hint });
         };
         let speaks = service.protocol.as_ref().map(|protocol| protocol.value);
-        if protocol == Protocol::Http && speaks == Some(Protocol::Tcp) {
+        if protocol.is_http() && speaks == Some(Protocol::Tcp) {
             self.note(subject, field, place, Cause::HttpToTcp(name.to_owned()));
         }
     }

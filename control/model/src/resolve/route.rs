@@ -36,12 +36,12 @@ impl<'a> Resolver<'a> {
                 }
                 Some(listener) => match (&listener.service, listener.protocol) {
                     (_, Protocol::Tcp) => Cause::RouteOnTcp(name.value.clone()),
-                    (Some(service), Protocol::Http) => Cause::ListenerHasService {
+                    (Some(service), Protocol::Http | Protocol::Http2) => Cause::ListenerHasService {
                         listener: name.value.clone(),
                         service: service.value.clone(),
                         line: service.place.line,
                     },
-                    (None, Protocol::Http) => continue,
+                    (None, Protocol::Http | Protocol::Http2) => continue,
                 },
             };
             self.note(subject, &format!("listeners[{position}]"), name.place, cause);

@@ -8,6 +8,7 @@ use std::io;
 use std::time::SystemTime;
 
 use ringmesh_dataplane::outcome::{MAX_REASONS, Reason};
+use ringmesh_dataplane::proxy::grpc::STATUSES;
 use ringmesh_dataplane::telemetry::event::Direction;
 use ringmesh_dataplane::telemetry::layout::MAX_SERIES;
 use ringmesh_dataplane::tls::Refused;
@@ -156,6 +157,13 @@ fn requests(page: &mut Page<'_>, totals: &Totals) {
     for (labels, requests) in &totals.requests {
         family.histogram(&request_labels(labels), &requests.durations);
     }
+    let by_status = counter("ringmesh_request_grpc", "gRPC calls that ended, by status: OK, or what went wrong.");
+    let mut family = page.family(&by_status);
+    for (labels, requests) in &totals.requests {
+        for (status, count) in GRPC_WORDS.iter().zip(requests.grpc).filter(|(_, count)| *count != 0) {
+            family.sample(&with(labels, ("grpc_status", status)), count);
+        }
+    }
     for (description, value) in REQUEST_COUNTERS {
         let mut family = page.family(&description);
         for (labels, requests) in &totals.requests {
@@ -179,6 +187,27 @@ const REQUEST_COUNTERS: [RequestCounter; 3] = [
 
 /// Words of the response classes, in the order of their numbers.
 const CLASS_WORDS: [&str; CLASSES] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// The names of gRPC's statuses, in the order of their numbers (gRPC's `statuscodes.md`).
+const GRPC_WORDS: [&str; STATUSES] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
 
 /// A worker's description, and how it is read off.
 type WorkerNumber = (Description, fn(&Worker) -> u64);

@@ -143,7 +143,7 @@ fn keys_are_renewed_under_way_in_both_directions() {
     let ca = Authority::new();
     let (mut web, mut pay) = (Own::read(&ca.svid(WEB)).unwrap(), Own::read(&ca.svid(PAY)).unwrap());
     (web.provider, pay.provider) = (short_lived_keys(), short_lived_keys());
-    let configs = (client_as(web, DOMAIN, &id(PAY)).unwrap(), server_as(pay, DOMAIN).unwrap());
+    let configs = (client_as(web, DOMAIN, &id(PAY), &[]).unwrap(), server_as(pay, DOMAIN, &[]).unwrap());
     block_on(&net, async {
         let pair = established(&net, configs).await;
         exchange(&pair, 1_048_576, 65_536, &stop_in(&net, 60)).await;

@@ -29,16 +29,16 @@ fn id(text: &str) -> SpiffeId {
 /// Configs of a client and a server of one authority, who expect each other.
 fn sound() -> (Arc<ClientConfig>, Arc<ServerConfig>) {
     let ca = Authority::new();
-    (super::client(&ca.svid(WEB), &id(PAY)).unwrap(), super::server(&ca.svid(PAY), DOMAIN).unwrap())
+    (super::client(&ca.svid(WEB), &id(PAY), &[]).unwrap(), super::server(&ca.svid(PAY), DOMAIN, &[]).unwrap())
 }
 
 /// A client's config without our own checks of it.
 fn client_unchecked(identity: &Identity, peer: &str) -> Arc<ClientConfig> {
-    client_as(Own::read(identity).unwrap(), DOMAIN, &id(peer)).unwrap()
+    client_as(Own::read(identity).unwrap(), DOMAIN, &id(peer), &[]).unwrap()
 }
 
 fn server_unchecked(identity: &Identity) -> Arc<ServerConfig> {
-    server_as(Own::read(identity).unwrap(), DOMAIN).unwrap()
+    server_as(Own::read(identity).unwrap(), DOMAIN, &[]).unwrap()
 }
 
 fn stop_in(net: &Network, seconds: u64) -> Stop {

@@ -70,7 +70,8 @@ fn uri(text: &str) -> SanType {
 #[test]
 fn a_server_with_another_identity_than_expected_is_refused_by_name() {
     let ca = Authority::new();
-    let (client, server) = (super::super::client(&ca.svid(WEB), &id(PAY)), super::super::server(&ca.svid(WEB), DOMAIN));
+    let (client, server) =
+        (super::super::client(&ca.svid(WEB), &id(PAY), &[]), super::super::server(&ca.svid(WEB), DOMAIN, &[]));
     check_server(client.unwrap(), server.unwrap(), "wrong_identity", "`CertificateUnknown`");
 }
 

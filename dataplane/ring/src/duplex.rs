@@ -12,16 +12,19 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use ringmesh_ring::stream::{Error, Stream};
-use ringmesh_ring::{Buffer, Output, Size, Stop};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::buffer::{Buffer, Size};
+use crate::output::Output;
+use crate::stop::Stop;
+use crate::stream::{Error, Stream};
 
 /// Bytes that the library may have written and the sender not taken.
 const MAX_WAITING_BYTES: usize = 256 * 1024;
 
 /// What both ends of a pipe share.
 #[derive(Default)]
-pub(crate) struct Pipe {
+pub struct Pipe {
     input: RefCell<Input>,
     output: RefCell<Output>,
     /// The library had more to write than fits.
@@ -47,19 +50,19 @@ impl Default for Input {
 
 impl Pipe {
     /// A pipe in which some bytes have arrived already.
-    pub(crate) fn new(arrived: Buffer) -> Rc<Self> {
+    pub fn new(arrived: Buffer) -> Rc<Self> {
         let pipe = Self::default();
         pipe.input.borrow_mut().buffer = arrived;
         Rc::new(pipe)
     }
 
     /// The end that the library holds.
-    pub(crate) fn duplex(self: &Rc<Self>) -> Duplex {
+    pub fn duplex(self: &Rc<Self>) -> Duplex {
         Duplex(self.clone())
     }
 
     /// Bytes sent and received since this was asked last.
-    pub(crate) fn take_counts(&self) -> (u64, u64) {
+    pub fn take_counts(&self) -> (u64, u64) {
         (self.sent.take(), self.received.take())
     }
 
@@ -70,7 +73,7 @@ impl Pipe {
 }
 
 /// The library's end of a pipe.
-pub(crate) struct Duplex(Rc<Pipe>);
+pub struct Duplex(Rc<Pipe>);
 
 impl AsyncRead for Duplex {
     fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -122,18 +125,35 @@ impl AsyncWrite for Duplex {
     }
 }
 
+/// Who looks on while bytes are moved.
+pub trait Watcher {
+    /// These bytes have come, and the library has not seen them yet.
+    fn received(&self, _bytes: &[u8]) {}
+
+    /// Whether nothing is expected soon, so that waiting must hold no buffer.
+    fn rests(&self) -> bool {
+        false
+    }
+}
+
+/// Nobody looks on.
+impl Watcher for () {}
+
 /// Moves bytes between a stream and a pipe until the library's connection has ended and all it wrote is sent. Its result
-/// comes back, or the error that the sender met before there was one. `alive` is called whenever bytes have come.
+/// comes back, or the error that the sender met before there was one.
 ///
 /// The receive under way is dropped at the end: nobody is left to read what it brings, and the stream is closed next.
-pub(crate) async fn pump<S: Stream, T>(
+///
+/// # Errors
+/// What the sender met.
+pub async fn pump<S: Stream, T>(
     stream: &S,
     pipe: &Pipe,
     connection: impl Future<Output = T>,
     stop: &Stop,
-    alive: impl Fn(),
+    watcher: &impl Watcher,
 ) -> Result<T, Error> {
-    let mut receiver = pin!(receive(stream, pipe, stop, alive));
+    let mut receiver = pin!(receive(stream, pipe, stop, watcher));
     let mut connection = pin!(connection);
     let mut sender = pin!(send(stream, pipe, stop));
     let (mut receiving, mut result) = (true, None);
@@ -169,9 +189,14 @@ pub(crate) async fn pump<S: Stream, T>(
 }
 
 /// Receives whenever the library has read all there was.
-async fn receive<S: Stream>(stream: &S, pipe: &Pipe, stop: &Stop, alive: impl Fn()) {
+async fn receive<S: Stream>(stream: &S, pipe: &Pipe, stop: &Stop, watcher: &impl Watcher) {
     loop {
         poll_fn(|_| if pipe.is_drained() { Poll::Ready(()) } else { Poll::Pending }).await;
+        if watcher.rests() {
+            drop(std::mem::replace(&mut pipe.input.borrow_mut().buffer, Buffer::hollow()));
+            // What is wrong, if something is, the receive says.
+            let _ = until_readable(stream, stop).await;
+        }
         let mut buffer = std::mem::replace(&mut pipe.input.borrow_mut().buffer, Buffer::hollow());
         match (buffer.capacity(), buffer.spare()) {
             (0, _) => buffer = Buffer::take(Size::Small),
@@ -184,7 +209,7 @@ async fn receive<S: Stream>(stream: &S, pipe: &Pipe, stop: &Stop, alive: impl Fn
         match received {
             Ok(0) => input.ended = true,
             Ok(received) => {
-                alive();
+                watcher.received(buffer.filled());
                 pipe.received.set(pipe.received.get() + received as u64);
                 input.buffer = buffer;
                 continue;
@@ -194,6 +219,16 @@ async fn receive<S: Stream>(stream: &S, pipe: &Pipe, stop: &Stop, alive: impl Fn
         }
         return;
     }
+}
+
+/// Waits for bytes without a buffer, or until it is stopped.
+async fn until_readable<S: Stream>(stream: &S, stop: &Stop) -> io::Result<()> {
+    let mut readable = pin!(stream.readable());
+    poll_fn(|context| match stop.poll_stopped(context) {
+        Poll::Ready(_) => Poll::Ready(Ok(())),
+        Poll::Pending => readable.as_mut().poll(context),
+    })
+    .await
 }
 
 /// Sends whenever the library has written something, until that fails.
@@ -215,8 +250,8 @@ async fn send<S: Stream>(stream: &S, pipe: &Pipe, stop: &Stop) -> Error {
 mod tests {
     use std::task::ready;
 
-    use ringmesh_ring::memory::{self, Network, block_on};
-    use ringmesh_ring::runtime::spawn;
+    use crate::memory::{self, Network, block_on};
+    use crate::runtime::spawn;
 
     use super::*;
 
@@ -273,7 +308,7 @@ mod tests {
                     assert!(came == echoed);
                     write(&mut duplex, &came).await.expect("nothing breaks");
                 };
-                pump(&far, &pipe, echo, &Stop::new(), || {}).await.expect("nothing breaks");
+                pump(&far, &pipe, echo, &Stop::new(), &()).await.expect("nothing breaks");
                 assert_eq!(pipe.take_counts(), (2_000_000, 2_000_000));
             });
             let pipe = Pipe::new(Buffer::hollow());
@@ -284,7 +319,7 @@ mod tests {
                 read(&mut duplex, &mut came, sent.len()).await.expect("nothing breaks");
                 assert!(came == sent);
             };
-            pump(&near, &pipe, ask, &Stop::new(), || {}).await.expect("nothing breaks");
+            pump(&near, &pipe, ask, &Stop::new(), &()).await.expect("nothing breaks");
         });
     }
 
@@ -301,7 +336,7 @@ mod tests {
             let mut duplex = pipe.duplex();
             let mut came = Vec::new();
             let all = read(&mut duplex, &mut came, usize::MAX);
-            pump(&near, &pipe, all, &Stop::new(), || {}).await.expect("nothing is sent").expect("an ordinary end");
+            pump(&near, &pipe, all, &Stop::new(), &()).await.expect("nothing is sent").expect("an ordinary end");
             assert_eq!(came, b"first then this");
         });
     }
@@ -315,7 +350,7 @@ mod tests {
             let mut duplex = pipe.duplex();
             let mut came = Vec::new();
             let all = read(&mut duplex, &mut came, usize::MAX);
-            let result = pump(&near, &pipe, all, &Stop::new(), || {}).await.expect("nothing is sent");
+            let result = pump(&near, &pipe, all, &Stop::new(), &()).await.expect("nothing is sent");
             assert_eq!(result.expect_err("a reset").kind(), io::ErrorKind::ConnectionReset);
         });
     }

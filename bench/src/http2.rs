@@ -1,0 +1,168 @@
+//! The path of requests over HTTP/2 on both sides, in memory: client and service are frames made once, so that nearly all that
+//! is counted is the proxy's.
+
+use std::rc::Rc;
+
+use ringmesh_dataplane::proxy::connection;
+use ringmesh_dataplane::proxy::http1;
+use ringmesh_ring::memory::{Network, Stream, block_on};
+use ringmesh_ring::slot::Pool;
+use ringmesh_ring::{Buffer, Net, Output, Size, Stop, Stream as _};
+
+use crate::memory::{Pooled, World};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Bytes of a frame's header (RFC 9113 section 4.1).
+const HEADER: usize = 9;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+const ACK: u8 = 1;
+
+/// The fields of the request that `memory::REQUEST` has, as a client sends them again and again: indexed where the tables
+/// allow it. The first request of a connection fills its table.
+const FIRST_BLOCK: &[(&str, &str)] = &[
+    (":method", "GET"),
+    (":scheme", "http"),
+    (":authority", "app.bench.example"),
+    (":path", "/items/17?full=1"),
+    ("user-agent", "bench/1"),
+    ("accept", "*/*"),
+    ("x-request-id", "6f1c2f0a-6d0f-4a52-9f0f-3a1f5a1d2c11"),
+];
+
+/// A literal with a new name and without an index (RFC 7541 section 6.2.2).
+fn literal(block: &mut Vec<u8>, name: &str, value: &str) {
+    block.push(0);
+    for text in [name, value] {
+        block.push(u8::try_from(text.len()).expect("short"));
+        block.extend_from_slice(text.as_bytes());
+    }
+}
+
+fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = Vec::new();
+    fields.iter().for_each(|(name, value)| literal(&mut block, name, value));
+    block
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+    let mut frame = vec![length[1], length[2], length[3], kind, flags];
+    frame.extend_from_slice(&stream.to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// One end of a connection.
+struct Peer {
+    stream: Stream,
+    buffer: Buffer,
+    output: Output,
+    stop: Stop,
+}
+
+impl Peer {
+    fn new(net: &Network, stream: Stream) -> Self {
+        Self { stream, buffer: Buffer::take(Size::Small), output: Output::new(), stop: net.stop() }
+    }
+
+    async fn send(&mut self, bytes: &[u8]) {
+        self.output.push_bytes(bytes);
+        self.stream.flush(&mut self.output, &self.stop).await.expect("the connection is kept");
+    }
+
+    /// The next frame's kind, flags and stream. Settings and PINGs are acknowledged on the way.
+    async fn next(&mut self) -> (u8, u8, u32) {
+        loop {
+            while self.buffer.len() < HEADER {
+                self.fill().await;
+            }
+            let head: [u8; HEADER] = self.buffer.filled()[..HEADER].try_into().expect("as long");
+            let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+            while self.buffer.len() < HEADER + length {
+                self.fill().await;
+            }
+            let (kind, flags) = (head[3], head[4]);
+            let payload = self.buffer.filled()[HEADER..HEADER + length].to_vec();
+            self.buffer.consume(HEADER + length);
+            match kind {
+                SETTINGS if flags & ACK == 0 => self.send(&frame(SETTINGS, ACK, 0, &[])).await,
+                PING if flags & ACK == 0 => self.send(&frame(PING, ACK, 0, &payload)).await,
+                _ => return (kind, flags, u32::from_be_bytes([head[5], head[6], head[7], head[8]])),
+            }
+        }
+    }
+
+    async fn fill(&mut self) {
+        self.buffer.compact();
+        let filled = self.stream.fill(&mut self.buffer, &self.stop).await.expect("the connection is kept");
+        assert_ne!(filled, 0, "the connection is kept");
+    }
+}
+
+/// Sends requests over one connection, `at_once` of them together, and answers them over another, `rounds` times.
+///
+/// # Panics
+/// If what comes is not what was sent.
+pub fn run(world: &World, at_once: usize, rounds: u64) {
+    let request = block(FIRST_BLOCK);
+    // 200 is in the static table.
+    let mut head = vec![0x88];
+    literal(&mut head, "content-type", "application/octet-stream");
+    literal(&mut head, "content-length", "100");
+    let body = [b'x'; 100];
+    block_on(&world.net, async {
+        let (near, far) = world.net.pair();
+        let exchanges = Pooled(Pool::new(http1::serve::<Network>));
+        let served = connection::serve(Rc::clone(&world.worker), exchanges, far, None, world.listener, None);
+        ringmesh_ring::spawn(served);
+        let mut client = Peer::new(&world.net, near);
+        client.send(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await;
+        let mut service: Option<Peer> = None;
+        let mut stream = 1;
+        let (mut sent, mut answers) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            sent.clear();
+            for _ in 0..at_once {
+                sent.extend(frame(HEADERS, END_HEADERS | END_STREAM, stream, &request));
+                stream += 2;
+            }
+            client.send(&sent).await;
+            let service = match &mut service {
+                Some(service) => service,
+                none => {
+                    let mut peer = Peer::new(&world.net, world.service.accept().await);
+                    while peer.buffer.len() < PREFACE.len() {
+                        peer.fill().await;
+                    }
+                    peer.buffer.consume(PREFACE.len());
+                    peer.send(&frame(SETTINGS, 0, 0, &[])).await;
+                    none.insert(peer)
+                }
+            };
+            answers.clear();
+            let mut got = 0;
+            while got < at_once {
+                let (kind, flags, stream) = service.next().await;
+                if kind == HEADERS {
+                    assert_ne!(flags & END_STREAM, 0, "a GET has no body");
+                    answers.extend(frame(HEADERS, END_HEADERS, stream, &head));
+                    answers.extend(frame(DATA, END_STREAM, stream, &body));
+                    got += 1;
+                }
+            }
+            service.send(&answers).await;
+            let mut ended = 0;
+            while ended < at_once {
+                let (kind, flags, _) = client.next().await;
+                ended += usize::from(kind == DATA && flags & END_STREAM != 0);
+            }
+        }
+    });
+}

@@ -1,0 +1,381 @@
+//! HTTP/2 connections to endpoints: each serves many requests at a time, a few a worker and endpoint are enough.
+#![deny(clippy::disallowed_types, clippy::disallowed_methods)]
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+
+use h2::client::{self, ResponseFuture, SendRequest};
+use h2::{Ping, PingPong, SendStream};
+use http::Request;
+use ringmesh_ring::buffer::Buffer;
+use ringmesh_ring::clock::Instant;
+use ringmesh_ring::duplex::{Pipe, Watcher, pump};
+use ringmesh_ring::net::Net;
+use ringmesh_ring::stop::{Reason as StopReason, Stop};
+
+use super::{InFlight, State};
+use crate::outcome::Reason;
+use crate::proxy::exchange::Lost;
+use crate::proxy::exchange::data::Data;
+use crate::proxy::exchange::head::Hop;
+use crate::proxy::http2::calm::Calm;
+use crate::proxy::http2::keeper::{Keeper, Seen, Verdict};
+use crate::proxy::http2::limits;
+use crate::proxy::transport::Transport;
+use crate::tables::{Endpoint, Service};
+use crate::worker::Worker;
+
+/// Most connections that a worker keeps to one endpoint. More than one only where the endpoint allows few streams.
+const MAX_CONNECTIONS: usize = 8;
+
+/// An HTTP/2 connection to an endpoint.
+pub struct Connection {
+    /// As in [`super::Waiting`].
+    key: u64,
+    hop: Hop,
+    sender: RefCell<SendRequest<Data>>,
+    /// Requests under way.
+    streams: Cell<u32>,
+    /// Whether it takes no further request.
+    closed: Cell<bool>,
+    /// Requests since it was opened.
+    served: Cell<u64>,
+    /// Wakes what looks after it.
+    clock: Stop,
+    calm: RefCell<Calm>,
+    /// The endpoint sent more frames that do nothing for anybody than it may.
+    flooded: Cell<bool>,
+}
+
+/// What a worker has of them to one endpoint.
+#[derive(Default)]
+pub(super) struct Shared {
+    open: RefCell<Vec<Rc<Connection>>>,
+    opening: RefCell<Weak<Opening>>,
+}
+
+/// A connection that is being made, for all who wait for it.
+#[derive(Default)]
+struct Opening {
+    /// How it ended; None while it lasts, and if nobody is left who makes it.
+    failed: Cell<Option<Reason>>,
+    waiting: RefCell<Vec<Waker>>,
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.waiting.take().into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Shared {
+    /// The connection with the fewest requests, if there is one with room, or no more may be made.
+    fn pick(&self, key: u64) -> Option<Rc<Connection>> {
+        let mut open = self.open.borrow_mut();
+        open.retain(|connection| !connection.closed.get());
+        let fitting = open.iter().filter(|connection| connection.key == key);
+        let best = fitting.min_by_key(|connection| connection.streams.get())?;
+        let room = best.sender.borrow().current_max_send_streams();
+        let full = best.streams.get() as usize >= room.max(1);
+        (!full || open.len() >= MAX_CONNECTIONS).then(|| best.clone())
+    }
+
+    /// Connections without a request.
+    pub(super) fn idle(&self) -> usize {
+        self.open.borrow().iter().filter(|connection| connection.streams.get() == 0).count()
+    }
+
+    /// Takes no further request on any of them; each ends with its last one.
+    pub(super) fn close(&self) {
+        self.open.take().iter().for_each(|connection| connection.close());
+    }
+}
+
+impl Connection {
+    fn close(&self) {
+        self.closed.set(true);
+        self.clock.trigger(StopReason::Drain);
+    }
+}
+
+/// A place for one request on a shared connection.
+pub struct Lease<N: Net> {
+    connection: Rc<Connection>,
+    /// Whether it served a request before.
+    pub reused: bool,
+    _in_flight: InFlight<N::Stream>,
+}
+
+impl<N: Net> Lease<N> {
+    fn new(connection: Rc<Connection>, in_flight: InFlight<N::Stream>) -> Self {
+        connection.streams.set(connection.streams.get() + 1);
+        let served = connection.served.get();
+        connection.served.set(served + 1);
+        let reused = served > 0;
+        Self { connection, reused, _in_flight: in_flight }
+    }
+
+    /// How the endpoint is reached.
+    pub fn hop(&self) -> Hop {
+        self.connection.hop
+    }
+
+    /// Begins a request. `ends`: it has no body.
+    ///
+    /// # Errors
+    /// [`Lost::Unprocessed`] if the connection takes no more requests, [`Lost::Broken`] if it is none.
+    pub fn send(&self, request: Request<()>, ends: bool) -> Result<(ResponseFuture, SendStream<Data>), Lost> {
+        self.sends(0);
+        let mut sender = self.connection.sender.borrow_mut();
+        let ready = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
+        let sent = match ready {
+            Poll::Ready(Ok(())) => sender.send_request(request, ends),
+            // The library holds one request back at a time for each of its handles.
+            Poll::Pending => sender.clone().send_request(request, ends),
+            Poll::Ready(Err(error)) => Err(error),
+        };
+        sent.map_err(|error| {
+            if error.is_io() || error.is_go_away() || error.is_reset() {
+                self.connection.close();
+                return Lost::Unprocessed;
+            }
+            // The library refuses what is no request in HTTP/2.
+            Lost::Broken
+        })
+    }
+
+    /// The endpoint gets something that it has to acknowledge.
+    pub fn sends(&self, bytes: usize) {
+        self.connection.calm.borrow_mut().earn_for(bytes);
+    }
+
+    /// Whether the connection was ended because the endpoint flooded it.
+    pub fn flooded(&self) -> bool {
+        self.connection.flooded.get()
+    }
+
+    /// Takes no further request on the connection if it has ended, or said that it will.
+    pub fn close_if_over(&self) {
+        let ready = self.connection.sender.borrow_mut().poll_ready(&mut Context::from_waker(Waker::noop()));
+        if matches!(ready, Poll::Ready(Err(_))) {
+            self.connection.close();
+        }
+    }
+}
+
+impl<N: Net> Drop for Lease<N> {
+    fn drop(&mut self) {
+        let connection = &self.connection;
+        let left = connection.streams.get() - 1;
+        connection.streams.set(left);
+        if left == 0 && connection.closed.get() {
+            connection.clock.trigger(StopReason::Drain);
+        }
+    }
+}
+
+/// A place on a connection that is open.
+pub(crate) fn lease<N: Net>(worker: &Worker<N>, service: &Service, endpoint: &Endpoint) -> Option<Lease<N>> {
+    let state = worker.pools.state(endpoint.place);
+    let connection = state.shared.pick(service.pool_key)?;
+    Some(Lease::new(connection, InFlight::begin(state)))
+}
+
+/// A place on a connection that somebody makes: `connect`, or a request that began to make one before.
+///
+/// # Errors
+/// What connecting ended in, or the own stop.
+pub(crate) async fn open<N: Net>(
+    worker: &Rc<Worker<N>>,
+    service: &Service,
+    endpoint: &Endpoint,
+    stop: &Stop,
+    deadline: Option<Instant>,
+    connect: impl AsyncFnOnce() -> Result<Transport<N::Stream>, Reason>,
+) -> Result<Lease<N>, Reason> {
+    let state = worker.pools.state(endpoint.place);
+    loop {
+        if let Some(connection) = state.shared.pick(service.pool_key) {
+            return Ok(Lease::new(connection, InFlight::begin(state)));
+        }
+        let opening = state.shared.opening.borrow().upgrade();
+        let Some(opening) = opening else { break };
+        let now = worker.net.now();
+        let own = now + service.config.connect_timeout;
+        stop.set_deadline(Some(deadline.map_or(own, |deadline| deadline.min(own))));
+        let failed = wait(opening, stop).await.map_err(|stopped| match stopped {
+            StopReason::Deadline if deadline.is_none_or(|deadline| deadline > worker.net.now()) => {
+                stop.clear();
+                Reason::ConnectTimeout
+            }
+            stopped => Reason::of_stop(stopped),
+        })?;
+        if let Some(reason) = failed {
+            return Err(reason);
+        }
+    }
+    let opening = Rc::new(Opening::default());
+    *state.shared.opening.borrow_mut() = Rc::downgrade(&opening);
+    match connect().await {
+        Ok(transport) => {
+            let connection = begin(worker, service, &state, transport).await;
+            match connection {
+                Some(connection) => Ok(Lease::new(connection, InFlight::begin(state))),
+                None => Err(Reason::UpstreamReset),
+            }
+        }
+        Err(reason) => {
+            // A request that has no time left, or nobody who waits for it, says nothing of the endpoint.
+            if !matches!(reason, Reason::RequestTimeout | Reason::ClientAborted | Reason::Drained) {
+                opening.failed.set(Some(reason));
+                let waiting = opening.waiting.take();
+                waiting.into_iter().for_each(Waker::wake);
+            }
+            Err(reason)
+        }
+    }
+}
+
+/// Waits until a connection is made, or nobody makes it any more.
+async fn wait(opening: Rc<Opening>, stop: &Stop) -> Result<Option<Reason>, StopReason> {
+    let weak = Rc::downgrade(&opening);
+    drop(opening);
+    poll_fn(|context| {
+        let Some(opening) = weak.upgrade() else { return Poll::Ready(Ok(None)) };
+        if let Some(reason) = opening.failed.get() {
+            return Poll::Ready(Ok(Some(reason)));
+        }
+        let mut waiting = opening.waiting.borrow_mut();
+        if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+            waiting.push(context.waker().clone());
+        }
+        stop.poll_stopped(context).map(Err)
+    })
+    .await
+}
+
+/// Puts HTTP/2 on a connection that was just made, and a task beside it that moves its bytes.
+async fn begin<N: Net>(
+    worker: &Rc<Worker<N>>,
+    service: &Service,
+    state: &Rc<State<N::Stream>>,
+    transport: Transport<N::Stream>,
+) -> Option<Rc<Connection>> {
+    let pipe = Pipe::new(Buffer::hollow());
+    let mut builder = client::Builder::new();
+    builder
+        .initial_window_size(limits::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+        .max_header_list_size(limits::MAX_RESPONSE_HEADER_BYTES)
+        .max_send_buffer_size(limits::MAX_SEND_BUFFER_BYTES)
+        .enable_push(false);
+    // Nothing is waited for: the preface is written into the pipe.
+    let (sender, mut library) = builder.handshake::<_, Data>(pipe.duplex()).await.ok()?;
+    let ping = library.ping_pong();
+    let hop = if transport.plain().is_some() { Hop::Plain } else { Hop::Tls };
+    let connection = Rc::new(Connection {
+        key: service.pool_key,
+        hop,
+        sender: RefCell::new(sender),
+        streams: Cell::new(0),
+        closed: Cell::new(worker.draining()),
+        served: Cell::new(0),
+        clock: worker.net.stop(),
+        calm: RefCell::new(Calm::of_endpoint(worker.net.now())),
+        flooded: Cell::new(false),
+    });
+    state.shared.open.borrow_mut().push(connection.clone());
+    let idle_timeout = service.config.idle_timeout;
+    let net = worker.net.clone();
+    let kept = connection.clone();
+    ringmesh_ring::spawn(async move {
+        let stop = net.stop();
+        let heard = Heard { net: &net, connection: &kept, stop: &stop, since: Cell::new(false) };
+        let keeper = Keeper::new(idle_timeout);
+        kept.clock.set_deadline(Some(net.now() + keeper.tick()));
+        let mut care = Care { net: &net, connection: &kept, heard: &heard, ping, keeper, stop: &stop };
+        let looked_after = poll_fn(|context| match std::pin::Pin::new(&mut library).poll(context) {
+            Poll::Pending => care.poll(context).map(Ok),
+            ended => ended,
+        });
+        match pump(&transport, &pipe, looked_after, &stop, &heard).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(target: "upstream", "an HTTP/2 connection broke: {error}"),
+            Err(error) => tracing::debug!(target: "upstream", "an HTTP/2 connection broke: {error}"),
+        }
+        kept.closed.set(true);
+    });
+    Some(connection)
+}
+
+/// Whether anything has come since the last look.
+struct Heard<'a, N> {
+    net: &'a N,
+    connection: &'a Connection,
+    /// Ends the connection.
+    stop: &'a Stop,
+    since: Cell<bool>,
+}
+
+impl<N: Net> Watcher for Heard<'_, N> {
+    fn received(&self, bytes: &[u8]) {
+        self.since.set(true);
+        if !self.connection.calm.borrow_mut().look(bytes, || self.net.now()) {
+            self.connection.flooded.set(true);
+            self.connection.closed.set(true);
+            self.stop.trigger(StopReason::Abort);
+        }
+    }
+
+    fn rests(&self) -> bool {
+        self.connection.streams.get() == 0
+    }
+}
+
+/// Looks after one connection: closes it when it was unused for long, and asks an endpoint that is silent while requests wait
+/// whether it is still there.
+struct Care<'a, N: Net> {
+    net: &'a N,
+    connection: &'a Connection,
+    heard: &'a Heard<'a, N>,
+    ping: Option<PingPong>,
+    keeper: Keeper,
+    stop: &'a Stop,
+}
+
+impl<N: Net> Care<'_, N> {
+    /// Ready when the connection is to be closed.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let clock = &self.connection.clock;
+        while let Poll::Ready(reason) = clock.poll_stopped(context) {
+            clock.clear();
+            let open = self.connection.streams.get();
+            if open == 0 && self.connection.closed.get() {
+                return Poll::Ready(());
+            }
+            if reason != StopReason::Deadline {
+                continue;
+            }
+            let seen = Seen { open, served: self.connection.served.get(), heard: self.heard.since.replace(false) };
+            match self.keeper.look(seen) {
+                Verdict::Stay => {}
+                Verdict::Ask => {
+                    // Fails if an answer is still outstanding, which is waited for anyhow.
+                    let _outstanding = self.ping.as_mut().map(|ping| ping.send_ping(Ping::opaque()));
+                }
+                Verdict::Dead => {
+                    self.connection.closed.set(true);
+                    self.stop.trigger(StopReason::Deadline);
+                }
+                Verdict::Unused => {
+                    self.connection.closed.set(true);
+                    return Poll::Ready(());
+                }
+            }
+            clock.set_deadline(Some(self.net.now() + self.keeper.tick()));
+        }
+        Poll::Pending
+    }
+}

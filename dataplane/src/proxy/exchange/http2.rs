@@ -1,0 +1,340 @@
+//! The sides of an exchange that speak HTTP/2.
+#![deny(clippy::disallowed_types, clippy::disallowed_methods)]
+
+use std::cell::RefCell;
+use std::future::{pending, poll_fn};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, Bytes};
+use h2::client::ResponseFuture;
+use h2::server::SendResponse;
+use h2::{Reason as Code, RecvStream, SendStream};
+use http::{HeaderMap, Response, header};
+use ringmesh_codec::framing::BodyLength;
+use ringmesh_ring::stop::Stop;
+
+use super::data::Data;
+use super::{Answer, Lost, More, Part, Reply, Sink, Source};
+
+impl From<h2::Error> for Lost {
+    fn from(error: h2::Error) -> Self {
+        let code = error.reason();
+        match error.into_io_or_self() {
+            Ok(error) => Self::Io(error),
+            Err(error) if error.is_remote() && (error.is_go_away() || code == Some(Code::REFUSED_STREAM)) => {
+                Self::Unprocessed
+            }
+            Err(error) if error.is_remote() => Self::Gone,
+            Err(error) if error.is_library() => Self::Broken,
+            // Ours: a stream that is used after its end.
+            Err(_) => Self::Gone,
+        }
+    }
+}
+
+/// The cause below, where the connection broke.
+trait IntoIo: Sized {
+    fn into_io_or_self(self) -> Result<std::io::Error, Self>;
+}
+
+impl IntoIo for h2::Error {
+    fn into_io_or_self(self) -> Result<std::io::Error, Self> {
+        if self.is_io() { Ok(self.into_io().expect("it is one")) } else { Err(self) }
+    }
+}
+
+/// Waits for something of a stream, or the stop.
+async fn until<T>(stop: &Stop, mut poll: impl FnMut(&mut Context<'_>) -> Poll<Result<T, Lost>>) -> Result<T, Lost> {
+    poll_fn(|context| match poll(context) {
+        Poll::Pending => stop.poll_stopped(context).map(|reason| Err(Lost::Stopped(reason))),
+        ready => ready,
+    })
+    .await
+}
+
+/// A body that comes in a stream.
+pub struct Body(RecvStream);
+
+impl Body {
+    /// The body of a message whose head has come.
+    pub fn new(stream: RecvStream) -> Self {
+        Self(stream)
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Part, Lost>> {
+        loop {
+            match ready!(self.0.poll_data(context)) {
+                // A frame without bytes is none to anybody; how many may come, the library bounds.
+                Some(Ok(data)) if data.is_empty() && !self.0.is_end_stream() => {}
+                Some(Ok(data)) if data.is_empty() => return Poll::Ready(Ok(Part::End(None))),
+                Some(Ok(data)) => return Poll::Ready(Ok(Part::Data(Data::Bytes(data)))),
+                Some(Err(error)) => return Poll::Ready(Err(error.into())),
+                None => break,
+            }
+        }
+        self.0.poll_trailers(context).map(|trailers| Ok(Part::End(trailers?)))
+    }
+}
+
+impl Source for Body {
+    fn is_done(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn ready(&mut self) -> Option<Result<Part, Lost>> {
+        match self.poll_next(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(part) => Some(part),
+            Poll::Pending => None,
+        }
+    }
+
+    async fn next(&mut self, stop: &Stop) -> Result<Part, Lost> {
+        until(stop, |context| self.poll_next(context)).await
+    }
+
+    fn passed(&mut self, bytes: usize) {
+        // Fails only where nothing more comes.
+        let _ended = self.0.flow_control().release_capacity(bytes);
+    }
+}
+
+/// Sends bytes as the peer's windows allow, so that no more than one piece waits here.
+fn poll_send(
+    stream: &mut SendStream<Data>,
+    left: &mut Option<Data>,
+    more: More,
+    context: &mut Context<'_>,
+) -> Poll<Result<(), Lost>> {
+    while let Some(mut data) = left.take() {
+        let bytes = data.remaining();
+        stream.reserve_capacity(bytes);
+        let mut room = stream.capacity();
+        if room == 0 {
+            room = match stream.poll_capacity(context) {
+                Poll::Ready(Some(room)) => room?,
+                Poll::Ready(None) => return Poll::Ready(Err(Lost::Gone)),
+                Poll::Pending => {
+                    *left = Some(data);
+                    return Poll::Pending;
+                }
+            };
+        }
+        if room >= bytes {
+            stream.send_data(data, more == More::Nothing)?;
+        } else {
+            stream.send_data(data.split_to(room), false)?;
+            *left = Some(data);
+        }
+    }
+    Poll::Ready(Ok(()))
+}
+
+fn end(stream: &mut SendStream<Data>, trailers: Option<HeaderMap>) -> Result<(), Lost> {
+    match trailers {
+        Some(trailers) => stream.send_trailers(trailers)?,
+        None => stream.send_data(Data::Bytes(Bytes::new()), true)?,
+    }
+    Ok(())
+}
+
+/// The way of a request's body to an endpoint.
+pub struct Upload<F> {
+    stream: SendStream<Data>,
+    /// Is told how many bytes are sent.
+    sends: F,
+}
+
+impl<F: Fn(usize)> Upload<F> {
+    /// The head was sent.
+    pub fn new(stream: SendStream<Data>, sends: F) -> Self {
+        Self { stream, sends }
+    }
+}
+
+impl<F: Fn(usize)> Sink for Upload<F> {
+    /// What was sent is on its way, once the connection has its turn.
+    async fn flush(&mut self, _stop: &Stop) -> Result<(), Lost> {
+        Ok(())
+    }
+
+    async fn data(&mut self, data: Data, more: More, stop: &Stop) -> Result<(), Lost> {
+        (self.sends)(data.remaining());
+        let mut left = Some(data);
+        until(stop, |context| poll_send(&mut self.stream, &mut left, more, context)).await
+    }
+
+    async fn end(&mut self, trailers: Option<HeaderMap>, _stop: &Stop) -> Result<(), Lost> {
+        end(&mut self.stream, trailers)
+    }
+}
+
+/// An endpoint's response.
+pub struct Awaited {
+    head: ResponseFuture,
+    body: Option<Body>,
+}
+
+impl Awaited {
+    /// The response that was promised.
+    pub fn new(head: ResponseFuture) -> Self {
+        Self { head, body: None }
+    }
+
+    fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<(Response<()>, BodyLength), Lost>> {
+        match self.head.poll_informational(context) {
+            Poll::Ready(Some(Ok(interim))) => return Poll::Ready(Ok((interim, BodyLength::None))),
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.into())),
+            Poll::Ready(None) | Poll::Pending => {}
+        }
+        let (parts, stream) = ready!(std::pin::Pin::new(&mut self.head).poll(context))?.into_parts();
+        if parts.status.is_informational() {
+            // A final head cannot be one (RFC 9113 section 8.1).
+            return Poll::Ready(Err(Lost::Broken));
+        }
+        let length = match parts.headers.get(header::CONTENT_LENGTH) {
+            _ if stream.is_end_stream() => BodyLength::None,
+            Some(length) => match length.to_str().ok().and_then(|length| length.parse().ok()) {
+                Some(length) => BodyLength::Fixed(length),
+                None => return Poll::Ready(Err(Lost::Broken)),
+            },
+            None => BodyLength::UntilClose,
+        };
+        self.body = Some(Body::new(stream));
+        Poll::Ready(Ok((Response::from_parts(parts, ()), length)))
+    }
+}
+
+impl Source for Awaited {
+    fn is_done(&self) -> bool {
+        self.body.as_ref().is_some_and(Source::is_done)
+    }
+
+    fn ready(&mut self) -> Option<Result<Part, Lost>> {
+        self.body.as_mut()?.ready()
+    }
+
+    async fn next(&mut self, stop: &Stop) -> Result<Part, Lost> {
+        match &mut self.body {
+            Some(body) => body.next(stop).await,
+            None => Err(Lost::Gone),
+        }
+    }
+
+    fn passed(&mut self, bytes: usize) {
+        if let Some(body) = &mut self.body {
+            body.passed(bytes);
+        }
+    }
+}
+
+impl Answer for Awaited {
+    async fn head(&mut self, stop: &Stop) -> Result<(Response<()>, BodyLength), Lost> {
+        until(stop, |context| self.poll_head(context)).await
+    }
+}
+
+/// The way of a response, for those who send it and for who looks whether the client still wants it.
+pub struct Shared(RefCell<Way>);
+
+struct Way {
+    respond: SendResponse<Data>,
+    body: Option<SendStream<Data>>,
+}
+
+impl Shared {
+    /// Nothing was sent yet.
+    pub fn new(respond: SendResponse<Data>) -> Self {
+        Self(RefCell::new(Way { respond, body: None }))
+    }
+
+    /// Ready when the client has reset the stream, or is gone.
+    pub fn poll_reset(&self, context: &mut Context<'_>) -> Poll<()> {
+        let way = &mut *self.0.borrow_mut();
+        match &mut way.body {
+            Some(body) => body.poll_reset(context).map(drop),
+            None => way.respond.poll_reset(context).map(drop),
+        }
+    }
+
+    /// Resets the stream.
+    pub fn reset(&self, code: Code) {
+        let way = &mut *self.0.borrow_mut();
+        match &mut way.body {
+            Some(body) => body.send_reset(code),
+            None => way.respond.send_reset(code),
+        }
+    }
+
+    /// Sends a response whole.
+    ///
+    /// # Errors
+    /// If the client has gone.
+    pub fn send(&self, response: Response<()>, body: String) -> Result<(), Lost> {
+        let respond = &mut self.0.borrow_mut().respond;
+        let mut stream = respond.send_response(response, body.is_empty())?;
+        if !body.is_empty() {
+            stream.send_data(Data::Bytes(body.into()), true)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a client gets in its stream.
+pub struct Download<'a, F> {
+    way: &'a Shared,
+    /// Is told how many bytes are sent.
+    sends: F,
+}
+
+impl<'a, F: Fn(usize)> Download<'a, F> {
+    /// Nothing was sent yet.
+    pub fn new(way: &'a Shared, sends: F) -> Self {
+        Self { way, sends }
+    }
+}
+
+impl<F: Fn(usize)> Sink for Download<'_, F> {
+    /// What was sent is on its way, once the connection has its turn.
+    async fn flush(&mut self, _stop: &Stop) -> Result<(), Lost> {
+        Ok(())
+    }
+
+    async fn data(&mut self, data: Data, more: More, stop: &Stop) -> Result<(), Lost> {
+        (self.sends)(data.remaining());
+        let mut left = Some(data);
+        until(stop, |context| {
+            let way = &mut *self.way.0.borrow_mut();
+            match &mut way.body {
+                Some(body) => poll_send(body, &mut left, more, context),
+                None => Poll::Ready(Err(Lost::Gone)),
+            }
+        })
+        .await
+    }
+
+    async fn end(&mut self, trailers: Option<HeaderMap>, _stop: &Stop) -> Result<(), Lost> {
+        match &mut self.way.0.borrow_mut().body {
+            Some(body) => end(body, trailers),
+            None => Err(Lost::Gone),
+        }
+    }
+}
+
+impl<F: Fn(usize)> Reply for Download<'_, F> {
+    async fn interim(&mut self, response: Response<()>, _stop: &Stop) -> Result<(), Lost> {
+        (self.sends)(0);
+        self.way.0.borrow_mut().respond.send_informational(response).map_err(Lost::from)
+    }
+
+    fn begin(&mut self, response: Response<()>, _length: BodyLength, more: More) -> Result<(), Lost> {
+        (self.sends)(0);
+        let way = &mut *self.way.0.borrow_mut();
+        way.body = Some(way.respond.send_response(response, more == More::Nothing)?);
+        Ok(())
+    }
+
+    /// The stream's own task hears of its reset.
+    async fn gone(&self) {
+        pending().await
+    }
+}

@@ -1,0 +1,461 @@
+//! One request with its response where at least one side speaks HTTP/2. The sides are known by what they do: a [`Source`]
+//! gives a body, a [`Sink`] takes one, an [`Answer`] is an endpoint's response, a [`Reply`] what the client gets of it. Each
+//! exists in HTTP/1 and HTTP/2, so that any two of them fit. (HTTP/1 on both sides has a shorter way, `proxy::http1`.)
+#![deny(clippy::disallowed_types, clippy::disallowed_methods)]
+
+pub mod data;
+pub mod head;
+pub mod http1;
+pub mod http2;
+pub mod replay;
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Buf;
+use http::{HeaderMap, Request, Response};
+use ringmesh_codec::framing::BodyLength;
+use ringmesh_codec::grpc;
+use ringmesh_ring::net::Net;
+use ringmesh_ring::stop::{Reason as StopReason, Stop};
+use ringmesh_ring::stream::Error as StreamError;
+
+use crate::outcome::Reason;
+use crate::pool::shared;
+use crate::proxy::deadline::{Deadlines, Part as Wait};
+use crate::proxy::http1::{Awaiting, MAX_INTERIM, Progress, Uploaded, Uploading, Watch};
+use crate::proxy::pace::Credit;
+use crate::proxy::relay::Turn;
+use crate::proxy::request::{Account, Failed};
+use crate::worker::Worker;
+
+use data::Data;
+
+/// What comes next of a body.
+pub enum Part {
+    /// Some of its bytes, never none.
+    Data(Data),
+    /// Its end, perhaps with trailers.
+    End(Option<HeaderMap>),
+}
+
+/// Whether more of a body follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum More {
+    /// It does, be it only the end.
+    Follows,
+    /// These are the last bytes, and there are no trailers.
+    Nothing,
+}
+
+/// How a side failed.
+#[derive(Debug)]
+pub enum Lost {
+    /// Our own stop.
+    Stopped(StopReason),
+    /// The connection broke.
+    Io(io::Error),
+    /// The peer ended connection or stream.
+    Gone,
+    /// The endpoint did so after its response had begun.
+    Cut,
+    /// The peer broke the rules.
+    Broken,
+    /// The endpoint has not looked at the request (RFC 9113 section 8.7).
+    Unprocessed,
+}
+
+impl From<StreamError> for Lost {
+    fn from(error: StreamError) -> Self {
+        match error {
+            StreamError::Stopped(reason) => Self::Stopped(reason),
+            StreamError::Io(error) => Self::Io(error),
+        }
+    }
+}
+
+impl Lost {
+    /// The reason of a stop, or `broken` for everything else.
+    fn reason(&self, deadlines: &Deadlines<'_>, broken: Reason) -> Reason {
+        match self {
+            Self::Stopped(reason) => deadlines.reason(*reason),
+            _ => broken,
+        }
+    }
+}
+
+/// Where a body comes from.
+pub trait Source {
+    /// Whether all of it was taken, without an end to be told.
+    fn is_done(&self) -> bool;
+
+    /// What is there already.
+    fn ready(&mut self) -> Option<Result<Part, Lost>>;
+
+    /// What comes next. The wait may be dropped and begun again.
+    fn next(&mut self, stop: &Stop) -> impl Future<Output = Result<Part, Lost>>;
+
+    /// So many bytes that it gave are passed on: it may be sent as many again.
+    fn passed(&mut self, bytes: usize);
+}
+
+/// Where a body goes.
+pub trait Sink {
+    /// Sends what waits, be it a head.
+    fn flush(&mut self, stop: &Stop) -> impl Future<Output = Result<(), Lost>>;
+
+    /// Sends bytes.
+    fn data(&mut self, data: Data, more: More, stop: &Stop) -> impl Future<Output = Result<(), Lost>>;
+
+    /// Sends the end.
+    fn end(&mut self, trailers: Option<HeaderMap>, stop: &Stop) -> impl Future<Output = Result<(), Lost>>;
+}
+
+/// A response of an endpoint: its heads, then its body.
+pub trait Answer: Source {
+    /// The next head; a final one is the last.
+    fn head(&mut self, stop: &Stop) -> impl Future<Output = Result<(Response<()>, BodyLength), Lost>>;
+}
+
+/// What the client gets.
+pub trait Reply: Sink {
+    /// Sends an interim response, if the client can take one.
+    fn interim(&mut self, response: Response<()>, stop: &Stop) -> impl Future<Output = Result<(), Lost>>;
+
+    /// Sends the head, or keeps it for the first bytes of the body. `more`: whether there is a body, or at least trailers.
+    fn begin(&mut self, response: Response<()>, length: BodyLength, more: More) -> Result<(), Lost>;
+
+    /// Resolves when the client has gone away, as far as nobody else would notice.
+    fn gone(&self) -> impl Future<Output = ()>;
+}
+
+/// How far the response has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Nothing of it was sent to the client.
+    Waiting,
+    /// Some of it was.
+    Begun,
+    /// All of it was.
+    Done,
+}
+
+/// One request on its way, with what bounds it.
+pub struct Exchange<'a, N: Net> {
+    /// Where it runs.
+    pub worker: &'a Worker<N>,
+    /// Stops both directions.
+    pub stop: &'a Stop,
+    /// Until when each waits.
+    pub deadlines: &'a Deadlines<'a>,
+    /// How much of the request's body was passed on.
+    pub uploaded: &'a Uploaded,
+    /// Watches a client that waits.
+    pub watch: &'a Watch,
+    /// What it does in a row.
+    pub turn: &'a Turn,
+    /// Whether an end before the first byte means that the endpoint closed the connection while it was unused, and the request
+    /// may be sent again.
+    pub stale: bool,
+}
+
+impl<N: Net> Exchange<'_, N> {
+    /// Passes the request's body on and the response back, both at once: the response may come before the request has ended.
+    ///
+    /// # Errors
+    /// How it failed; `stage` says what the client has got by then.
+    pub async fn run(
+        &self,
+        source: &mut impl Source,
+        sink: &mut impl Sink,
+        answer: &mut impl Answer,
+        reply: &mut impl Reply,
+        stage: &mut Stage,
+        account: &mut Account,
+    ) -> Result<(), Failed> {
+        if self.uploaded.is_whole() {
+            return match self.flush_request(sink).await {
+                Err(Lost::Io(_) | Lost::Gone) if self.stale => Err(Failed::Stale),
+                Err(lost) => Err(self.of_endpoint(lost)),
+                Ok(()) => self.respond(answer, reply, stage, account).await,
+            };
+        }
+        let (mut responded_account, mut request_bytes) = (*account, account.request_bytes);
+        let mut upload_ended = None;
+        let responded = {
+            let mut upload = pin!(self.upload(source, sink, &mut request_bytes));
+            let mut respond = pin!(self.respond(answer, reply, stage, &mut responded_account));
+            let responded = poll_fn(|context| {
+                if upload_ended.is_none()
+                    && let Poll::Ready(result) = upload.as_mut().poll(context)
+                {
+                    if matches!(result, Err(Uploading::Client(_))) {
+                        self.stop.trigger(StopReason::Abort);
+                    }
+                    self.uploaded.progress.set(if result.is_ok() { Progress::Whole } else { Progress::Cut });
+                    self.deadlines.forget(Wait::Forth);
+                    self.watch.request_ended(self.uploaded, self.deadlines, self.worker.net.now());
+                    upload_ended = Some(result);
+                }
+                respond.as_mut().poll(context)
+            })
+            .await;
+            if upload_ended.is_none() {
+                // The response ended before the request: an operation in flight is stopped, never dropped.
+                self.stop.trigger(StopReason::Abort);
+                let _ = upload.await;
+            }
+            responded
+        };
+        if self.stop.reason() == Some(StopReason::Abort) && !matches!(upload_ended, Some(Err(Uploading::Client(_)))) {
+            self.stop.clear();
+        }
+        *account = Account { request_bytes, ..responded_account };
+        match upload_ended {
+            Some(Err(Uploading::Client(reason))) => Err(Failed::Ended(reason)),
+            _ => responded,
+        }
+    }
+
+    async fn flush_request(&self, sink: &mut impl Sink) -> Result<(), Lost> {
+        self.deadlines.for_taking(Wait::Forth, self.worker.net.now(), 0, Reason::UpstreamReadsSlowly);
+        let flushed = sink.flush(self.stop).await;
+        self.deadlines.forget(Wait::Forth);
+        flushed
+    }
+
+    async fn upload(&self, source: &mut impl Source, sink: &mut impl Sink, passed: &mut u64) -> Result<(), Uploading> {
+        let mut credit = Credit::new(self.deadlines.pace());
+        let turn = Turn::default();
+        loop {
+            turn.step().await;
+            let part = match source.ready() {
+                Some(part) => {
+                    self.uploaded.awaits_continue.set(false);
+                    part.map_err(|lost| Uploading::Client(self.of_client_body(&lost)))?
+                }
+                None => {
+                    self.taking(0);
+                    sink.flush(self.stop).await.map_err(|_lost| Uploading::Upstream)?;
+                    self.receive(source, &mut credit).await.map_err(Uploading::Client)?
+                }
+            };
+            match part {
+                Part::Data(data) => {
+                    let bytes = data.remaining();
+                    let more = if source.is_done() { More::Nothing } else { More::Follows };
+                    self.taking(bytes);
+                    sink.data(data, more, self.stop).await.map_err(|_lost| Uploading::Upstream)?;
+                    source.passed(bytes);
+                    *passed += bytes as u64;
+                    if more == More::Nothing {
+                        return Ok(());
+                    }
+                }
+                Part::End(trailers) => {
+                    self.taking(0);
+                    return sink.end(trailers, self.stop).await.map_err(|_lost| Uploading::Upstream);
+                }
+            }
+        }
+    }
+
+    /// The endpoint is to take so many bytes.
+    fn taking(&self, bytes: usize) {
+        self.deadlines.for_taking(Wait::Forth, self.worker.net.now(), bytes, Reason::UpstreamReadsSlowly);
+    }
+
+    /// Waits for the client, for as long as its credit and the idle timeout allow.
+    async fn receive(&self, source: &mut impl Source, credit: &mut Credit) -> Result<Part, Reason> {
+        let begun = self.worker.net.now();
+        let free = self.uploaded.awaits_continue.get();
+        if free || self.deadlines.idle() <= credit.left() {
+            self.deadlines.for_silence(Wait::Forth, begun, Reason::ClientTimeout);
+        } else {
+            self.deadlines.set(Wait::Forth, begun + credit.left(), Reason::ClientSendsSlowly);
+        }
+        let part = source.next(self.stop).await.map_err(|lost| self.of_client_body(&lost))?;
+        self.uploaded.awaits_continue.set(false);
+        let waited = if free { Duration::ZERO } else { self.worker.net.now().saturating_since(begun) };
+        let bytes = if let Part::Data(data) = &part { data.remaining() } else { 0 };
+        credit.settle(waited, bytes);
+        Ok(part)
+    }
+
+    fn of_client_body(&self, lost: &Lost) -> Reason {
+        let broken = if matches!(lost, Lost::Broken) { Reason::BadBody } else { Reason::ClientAborted };
+        lost.reason(self.deadlines, broken)
+    }
+
+    async fn respond(
+        &self,
+        answer: &mut impl Answer,
+        reply: &mut impl Reply,
+        stage: &mut Stage,
+        account: &mut Account,
+    ) -> Result<(), Failed> {
+        let mut interim = 0;
+        let (response, length) = loop {
+            let (response, length) = self.head(answer, reply).await?;
+            if !response.status().is_informational() {
+                break (response, length);
+            }
+            interim += 1;
+            if interim > MAX_INTERIM {
+                return Err(Failed::Ended(Reason::UpstreamGarbage));
+            }
+            let goes_on = response.status() == http::StatusCode::CONTINUE;
+            // Half of it may go, and then nothing else can be said.
+            *stage = Stage::Begun;
+            self.giving(0);
+            reply.interim(response, self.stop).await.map_err(|lost| self.of_client(&lost))?;
+            *stage = Stage::Waiting;
+            if goes_on {
+                self.uploaded.may_go_on(self.deadlines, self.worker.net.now());
+            }
+        };
+        account.status = response.status().as_u16();
+        note_grpc_status(response.headers(), account);
+        let mut done = answer.is_done();
+        *stage = Stage::Begun;
+        let more = if done { More::Nothing } else { More::Follows };
+        reply.begin(response, length, more).map_err(|lost| self.of_client(&lost))?;
+        while !done {
+            self.turn.step().await;
+            let part = match answer.ready() {
+                Some(part) => part,
+                None => {
+                    self.giving(0);
+                    reply.flush(self.stop).await.map_err(|lost| self.of_client(&lost))?;
+                    self.watch.wait(Awaiting::Body, self.uploaded, self.deadlines, self.worker.net.now());
+                    let part = answer.next(self.stop).await;
+                    self.watch.awaiting.set(Awaiting::Nothing);
+                    part
+                }
+            };
+            let part = part.map_err(|lost| Failed::Ended(lost.reason(self.deadlines, Reason::ResponseTruncated)))?;
+            match part {
+                Part::Data(data) => {
+                    let bytes = data.remaining();
+                    done = answer.is_done();
+                    self.giving(bytes);
+                    let more = if done { More::Nothing } else { More::Follows };
+                    reply.data(data, more, self.stop).await.map_err(|lost| self.of_client(&lost))?;
+                    answer.passed(bytes);
+                    account.response_bytes += bytes as u64;
+                }
+                Part::End(trailers) => {
+                    if let Some(trailers) = &trailers {
+                        note_grpc_status(trailers, account);
+                    }
+                    self.giving(0);
+                    reply.end(trailers, self.stop).await.map_err(|lost| self.of_client(&lost))?;
+                    done = true;
+                }
+            }
+        }
+        self.giving(0);
+        reply.flush(self.stop).await.map_err(|lost| self.of_client(&lost))?;
+        self.deadlines.forget(Wait::Back);
+        *stage = Stage::Done;
+        Ok(())
+    }
+
+    /// The client is to take so many bytes.
+    fn giving(&self, bytes: usize) {
+        self.deadlines.for_taking(Wait::Back, self.worker.net.now(), bytes, Reason::ClientReadsSlowly);
+    }
+
+    fn of_client(&self, lost: &Lost) -> Failed {
+        // An endpoint whose framing breaks on the way to the client has not sent what it announced.
+        let broken = if matches!(lost, Lost::Broken) { Reason::ResponseTruncated } else { Reason::ClientAborted };
+        Failed::Ended(lost.reason(self.deadlines, broken))
+    }
+
+    /// Waits for the endpoint's next head. A client that waits long is watched meanwhile.
+    async fn head(&self, answer: &mut impl Answer, reply: &impl Reply) -> Result<(Response<()>, BodyLength), Failed> {
+        self.watch.wait(Awaiting::Head, self.uploaded, self.deadlines, self.worker.net.now());
+        let mut result = answer.head(self.stop).await;
+        self.watch.awaiting.set(Awaiting::Nothing);
+        if self.watch.due.take() && self.stop.reason() == Some(StopReason::Deadline) {
+            let now = self.worker.net.now();
+            if !self.deadlines.is_over(Wait::Whole, now) {
+                self.stop.clear();
+                self.deadlines.for_silence(Wait::Back, now, Reason::RequestTimeout);
+                if matches!(result, Err(Lost::Stopped(_))) {
+                    result = self.head_watching(answer, reply).await;
+                }
+            }
+        }
+        result.map_err(|lost| self.of_endpoint(lost))
+    }
+
+    async fn head_watching(
+        &self,
+        answer: &mut impl Answer,
+        reply: &impl Reply,
+    ) -> Result<(Response<()>, BodyLength), Lost> {
+        let mut head = pin!(answer.head(self.stop));
+        let mut gone = pin!(reply.gone());
+        let mut watching = true;
+        poll_fn(|context| {
+            if watching && gone.as_mut().poll(context).is_ready() {
+                watching = false;
+                self.stop.trigger(StopReason::Abort);
+            }
+            head.as_mut().poll(context)
+        })
+        .await
+    }
+
+    /// What an endpoint that fails before its response ends the request in.
+    fn of_endpoint(&self, lost: Lost) -> Failed {
+        match lost {
+            Lost::Unprocessed => Failed::Stale,
+            Lost::Gone | Lost::Io(_) if self.stale => Failed::Stale,
+            Lost::Stopped(reason) => Failed::Ended(self.deadlines.reason(reason)),
+            Lost::Gone | Lost::Cut => Failed::Ended(Reason::UpstreamReset),
+            Lost::Io(error) => Failed::Ended(Reason::of_upstream(&error)),
+            Lost::Broken => Failed::Ended(Reason::UpstreamGarbage),
+        }
+    }
+}
+
+/// The same with an endpoint that speaks HTTP/2, on a connection that others use too.
+///
+/// # Errors
+/// As [`Exchange::run`].
+pub async fn over_http2<N: Net>(
+    exchange: &Exchange<'_, N>,
+    lease: &shared::Lease<N>,
+    request: Request<()>,
+    body: &mut impl Source,
+    reply: &mut impl Reply,
+    stage: &mut Stage,
+    account: &mut Account,
+) -> Result<(), Failed> {
+    let (head, upload) = lease.send(request, body.is_done()).map_err(|lost| exchange.of_endpoint(lost))?;
+    let mut upload = http2::Upload::new(upload, |bytes| lease.sends(bytes));
+    let mut answer = http2::Awaited::new(head);
+    let result = exchange.run(body, &mut upload, &mut answer, reply, stage, account).await;
+    match result {
+        Ok(()) => Ok(()),
+        Err(Failed::Stale | Failed::Ended(Reason::UpstreamReset)) if lease.flooded() => {
+            Err(Failed::Ended(Reason::UpstreamGarbage))
+        }
+        Err(failed) => {
+            lease.close_if_over();
+            Err(failed)
+        }
+    }
+}
+
+/// Takes note of a gRPC status, wherever it stands.
+fn note_grpc_status(fields: &HeaderMap, account: &mut Account) {
+    if let Some(status) = fields.get("grpc-status") {
+        account.grpc_status = Some(grpc::parse_status(status.as_bytes()));
+    }
+}

@@ -1,0 +1,58 @@
+//! gRPC calls: how long their callers wait, and our own answers in their words.
+#![deny(clippy::disallowed_types, clippy::disallowed_methods)]
+
+use std::time::Duration;
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Response, StatusCode};
+use ringmesh_codec::grpc;
+use ringmesh_ring::clock::Instant;
+
+use crate::outcome::Reason;
+
+pub use ringmesh_codec::grpc::STATUSES;
+
+/// The field in which a caller says how long it waits.
+pub const TIMEOUT: &str = "grpc-timeout";
+
+/// The status of a call whose caller has given it up.
+pub const CANCELLED: u8 = 1;
+
+/// Whether a request is a gRPC call.
+pub fn is_call(fields: &HeaderMap) -> bool {
+    fields.get(header::CONTENT_TYPE).is_some_and(|content_type| grpc::is_grpc(content_type.as_bytes()))
+}
+
+/// How long the caller waits, if it says so.
+pub fn timeout(fields: &HeaderMap) -> Option<Duration> {
+    fields.get(TIMEOUT).and_then(|value| grpc::parse_timeout(value.as_bytes()))
+}
+
+/// Tells the endpoint how long the caller still waits: until `deadline`, if the request has one. Only in calls.
+pub fn pass_timeout_on(fields: &mut HeaderMap, deadline: Option<Instant>, now: Instant) {
+    let Some(deadline) = deadline.filter(|_| is_call(fields)) else { return };
+    if let Ok(value) = HeaderValue::try_from(grpc::write_timeout(deadline.saturating_since(now))) {
+        fields.insert(TIMEOUT, value);
+    }
+}
+
+/// The status that a call ends in which ends for this reason, unless the endpoint has told one.
+pub fn status(reason: Reason) -> u8 {
+    if reason == Reason::ClientAborted { CANCELLED } else { grpc::status_of_http(reason.status()) }
+}
+
+/// Our own answer to a call: a response of trailers alone.
+pub fn answer(reason: Reason) -> Response<()> {
+    let status = status(reason);
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::OK;
+    let fields = response.headers_mut();
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    fields.insert("grpc-status", HeaderValue::from(u16::from(status)));
+    let message = format!("ringmesh: {}", reason.label());
+    fields.insert("x-ringmesh-reason", HeaderValue::from_static(reason.label()));
+    if let Ok(message) = HeaderValue::try_from(grpc::write_message(&message)) {
+        fields.insert("grpc-message", message);
+    }
+    response
+}

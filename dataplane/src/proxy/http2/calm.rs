@@ -1,0 +1,233 @@
+//! How many frames a peer may send that cost us work and do nothing for anybody. Each such frame costs credit; requests, bodies
+//! and what the peer has to acknowledge earn it, and some comes back with time. Without credit the connection ends (RFC 9113
+//! section 10.5).
+//!
+//! The library bounds what such frames make it hold; how often they come is for us to see.
+#![deny(clippy::disallowed_types, clippy::disallowed_methods)]
+
+use ringmesh_codec::http2::PREFACE;
+use ringmesh_ring::clock::Instant;
+
+use super::limits::{CREDIT_PER_SECOND, MAX_CREDIT};
+
+/// Bytes of a frame's header (RFC 9113 section 4.1).
+const HEADER: usize = 9;
+
+/// Credit for each request.
+const REQUEST: u32 = 2;
+
+/// Credit for what a frame with content that we send makes the peer answer: a window update for stream and connection each,
+/// also where it counts in small steps.
+const SENT: u32 = 4;
+
+/// Cost of a reset stream: the request was begun in vain.
+const RESET: u32 = 6;
+
+mod kind {
+    pub(super) const DATA: u8 = 0;
+    pub(super) const HEADERS: u8 = 1;
+    pub(super) const RST_STREAM: u8 = 3;
+    pub(super) const SETTINGS: u8 = 4;
+    pub(super) const CONTINUATION: u8 = 9;
+}
+
+/// END_HEADERS of HEADERS and CONTINUATION; END_STREAM of DATA.
+mod flag {
+    pub(super) const END_STREAM: u8 = 1;
+    pub(super) const END_HEADERS: u8 = 4;
+}
+
+/// Follows the frames of one connection.
+#[derive(Debug)]
+pub struct Calm {
+    header: [u8; HEADER],
+    /// Bytes of the frame's header that are there.
+    have: usize,
+    /// Bytes to skip: the rest of a frame, or of the preface.
+    skip: usize,
+    credit: u32,
+    refilled: Instant,
+    in_head: bool,
+}
+
+impl Calm {
+    /// For a client whose connection begins now, with its preface.
+    pub fn of_client(now: Instant) -> Self {
+        Self { skip: PREFACE.len(), ..Self::of_endpoint(now) }
+    }
+
+    /// For an endpoint whose connection begins now.
+    pub fn of_endpoint(now: Instant) -> Self {
+        Self { header: [0; HEADER], have: 0, skip: 0, credit: MAX_CREDIT, refilled: now, in_head: false }
+    }
+
+    /// Looks at bytes that have come; whether the peer has credit left. The clock is only asked when it has not.
+    pub fn look(&mut self, mut bytes: &[u8], now: impl Fn() -> Instant) -> bool {
+        loop {
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            bytes = &bytes[skipped..];
+            let taken = (HEADER - self.have).min(bytes.len());
+            if taken == 0 {
+                return true;
+            }
+            self.header[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
+            self.have += taken;
+            bytes = &bytes[taken..];
+            if self.have < HEADER {
+                return true;
+            }
+            self.have = 0;
+            if !self.frame(&now) {
+                return false;
+            }
+        }
+    }
+
+    /// Whether a head has begun and not ended.
+    pub fn is_in_head(&self) -> bool {
+        self.in_head
+    }
+
+    /// The peer has something to acknowledge.
+    pub fn earn(&mut self, credit: u32) {
+        self.credit = self.credit.saturating_add(credit).min(MAX_CREDIT);
+    }
+
+    /// The same for a frame with so many bytes, which may become several.
+    pub fn earn_for(&mut self, bytes: usize) {
+        let frames = u32::try_from(bytes / 4096).unwrap_or(u32::MAX).saturating_add(1);
+        self.earn(frames.saturating_mul(SENT));
+    }
+
+    fn frame(&mut self, now: &impl Fn() -> Instant) -> bool {
+        let [high, middle, low, kind, flags, ..] = self.header;
+        self.skip = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+        let empty = self.skip == 0;
+        if matches!(kind, kind::HEADERS | kind::CONTINUATION) {
+            self.in_head = flags & flag::END_HEADERS == 0;
+        }
+        match kind {
+            kind::HEADERS => {
+                self.earn(REQUEST);
+                true
+            }
+            kind::DATA if !empty || flags & flag::END_STREAM != 0 => {
+                self.earn(1);
+                true
+            }
+            kind::RST_STREAM => self.pay(RESET, now),
+            kind::SETTINGS => self.pay(RESET, now),
+            kind::CONTINUATION if !empty => self.pay(1, now),
+            kind::DATA | kind::CONTINUATION => self.pay(RESET, now),
+            // PRIORITY, PING, GOAWAY, WINDOW_UPDATE, and what nobody knows.
+            _ => self.pay(1, now),
+        }
+    }
+
+    fn pay(&mut self, cost: u32, now: &impl Fn() -> Instant) -> bool {
+        if self.credit < cost {
+            let now = now();
+            let seconds = now.saturating_since(self.refilled).as_secs();
+            self.refilled = now;
+            let back = seconds.saturating_mul(u64::from(CREDIT_PER_SECOND)).min(u64::from(MAX_CREDIT));
+            self.earn(back as u32);
+        }
+        match self.credit.checked_sub(cost) {
+            Some(left) => {
+                self.credit = left;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const PING: u8 = 6;
+    const WINDOW_UPDATE: u8 = 8;
+
+    fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
+        let mut frame = vec![(payload >> 16) as u8, (payload >> 8) as u8, payload as u8, kind, flags, 0, 0, 0, 1];
+        frame.resize(HEADER + payload, 0xff);
+        frame
+    }
+
+    fn calm() -> Calm {
+        let mut calm = Calm::of_client(Instant::ZERO);
+        assert!(calm.look(PREFACE, || Instant::ZERO));
+        calm
+    }
+
+    /// How many of these frames in a row are taken, up to 100,000.
+    fn taken(calm: &mut Calm, frames: &[Vec<u8>], now: Instant) -> usize {
+        (0..100_000).take_while(|_| frames.iter().all(|frame| calm.look(frame, || now))).count()
+    }
+
+    #[test]
+    fn floods_end_and_requests_go_on() {
+        let table: [(&str, Vec<Vec<u8>>, std::ops::Range<usize>); 9] = [
+            ("pings", vec![frame(PING, 0, 8)], 1_000..3_000),
+            ("settings", vec![frame(kind::SETTINGS, 0, 0)], 100..1_000),
+            ("rapid resets", vec![frame(kind::HEADERS, 5, 40), frame(kind::RST_STREAM, 0, 4)], 100..1_000),
+            ("empty data", vec![frame(kind::DATA, 0, 0)], 100..1_000),
+            ("empty continuations", vec![frame(kind::CONTINUATION, 0, 0)], 100..1_000),
+            ("window updates", vec![frame(WINDOW_UPDATE, 0, 4)], 1_000..3_000),
+            ("unknown frames", vec![frame(200, 0, 0)], 1_000..3_000),
+            ("requests", vec![frame(kind::HEADERS, 5, 40)], 100_000..100_001),
+            (
+                "uploads",
+                vec![frame(kind::HEADERS, 4, 40), frame(kind::DATA, 0, 16_000), frame(kind::DATA, 1, 0)],
+                100_000..100_001,
+            ),
+        ];
+        for (name, frames, expected) in table {
+            let found = taken(&mut calm(), &frames, Instant::ZERO);
+            assert!(expected.contains(&found), "{name}: {found}");
+        }
+    }
+
+    #[test]
+    fn what_we_send_may_be_acknowledged_frame_by_frame() {
+        let mut calm = calm();
+        for _ in 0..50_000 {
+            calm.earn(SENT);
+            assert!(calm.look(&frame(WINDOW_UPDATE, 0, 4), || Instant::ZERO));
+            assert!(calm.look(&frame(WINDOW_UPDATE, 0, 4), || Instant::ZERO));
+        }
+    }
+
+    #[test]
+    fn credit_comes_back_with_time() {
+        let mut calm = calm();
+        let first = taken(&mut calm, &[frame(PING, 0, 8)], Instant::ZERO);
+        assert_eq!(taken(&mut calm, &[frame(PING, 0, 8)], Instant::ZERO), 0);
+        let later = Instant::ZERO + Duration::from_secs(3);
+        assert_eq!(taken(&mut calm, &[frame(PING, 0, 8)], later), 3 * CREDIT_PER_SECOND as usize);
+        assert_eq!(taken(&mut calm, &[frame(PING, 0, 8)], later + Duration::from_secs(3_600)), first);
+    }
+
+    #[test]
+    fn frames_are_found_however_their_bytes_arrive() {
+        let mut bytes = PREFACE.to_vec();
+        for round in 0..20 {
+            bytes.extend(frame(kind::HEADERS, 0, 30 + round));
+            bytes.extend(frame(kind::CONTINUATION, flag::END_HEADERS, round));
+            bytes.extend(frame(PING, 0, 8));
+        }
+        bytes.extend(frame(kind::HEADERS, 0, 3));
+        let mut whole = Calm::of_client(Instant::ZERO);
+        assert!(whole.look(&bytes, || Instant::ZERO));
+        assert!(whole.is_in_head());
+        for step in [1, 2, 7, 9, 10, 33] {
+            let mut calm = Calm::of_client(Instant::ZERO);
+            assert!(bytes.chunks(step).all(|part| calm.look(part, || Instant::ZERO)));
+            assert_eq!((calm.credit, calm.is_in_head()), (whole.credit, true), "{step}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! A request's head as it comes in a stream: what the library has checked, and the rest (RFC 9113 section 8.3).
+#![deny(clippy::disallowed_types, clippy::disallowed_methods)]
+
+use http::header::{self, HeaderMap};
+use http::uri::Authority;
+use http::{Method, Uri, request};
+use ringmesh_codec::framing::BodyLength;
+use ringmesh_codec::head::{self, Method as Known};
+use ringmesh_codec::http2::{check_authority, check_path};
+use ringmesh_codec::limits::Limits;
+use ringmesh_codec::name::Name;
+use ringmesh_codec::refusal::Refusal;
+
+use crate::outcome::Reason;
+use crate::proxy::exchange::head::Hop;
+
+/// A request's head.
+pub struct Head {
+    /// Its method.
+    pub method: Method,
+    /// Scheme, authority and path, as they came.
+    pub uri: Uri,
+    /// Its fields, without Host.
+    pub fields: HeaderMap,
+    /// Where the query begins in the target.
+    query: usize,
+    /// The authority, if only Host told it.
+    host: Option<header::HeaderValue>,
+    /// How long its body is; [`BodyLength::Chunked`] where that is not told.
+    pub length: BodyLength,
+}
+
+impl Head {
+    /// Checks a head, and says what the request ends in if it must not go on. `ends`: there is no body.
+    pub fn check(parts: request::Parts, ends: bool, limits: &Limits) -> (Self, Result<(), Reason>) {
+        let request::Parts { method, uri, mut headers, .. } = parts;
+        let hosts = headers.get_all(header::HOST).iter().count();
+        let host = headers.remove(header::HOST);
+        let mut head = Self { method, uri, fields: headers, query: 0, host, length: BodyLength::None };
+        let checked = if hosts > 1 { Err(Reason::BadRequest) } else { head.interpret(ends, limits) };
+        (head, checked)
+    }
+
+    fn interpret(&mut self, ends: bool, limits: &Limits) -> Result<(), Reason> {
+        if self.method == Method::CONNECT {
+            return Err(Reason::NotImplemented);
+        }
+        let refused = |refusal: Refusal| Reason::of_refusal(&refusal);
+        let authority = self.uri.authority().map(|authority| authority.as_str().as_bytes());
+        check_authority(authority, self.host.as_ref().map(header::HeaderValue::as_bytes)).map_err(refused)?;
+        let target = self.target_bytes();
+        if target.len() > limits.max_target_bytes {
+            return Err(Reason::TargetTooLong);
+        }
+        self.query = check_path(target, Known::from_bytes(self.method.as_str().as_bytes())).map_err(refused)?;
+        self.check_fields(limits)?;
+        self.length = match self.content_length()? {
+            _ if ends => BodyLength::None,
+            Some(length) => BodyLength::Fixed(length),
+            None => BodyLength::Chunked,
+        };
+        Ok(())
+    }
+
+    /// The sizes are those that the same head had in HTTP/1, so that one limit serves both.
+    fn check_fields(&self, limits: &Limits) -> Result<(), Reason> {
+        if self.fields.len() > limits.max_fields {
+            return Err(Reason::HeaderTooLarge);
+        }
+        let mut bytes = self.target_bytes().len();
+        for (name, value) in &self.fields {
+            bytes += name.as_str().len() + value.len() + 4;
+            match Name::from_bytes(name.as_str().as_bytes()) {
+                Name::Lookalike => return Err(Reason::BadRequest),
+                Name::Expect if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
+                    return Err(Reason::ExpectationFailed);
+                }
+                _ => {}
+            }
+        }
+        if bytes > limits.max_head_bytes { Err(Reason::HeaderTooLarge) } else { Ok(()) }
+    }
+
+    /// That a body has this length, the library sees to; digits alone are a length, and one of them.
+    fn content_length(&self) -> Result<Option<u64>, Reason> {
+        let mut lengths = self.fields.get_all(header::CONTENT_LENGTH).iter();
+        let Some(length) = lengths.next() else { return Ok(None) };
+        let digits = length.as_bytes();
+        let plain = !digits.is_empty() && digits.len() <= 19 && digits.iter().all(u8::is_ascii_digit);
+        let number = length.to_str().ok().filter(|_| plain).and_then(|text| text.parse::<u64>().ok());
+        match number.filter(|length| *length <= i64::MAX as u64) {
+            Some(number) if lengths.next().is_none() => Ok(Some(number)),
+            _ => Err(Reason::BadRequest),
+        }
+    }
+
+    /// The same target for an endpoint that is reached by that hop.
+    pub fn uri_for(&self, hop: Hop) -> Option<Uri> {
+        let scheme = hop.scheme();
+        if self.uri.scheme() == Some(&scheme) && self.uri.authority().is_some() {
+            return Some(self.uri.clone());
+        }
+        let mut parts = http::uri::Parts::default();
+        parts.authority = Some(Authority::try_from(self.authority_bytes()).ok()?);
+        parts.path_and_query = self.uri.path_and_query().cloned();
+        parts.scheme = Some(scheme);
+        Uri::from_parts(parts).ok()
+    }
+
+    /// Path and query.
+    pub fn target_bytes(&self) -> &[u8] {
+        self.uri.path_and_query().map_or(b"", |target| target.as_str().as_bytes())
+    }
+
+    /// Whom the request is for.
+    pub fn authority_bytes(&self) -> &[u8] {
+        match (self.uri.authority(), &self.host) {
+            (Some(authority), _) => authority.as_str().as_bytes(),
+            (None, Some(host)) => host.as_bytes(),
+            (None, None) => b"",
+        }
+    }
+
+    /// The method, as far as the proxy has to know it.
+    pub fn known_method(&self) -> Known {
+        Known::from_bytes(self.method.as_str().as_bytes())
+    }
+
+    /// Whether the client waits for a 100 before it sends the body.
+    pub fn expects_continue(&self) -> bool {
+        self.length != BodyLength::None && self.fields.contains_key(header::EXPECT)
+    }
+}
+
+impl head::Head for &Head {
+    fn method(&self) -> &[u8] {
+        self.method.as_str().as_bytes()
+    }
+
+    fn target(&self) -> &[u8] {
+        self.target_bytes()
+    }
+
+    fn path(&self) -> &[u8] {
+        &self.target_bytes()[..self.query]
+    }
+
+    fn authority(&self) -> Option<&[u8]> {
+        Some(self.authority_bytes())
+    }
+
+    fn field(&self, name: &str) -> Option<&[u8]> {
+        if name.eq_ignore_ascii_case("host") {
+            return Some(self.authority_bytes());
+        }
+        self.fields.get(name).map(header::HeaderValue::as_bytes)
+    }
+
+    fn for_each_field(&self, visit: &mut dyn FnMut(&[u8], &[u8])) {
+        visit(b"host", self.authority_bytes());
+        self.fields.iter().for_each(|(name, value)| visit(name.as_str().as_bytes(), value.as_bytes()));
+    }
+}

@@ -1,0 +1,36 @@
+//! What a peer may ask of an HTTP/2 connection.
+
+use std::time::Duration;
+
+/// What one stream may send ahead of being passed on, in bytes. The peer fills it, so it bounds what a stream holds; a quarter
+/// of a MiB keeps 100 Mbit/s busy over 20 ms.
+pub const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+
+/// What all streams of a connection may send ahead of being passed on: the most that a connection makes us hold.
+pub const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+const _: () = assert!(STREAM_WINDOW_BYTES <= CONNECTION_WINDOW_BYTES);
+
+/// What of one stream may wait to be sent: more would only lie here longer.
+pub const MAX_SEND_BUFFER_BYTES: usize = 128 * 1024;
+
+/// Largest head of a response, as HTTP/2 counts it (RFC 9113 section 6.5.2): that of HTTP/1, and 32 bytes more a field.
+pub const MAX_RESPONSE_HEADER_BYTES: u32 = 64 * 1024 + 32 * 128;
+
+/// After so long without a byte while requests are open, a PING asks whether the peer is still there.
+pub const SILENCE: Duration = Duration::from_secs(30);
+
+/// How long the answer to that PING may take; then the connection is over.
+pub const PONG_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Resets of streams that the peer has not heard of yet, and resets by the peer of streams that we have not looked at: the
+/// library ends a connection that has more of either ("rapid reset", CVE-2023-44487).
+pub const MAX_RESET_STREAMS: usize = 50;
+
+/// Streams that we had to reset because the peer broke their rules ("MadeYouReset", CVE-2025-8671), over a connection's life.
+pub const MAX_BROKEN_STREAMS: usize = 1024;
+
+/// What control frames a peer has to its credit at first, and at most: see `calm`.
+pub const MAX_CREDIT: u32 = 2_000;
+
+/// Credit that comes back each second. A client that sends a PING a second, and a window update now and then, never notices.
+pub const CREDIT_PER_SECOND: u32 = 100;

@@ -1,0 +1,233 @@
+//! HTTP/2 with clients: one connection, many requests at a time, each a task of its own (RFC 9113).
+#![deny(clippy::disallowed_types, clippy::disallowed_methods)]
+
+pub mod calm;
+pub mod head;
+pub mod keeper;
+pub mod limits;
+pub mod stream;
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use h2::{Ping, PingPong, Reason as Code, server};
+use ringmesh_ring::buffer::Buffer;
+use ringmesh_ring::duplex::{Duplex, Pipe, Watcher, pump};
+use ringmesh_ring::net::Net;
+use ringmesh_ring::stop::{Reason as StopReason, Stop};
+
+use crate::drain::{Registered, Registry};
+use crate::outcome::Reason;
+use crate::proxy::connection::Connection;
+use crate::proxy::exchange::data::Data;
+use crate::telemetry::layout::listener as counter;
+use calm::Calm;
+use keeper::{Keeper, Seen, Verdict};
+
+/// How long a client that was told to leave may take to do so.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How a connection is to be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// At once.
+    Close,
+    /// Once the client has had a chance to read why.
+    Linger,
+}
+
+/// One connection with its streams.
+pub struct Session<N: Net> {
+    /// The connection below.
+    pub connection: Rc<Connection<N>>,
+    /// The streams that are being served.
+    streams: Rc<Registry>,
+    /// Streams since the beginning.
+    served: Cell<u64>,
+    calm: RefCell<Calm>,
+    flooded: Cell<bool>,
+    heard: Cell<bool>,
+    /// A head has begun and not ended, and has a deadline.
+    in_head: Cell<bool>,
+    /// When to look after it again.
+    clock: Stop,
+    header_timeout: Duration,
+}
+
+type Library = server::Connection<Duplex, Data>;
+
+/// Serves a connection to its end. `arrived`: its first bytes, if some were read.
+pub async fn serve<N: Net>(connection: Rc<Connection<N>>, arrived: Buffer) -> End {
+    let worker = connection.worker.clone();
+    let tables = worker.tables();
+    let Some(listener) = tables.listener(connection.listener) else { return End::Close };
+    let (limits, series) = (listener.config.limits.clone(), listener.series);
+    drop(tables);
+    // What ends idle connections tells this one to end gently; what ends all of them ends it.
+    let gentle = worker.net.stop();
+    let registered = worker.connections.add(gentle.clone(), connection.listener.index);
+    registered.set_idle(true);
+    if worker.draining() {
+        gentle.trigger(StopReason::Drain);
+    }
+    let session = Rc::new(Session {
+        streams: Rc::default(),
+        served: Cell::new(0),
+        calm: RefCell::new(Calm::of_client(worker.net.now())),
+        flooded: Cell::new(false),
+        heard: Cell::new(false),
+        in_head: Cell::new(false),
+        clock: worker.net.stop(),
+        header_timeout: limits.header_timeout,
+        connection: connection.clone(),
+    });
+    session.received(arrived.filled());
+    connection.stop.clear();
+    connection.stop.set_deadline(Some(worker.net.now() + limits.header_timeout));
+    let pipe = Pipe::new(arrived);
+    let began = Cell::new(false);
+    let library = async {
+        let mut library = builder(&limits).handshake::<_, Data>(pipe.duplex()).await?;
+        began.set(true);
+        if !session.in_head.get() {
+            connection.stop.set_deadline(None);
+        }
+        let keeper = Keeper::new(limits.idle_timeout);
+        session.clock.set_deadline(Some(worker.net.now() + keeper.tick()));
+        let ping = library.ping_pong();
+        let mut care = Care { session: &session, gentle: &gentle, registered: Some(registered), keeper, ping };
+        poll_fn(|context| care.poll(&mut library, context)).await
+    };
+    let ended = pump(&connection.transport, &pipe, library, &connection.stop, &*session).await;
+    let stopped = connection.stop.reason();
+    session.streams.end_all(if stopped == Some(StopReason::Drain) { StopReason::Drain } else { StopReason::Abort });
+    let error = match ended {
+        Ok(Err(error)) if !error.is_io() => Some(error),
+        _ => None,
+    };
+    let is_flood = session.flooded.get()
+        || error.as_ref().is_some_and(|error| error.is_library() && error.reason() == Some(Code::ENHANCE_YOUR_CALM));
+    let reason = match &error {
+        _ if is_flood => Some(Reason::Flood),
+        Some(error) if error.is_library() => Some(Reason::Http2Error),
+        _ if stopped == Some(StopReason::Deadline) && (!began.get() || session.in_head.get()) => {
+            Some(Reason::ClientTimeout)
+        }
+        _ => None,
+    };
+    let Some(reason) = reason else { return End::Close };
+    worker.recorder.add(series, counter::REASON + reason as usize, 1);
+    let why = error.map(|error| error.to_string()).unwrap_or_default();
+    tracing::debug!(target: "proxy", client = connection.client_text(), reason = reason.label(), "HTTP/2 ended: {why}");
+    if reason == Reason::ClientTimeout { End::Close } else { End::Linger }
+}
+
+fn builder(limits: &ringmesh_model::snapshot::ListenerLimits) -> server::Builder {
+    let mut builder = server::Builder::new();
+    // As HTTP/2 counts it, each field is 32 bytes larger (RFC 9113 section 6.5.2). What is larger still, the library answers.
+    let header = limits.max_header_bytes + 32 * limits.max_headers + 1024;
+    builder
+        .initial_window_size(limits::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(limits.max_streams)
+        .max_header_list_size(u32::try_from(header).unwrap_or(u32::MAX))
+        .max_send_buffer_size(limits::MAX_SEND_BUFFER_BYTES)
+        .max_concurrent_reset_streams(limits::MAX_RESET_STREAMS)
+        .max_pending_accept_reset_streams(limits::MAX_RESET_STREAMS)
+        .max_local_error_reset_streams(Some(limits::MAX_BROKEN_STREAMS));
+    builder
+}
+
+impl<N: Net> Session<N> {
+    /// The client gets something that it has to acknowledge.
+    pub fn sends(&self, bytes: usize) {
+        self.calm.borrow_mut().earn_for(bytes);
+    }
+
+    fn begin(self: &Rc<Self>, request: stream::Request, respond: stream::Respond) {
+        self.served.set(self.served.get() + 1);
+        let stop = self.connection.worker.net.stop();
+        let registered = self.streams.add(stop.clone(), 0);
+        ringmesh_ring::spawn(stream::serve(self.clone(), stop, registered, request, respond));
+    }
+}
+
+impl<N: Net> Watcher for Session<N> {
+    fn received(&self, bytes: &[u8]) {
+        self.heard.set(true);
+        let net = &self.connection.worker.net;
+        let mut calm = self.calm.borrow_mut();
+        if !calm.look(bytes, || net.now()) {
+            self.flooded.set(true);
+        }
+        if calm.is_in_head() != self.in_head.get() {
+            self.in_head.set(calm.is_in_head());
+            let until = calm.is_in_head().then(|| net.now() + self.header_timeout);
+            self.connection.stop.set_deadline(until);
+        }
+    }
+
+    fn rests(&self) -> bool {
+        self.streams.count() == 0
+    }
+}
+
+/// Looks after a connection: takes its streams, and ends it when it is time.
+struct Care<'a, N: Net> {
+    session: &'a Rc<Session<N>>,
+    /// Tells it to end gently.
+    gentle: &'a Stop,
+    /// Where that comes from; gone once it has come, so that the connection is counted once.
+    registered: Option<Registered>,
+    keeper: Keeper,
+    ping: Option<PingPong>,
+}
+
+impl<N: Net> Care<'_, N> {
+    fn poll(&mut self, library: &mut Library, context: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+        let session = self.session;
+        if session.flooded.get() {
+            library.abrupt_shutdown(Code::ENHANCE_YOUR_CALM);
+        }
+        if self.registered.is_some() && self.gentle.poll_stopped(context).is_ready() {
+            self.registered = None;
+            library.graceful_shutdown();
+        }
+        while let Poll::Ready(_) = session.clock.poll_stopped(context) {
+            session.clock.clear();
+            self.look(library);
+        }
+        while let Poll::Ready(next) = library.poll_accept(context) {
+            match next {
+                Some(Ok((request, respond))) => session.begin(request, respond),
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        Poll::Pending
+    }
+
+    fn look(&mut self, library: &mut Library) {
+        let session = self.session;
+        let open = u32::try_from(session.streams.count()).unwrap_or(u32::MAX);
+        let seen = Seen { open, served: session.served.get(), heard: session.heard.replace(false) };
+        let (net, stop) = (&session.connection.worker.net, &session.connection.stop);
+        match self.keeper.look(seen) {
+            Verdict::Stay => {}
+            Verdict::Ask => {
+                // Fails if an answer is still outstanding, which is waited for anyhow.
+                let _outstanding = self.ping.as_mut().map(|ping| ping.send_ping(Ping::opaque()));
+            }
+            Verdict::Dead => stop.trigger(StopReason::Deadline),
+            Verdict::Unused => {
+                self.registered = None;
+                library.graceful_shutdown();
+                stop.set_deadline(Some(net.now() + FAREWELL));
+            }
+        }
+        session.clock.set_deadline(Some(net.now() + self.keeper.tick()));
+    }
+}

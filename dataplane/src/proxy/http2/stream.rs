@@ -1,0 +1,251 @@
+//! One request of an HTTP/2 client, from its head to the end of its response.
+#![deny(clippy::disallowed_types, clippy::disallowed_methods)]
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use h2::server::SendResponse;
+use h2::{Reason as Code, RecvStream};
+use http::header::{self, HeaderValue};
+use http::{Response, StatusCode, Version};
+use ringmesh_codec::framing::BodyLength;
+use ringmesh_codec::grpc::UNKNOWN;
+use ringmesh_codec::head::Method;
+use ringmesh_ring::buffer::{Buffer, Size};
+use ringmesh_ring::net::Net;
+use ringmesh_ring::stop::{Reason as StopReason, Stop};
+
+use super::Session;
+use super::head::Head;
+use crate::drain::Registered;
+use crate::outcome::Reason;
+use crate::pool::{Lease, Leased, shared};
+use crate::proxy::deadline::Deadlines;
+use crate::proxy::exchange::data::Data;
+use crate::proxy::exchange::replay::{Kept, Replayed};
+use crate::proxy::exchange::{self, Exchange, Stage, http1, http2};
+use crate::proxy::grpc;
+use crate::proxy::http1::{Uploaded, Watch};
+use crate::proxy::relay::Turn;
+use crate::proxy::request::{self, Account, Call, Failed, Patience};
+use crate::tables::Listener;
+use crate::worker::Worker;
+
+/// A request as the library gives it.
+pub type Request = http::Request<RecvStream>;
+
+/// The way of its response.
+pub type Respond = SendResponse<Data>;
+
+/// Serves one request. `stop` ends it; it is registered for as long as it is served.
+pub async fn serve<N: Net>(
+    session: Rc<Session<N>>,
+    stop: Stop,
+    _registered: Registered,
+    request: Request,
+    mut respond: Respond,
+) {
+    let connection = &session.connection;
+    let worker = &connection.worker;
+    let tables = worker.tables();
+    let Some(listener) = tables.listener(connection.listener).filter(|listener| connection.belongs(listener)) else {
+        respond.send_reset(Code::REFUSED_STREAM);
+        return;
+    };
+    let (parts, body) = request.into_parts();
+    let (head, checked) = Head::check(parts, body.is_end_stream(), &listener.head_limits);
+    let reply = http2::Shared::new(respond);
+    let mut call = Stream {
+        session: &session,
+        worker,
+        listener,
+        stop: &stop,
+        is_grpc: grpc::is_call(&head.fields),
+        head,
+        body: http2::Body::new(body),
+        reply: &reply,
+        kept: Kept::default(),
+        stage: Stage::Waiting,
+    };
+    if let Err(reason) = checked {
+        let mut account = Account::default();
+        call.answer(reason, &mut account).await;
+        request::refused(worker, connection, &tables, listener, &account, reason);
+        return;
+    }
+    let mut serving = pin!(request::serve(worker, connection, &tables, listener, &stop, &mut call));
+    let mut left = false;
+    poll_fn(|context| {
+        if let Poll::Ready(_reason) = serving.as_mut().poll(context) {
+            return Poll::Ready(());
+        }
+        if !left && reply.poll_reset(context).is_ready() {
+            // Nobody waits for it any more. What is under way is stopped and awaited.
+            left = true;
+            stop.trigger(StopReason::Abort);
+            return serving.as_mut().poll(context).map(|_reason| ());
+        }
+        Poll::Pending
+    })
+    .await;
+}
+
+/// One request with its response.
+struct Stream<'a, N: Net> {
+    session: &'a Session<N>,
+    worker: &'a Rc<Worker<N>>,
+    listener: &'a Listener,
+    stop: &'a Stop,
+    head: Head,
+    is_grpc: bool,
+    body: http2::Body,
+    reply: &'a http2::Shared,
+    kept: Kept,
+    stage: Stage,
+}
+
+impl<N: Net> Call<N> for Stream<'_, N> {
+    fn head(&self) -> impl ringmesh_codec::Head + '_ {
+        &self.head
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if self.is_grpc { grpc::timeout(&self.head.fields) } else { None }
+    }
+
+    async fn exchange(&mut self, lease: Leased<N>, patience: Patience, account: &mut Account) -> Result<(), Failed> {
+        let deadlines = patience.deadlines(self.stop, self.listener);
+        let result = match lease {
+            Leased::Shared(lease) => self.over_http2(&lease, &deadlines, patience, account).await,
+            Leased::Own(lease) => Box::pin(self.over_http1(lease, &deadlines, account)).await,
+        };
+        if self.is_grpc && result.is_ok() {
+            account.grpc_status.get_or_insert(UNKNOWN);
+        }
+        match result {
+            Err(Failed::Stale) if !self.kept.is_whole() => Err(Failed::Ended(Reason::UpstreamReset)),
+            result => result,
+        }
+    }
+
+    async fn answer(&mut self, reason: Reason, account: &mut Account) {
+        let status = reason.status();
+        if self.is_grpc {
+            account.grpc_status = Some(grpc::status(reason));
+        }
+        if self.stage != Stage::Waiting || status == 0 {
+            // The client must not take what it got for the whole.
+            self.reply.reset(if reason == Reason::ClientAborted { Code::CANCEL } else { Code::INTERNAL_ERROR });
+            return;
+        }
+        let (response, body) =
+            if self.is_grpc { (grpc::answer(reason), String::new()) } else { local(reason, self.head.known_method()) };
+        let sent = response.status().as_u16();
+        self.session.sends(body.len());
+        if self.reply.send(response, body).is_ok() {
+            account.status = sent;
+            self.stage = Stage::Done;
+        }
+    }
+}
+
+/// Our own answer, and its body.
+fn local(reason: Reason, method: Method) -> (Response<()>, String) {
+    let status = reason.status();
+    let body = format!("{status} {}: {}\n", crate::outcome::phrase(status), reason.label());
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let fields = response.headers_mut();
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    fields.insert("x-ringmesh-reason", HeaderValue::from_static(reason.label()));
+    fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    (response, if method == Method::Head { String::new() } else { body })
+}
+
+impl<N: Net> Stream<'_, N> {
+    /// How much of the body was passed on: nothing yet.
+    fn uploaded(&self) -> Uploaded {
+        match self.head.length {
+            BodyLength::None => Uploaded::whole(),
+            _ => Uploaded::underway(self.head.expects_continue()),
+        }
+    }
+
+    /// Whether the request may be sent again when a connection that was used before turns out to be closed.
+    fn may_repeat(&self) -> bool {
+        self.head.length == BodyLength::None && self.head.known_method().is_safe()
+    }
+
+    /// The endpoint speaks HTTP/2 too.
+    async fn over_http2(
+        &mut self,
+        lease: &shared::Lease<N>,
+        deadlines: &Deadlines<'_>,
+        patience: Patience,
+        account: &mut Account,
+    ) -> Result<(), Failed> {
+        let mut request = http::Request::new(());
+        *request.version_mut() = Version::HTTP_2;
+        *request.method_mut() = self.head.method.clone();
+        *request.uri_mut() = self.head.uri_for(lease.hop()).ok_or(Failed::Ended(Reason::BadRequest))?;
+        *request.headers_mut() = self.head.fields.clone();
+        if self.is_grpc {
+            grpc::pass_timeout_on(request.headers_mut(), patience.deadline, self.worker.net.now());
+        }
+        let (uploaded, watch, turn) = (self.uploaded(), Watch::nobody(), Turn::default());
+        let exchange = Exchange {
+            worker: self.worker,
+            stop: self.stop,
+            deadlines,
+            uploaded: &uploaded,
+            watch: &watch,
+            turn: &turn,
+            stale: lease.reused && self.may_repeat(),
+        };
+        let session = self.session;
+        let mut reply = http2::Download::new(self.reply, |bytes| session.sends(bytes));
+        let mut body = Replayed::new(&mut self.body, &mut self.kept);
+        exchange::over_http2(&exchange, lease, request, &mut body, &mut reply, &mut self.stage, account).await
+    }
+
+    /// The endpoint speaks HTTP/1.
+    async fn over_http1(
+        &mut self,
+        lease: Lease<N>,
+        deadlines: &Deadlines<'_>,
+        account: &mut Account,
+    ) -> Result<(), Failed> {
+        let (uploaded, watch, turn) = (self.uploaded(), Watch::nobody(), Turn::default());
+        let exchange = Exchange {
+            worker: self.worker,
+            stop: self.stop,
+            deadlines,
+            uploaded: &uploaded,
+            watch: &watch,
+            turn: &turn,
+            stale: lease.reused && self.may_repeat(),
+        };
+        let mut scratch = self.worker.take_scratch();
+        let (head, output) = scratch.for_endpoint();
+        let Head { method, fields, length, .. } = &self.head;
+        let (target, authority) = (self.head.target_bytes(), self.head.authority_bytes());
+        exchange::head::request_to_http1(method, target, authority, fields, *length, output);
+        let session = self.session;
+        let mut reply = http2::Download::new(self.reply, |bytes| session.sends(bytes));
+        let mut sink = http1::Outgoing::new(&lease.transport, output, *length);
+        let buffer = Buffer::take(Size::Small);
+        let limits = &self.listener.response_limits;
+        let mut answer = http1::Awaited::new(&lease.transport, head, buffer, self.head.known_method(), limits);
+        let result = exchange.run(&mut self.body, &mut sink, &mut answer, &mut reply, &mut self.stage, account).await;
+        let persists = result.is_ok() && uploaded.is_whole() && answer.persists();
+        output.clear();
+        self.worker.return_scratch(scratch);
+        if persists {
+            lease.give_back(self.worker);
+        }
+        result
+    }
+}

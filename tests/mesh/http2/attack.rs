@@ -1,0 +1,524 @@
+//! Clients and services that attack with frames: they are cut, or get no further than a bound; the proxy's memory stays
+//! bounded, and others are served without a failure meanwhile.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ringmesh_tests::client::is_end;
+use ringmesh_tests::http2::connection::Side;
+use ringmesh_tests::http2::{self, Connection, Ended, Ends, Frame, Outgoing, code, flag, frame, hpack, setting};
+use ringmesh_tests::process::resident_set_size;
+use ringmesh_tests::{Client, DEADLINE, Proxy, Service, hold, on_both_drivers, on_both_drivers_at_once, ports};
+
+use super::{assert_reason, proxy_by_http2};
+use crate::support::{forwarding, pattern, ringmesh};
+
+/// What an attack may add to the proxy's memory.
+const MAX_ADDED_BYTES: u64 = 48 * 1024 * 1024;
+
+/// Frames after which an attack must have been noticed.
+const MAX_FRAMES: usize = 200_000;
+
+/// Frames that are sent before the answers are looked at.
+const BATCH: usize = 500;
+
+/// Attackers at the same time.
+const ATTACKERS: usize = 3;
+
+const REQUEST: [(&str, &str); 4] = [(":method", "GET"), (":scheme", "http"), (":path", "/x"), (":authority", "app")];
+const POST: [(&str, &str); 4] = [(":method", "POST"), (":scheme", "http"), (":path", "/x"), (":authority", "app")];
+
+/// How an attack ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The connection was ended, with these codes of goodbyes before.
+    Cut(Option<u32>),
+    /// All was sent.
+    Sent,
+}
+
+/// Whether an attacker looks at what it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reads {
+    Yes,
+    No,
+}
+
+/// Sends batches until the other side ends, or the last one was sent.
+fn attack(client: &mut Connection, reads: Reads, mut batch: impl FnMut(&mut Connection) -> Vec<u8>) -> End {
+    client.manners.answers = false;
+    client.socket().set_write_timeout(Some(Duration::from_secs(5))).unwrap();
+    for _ in 0..MAX_FRAMES / BATCH {
+        let bytes = batch(client);
+        let sent = client.send_bytes(&bytes);
+        let reading = match (reads, sent.is_err()) {
+            (Reads::Yes, _) | (_, true) => client.read_for(Duration::from_millis(1)),
+            (Reads::No, false) => Ok(true),
+        };
+        let is_over = |result: &io::Result<bool>| match result {
+            Ok(open) => !open,
+            Err(error) => is_end(error),
+        };
+        if sent.is_err() || is_over(&reading) || !client.goodbyes.is_empty() {
+            // Whoever does not read is stopped by the kernel; its connection may be open yet.
+            let _ = client.until_end();
+            return End::Cut(client.goodbyes.last().map(|goodbye| goodbye.1));
+        }
+        reading.unwrap();
+    }
+    End::Sent
+}
+
+/// Repeats a frame.
+fn repeated(frame: &Frame) -> Vec<u8> {
+    frame.bytes().repeat(BATCH)
+}
+
+/// Requests that each begin a stream of their own, with what follows each.
+fn streams(client: &mut Connection, fields: &[(&str, &str)], ends: Ends, then: impl Fn(u32) -> Vec<Frame>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for _ in 0..BATCH {
+        let stream = client.next_id();
+        let head = Frame::headers(stream, hpack::block(fields));
+        bytes.extend((if ends == Ends::Yes { head.ending() } else { head }).bytes());
+        then(stream).iter().for_each(|frame| bytes.extend(frame.bytes()));
+    }
+    bytes
+}
+
+/// Asks on a connection of its own, and is always answered well and soon.
+fn bystander(front: SocketAddr) -> (Arc<AtomicBool>, thread::JoinHandle<u32>) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let asking = thread::spawn(move || {
+        let mut client = Connection::connect(front);
+        let mut fresh = 0;
+        while !stopped.load(Ordering::Relaxed) || fresh < 3 {
+            let begun = Instant::now();
+            assert_eq!(client.get("app", "/good").text(), "GET /good 0");
+            assert_eq!(Client::connect(front).get("app", "/good").text(), "GET /good 0");
+            assert!(begun.elapsed() < Duration::from_secs(5), "the bystander waited for {:?}", begun.elapsed());
+            fresh += 1;
+            hold(Duration::from_millis(5));
+        }
+        fresh
+    });
+    (stop, asking)
+}
+
+/// Attacks, and sees how that ends and what it costs.
+#[track_caller]
+fn check(what: &str, proxy: &Proxy, front: SocketAddr, attack: impl Fn(&mut Connection) -> End + Sync) -> Vec<End> {
+    let mut warm = Connection::connect(front);
+    assert_eq!(warm.get("app", "/good").text(), "GET /good 0");
+    let pid = proxy.dataplane_pid();
+    let before = resident_set_size(pid);
+    let (stop, asking) = bystander(front);
+    let (over, watched) = (AtomicBool::new(false), &attack);
+    let (ends, most) = thread::scope(|scope| {
+        let watching = scope.spawn(|| {
+            let mut most = 0;
+            while !over.load(Ordering::Relaxed) {
+                most = resident_set_size(pid).max(most);
+                hold(Duration::from_millis(5));
+            }
+            most
+        });
+        let attackers: Vec<_> =
+            (0..ATTACKERS).map(|_| scope.spawn(move || watched(&mut Connection::connect(front)))).collect();
+        let ends: Vec<End> = attackers.into_iter().map(|attacker| attacker.join().unwrap()).collect();
+        over.store(true, Ordering::Relaxed);
+        (ends, watching.join().unwrap())
+    });
+    stop.store(true, Ordering::Relaxed);
+    let served = asking.join().unwrap();
+    let added = most.saturating_sub(before);
+    eprintln!("{what}: {ends:?}, {served} served beside it, {} KiB more", added / 1024);
+    assert!(added <= MAX_ADDED_BYTES, "{what}: {added} bytes more");
+    assert_eq!(warm.get("app", "/good").text(), "GET /good 0", "{what}");
+    assert_eq!(proxy.metrics().sum("ringmesh_worker_panics_total", &[]), 0, "{what}");
+    ends
+}
+
+/// A flood: every attacker is told to calm down, and it is counted.
+#[track_caller]
+fn check_calmed(what: &str, reads: Reads, batch: impl Fn(&mut Connection) -> Vec<u8> + Sync) {
+    check_flood(what, reads, &[code::ENHANCE_YOUR_CALM], |_| Ok(()), batch);
+}
+
+#[track_caller]
+fn check_flood(
+    what: &str,
+    reads: Reads,
+    codes: &[u32],
+    begin: impl Fn(&mut Connection) -> io::Result<()> + Sync,
+    batch: impl Fn(&mut Connection) -> Vec<u8> + Sync,
+) {
+    on_both_drivers(|driver| {
+        let service = http2::service(http2::service::shown);
+        let (proxy, front) = proxy_by_http2(driver, &[service.address()], "", "");
+        let ends = check(what, &proxy, front, |client| {
+            begin(client).unwrap();
+            attack(client, reads, &batch)
+        });
+        for end in ends {
+            match (end, reads) {
+                (End::Cut(Some(told)), _) => assert!(codes.contains(&told), "{what}: {told}"),
+                // What it was told may be lost behind what it did not read.
+                (End::Cut(None), Reads::No) => {}
+                end => panic!("{what}: {end:?}"),
+            }
+        }
+        let rested = || proxy.metrics().sum("ringmesh_worker_requests_in_flight", &[]) == 0;
+        ringmesh_tests::eventually("nothing is left", || rested().then_some(()));
+    });
+}
+
+#[test]
+fn rapid_resets_are_calmed() {
+    check_calmed("HEADERS and RST_STREAM", Reads::Yes, |client| {
+        streams(client, &REQUEST, Ends::Yes, |stream| vec![Frame::reset(stream, code::CANCEL)])
+    });
+}
+
+#[test]
+fn rapid_resets_of_requests_that_have_not_ended_are_calmed() {
+    check_calmed("HEADERS that go on and RST_STREAM", Reads::Yes, |client| {
+        streams(client, &POST, Ends::No, |stream| vec![Frame::data(stream, "x"), Frame::reset(stream, code::CANCEL)])
+    });
+}
+
+#[test]
+fn streams_that_make_the_proxy_reset_them_are_calmed() {
+    check_calmed("WINDOW_UPDATE of nothing", Reads::Yes, |client| {
+        streams(client, &REQUEST, Ends::Yes, |stream| vec![Frame::window_update(stream, 0)])
+    });
+    check_calmed("a stream's window that overflows", Reads::Yes, |client| {
+        streams(client, &REQUEST, Ends::Yes, |stream| vec![Frame::window_update(stream, frame::MAX_WINDOW)])
+    });
+    check_calmed("heads that break a rule", Reads::Yes, |client| {
+        streams(client, &[(":method", "GET")], Ends::Yes, |_| Vec::new())
+    });
+}
+
+#[test]
+fn data_behind_the_end_of_a_stream_gets_nobody_far() {
+    let codes = [code::ENHANCE_YOUR_CALM, code::STREAM_CLOSED, code::PROTOCOL_ERROR];
+    let batch = |client: &mut Connection| streams(client, &REQUEST, Ends::Yes, |stream| vec![Frame::data(stream, "x")]);
+    check_flood("DATA behind the end", Reads::Yes, &codes, |_| Ok(()), batch);
+}
+
+#[test]
+fn a_head_that_goes_on_and_on_is_cut() {
+    let codes = [code::ENHANCE_YOUR_CALM, code::PROTOCOL_ERROR, code::COMPRESSION_ERROR];
+    let open = |client: &mut Connection| {
+        let stream = client.next_id();
+        client.send(&Frame::headers(stream, hpack::block(&REQUEST)).without(flag::END_HEADERS))
+    };
+    let part = hpack::block(&[("x-some-field", "with some value")]);
+    check_flood("CONTINUATION", Reads::Yes, &codes, open, |_| repeated(&Frame::continuation(1, part.clone())));
+    check_flood("empty CONTINUATION", Reads::Yes, &codes, open, |_| repeated(&Frame::continuation(1, "")));
+    let large = hpack::block(&[("x-some-field", &"x".repeat(16_000))]);
+    check_flood("large CONTINUATION", Reads::Yes, &codes, open, |_| {
+        Frame::continuation(1, large.clone()).bytes().repeat(50)
+    });
+}
+
+#[test]
+fn floods_of_settings_are_calmed_whether_the_answers_are_read_or_not() {
+    for reads in [Reads::Yes, Reads::No] {
+        check_calmed("SETTINGS", reads, |_| repeated(&Frame::settings(&[(setting::INITIAL_WINDOW_SIZE, 70_000)])));
+        check_calmed("empty SETTINGS", reads, |_| repeated(&Frame::settings(&[])));
+    }
+}
+
+#[test]
+fn floods_of_pings_are_calmed_whether_the_answers_are_read_or_not() {
+    for reads in [Reads::Yes, Reads::No] {
+        check_calmed("PING", reads, |_| repeated(&Frame::ping(*b"the same")));
+    }
+}
+
+#[test]
+fn floods_of_empty_data_are_calmed() {
+    check_flood(
+        "empty DATA",
+        Reads::Yes,
+        &[code::ENHANCE_YOUR_CALM],
+        |client| {
+            let stream = client.next_id();
+            client.send_fields(stream, &POST, Ends::No)
+        },
+        |_| repeated(&Frame::data(1, "")),
+    );
+}
+
+#[test]
+fn floods_of_priorities_and_of_frames_that_nobody_knows_are_calmed() {
+    check_calmed("PRIORITY", Reads::Yes, |_| repeated(&Frame::priority(1, 3, 16)));
+    check_calmed("unknown frames", Reads::Yes, |_| repeated(&Frame::new(0xee, 0, 0, "x")));
+}
+
+#[test]
+fn floods_of_window_updates_are_calmed() {
+    check_calmed("WINDOW_UPDATE by 1", Reads::Yes, |_| repeated(&Frame::window_update(0, 1)));
+}
+
+#[test]
+fn a_few_bytes_that_unfold_to_many_are_refused() {
+    on_both_drivers(|driver| {
+        let service = http2::service(http2::service::shown);
+        let (proxy, front) = proxy_by_http2(driver, &[service.address()], "", "");
+        let ends = check("references to one large field", &proxy, front, |client| {
+            let mut block = hpack::block(&REQUEST);
+            hpack::indexed_literal(b"x-bomb", "x".repeat(4_000).as_bytes(), &mut block);
+            let first = block.clone();
+            (0..12_000).for_each(|_| hpack::reference(hpack::NEWEST, &mut block));
+            let mut refused = 0;
+            for _ in 0..20 {
+                let stream = client.next_id();
+                let sent = client.send_block(stream, &block, Ends::Yes).and_then(|()| client.ended(stream));
+                match sent {
+                    Ok(Ended::Answer(answer)) => assert_eq!(answer.status(), 431, "{answer:?}"),
+                    Ok(Ended::Reset(_)) => {}
+                    Ok(Ended::GoAway(told)) => return End::Cut(Some(told)),
+                    _ => return End::Cut(client.goodbyes.last().map(|goodbye| goodbye.1)),
+                }
+                refused += 1;
+            }
+            assert_eq!(refused, 20);
+            assert!(first.len() < 5_000);
+            End::Sent
+        });
+        for end in ends {
+            assert!(end == End::Sent || matches!(end, End::Cut(Some(_))), "{end:?}");
+        }
+        let seen = service.requests();
+        assert!(seen.iter().all(|request| request.field("x-bomb").is_none()), "none of it arrived");
+    });
+}
+
+#[test]
+fn a_head_larger_than_the_listener_allows_is_a_431_and_the_connection_lives_on() {
+    on_both_drivers(|driver| {
+        let service = http2::service(http2::service::shown);
+        let keys = "max_header_bytes = \"8KiB\"\nmax_headers = 20\n";
+        let (_proxy, front) = proxy_by_http2(driver, &[service.address()], keys, "");
+        let mut client = Connection::connect(front);
+        client.ping().unwrap();
+        let told = client.settings.get(&setting::MAX_HEADER_LIST_SIZE).copied();
+        assert!(told.is_some_and(|bytes| bytes >= 8 * 1024), "it is said: {told:?}");
+        let many: Vec<(String, &str)> = (0..30).map(|number| (format!("x-{number}"), "y")).collect();
+        let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        let long = "x".repeat(9_000);
+        let (large, huge) = ([("x-large", long.as_str())], "x".repeat(100_000));
+        for more in [&large[..], &[("x-huge", huge.as_str())], &many] {
+            let stream = client.open(&[&REQUEST[..], more].concat(), Ends::Yes);
+            assert_reason(&client.response(stream), 431, "header_too_large");
+            client.ping().unwrap();
+        }
+        let long_path = format!("/{}", "x".repeat(7_000));
+        assert_eq!(client.get("app", &long_path).status(), 200);
+        assert_eq!(client.get("app", "/x").text(), "GET /x 0");
+        assert_eq!(service.requests().len(), 2);
+    });
+}
+
+#[test]
+fn a_client_whose_windows_stay_shut_costs_a_bound_and_is_let_go_in_time() {
+    on_both_drivers_at_once(|driver| {
+        let body = pattern(1_000_000);
+        let service = http2::service(move |request| match request.head.request().1 {
+            "/good" => http2::service::shown(request),
+            _ => Outgoing::ok(body.clone()),
+        });
+        let (proxy, front) = proxy_by_http2(driver, &[service.address()], "", "");
+        let ends = check("windows that stay shut", &proxy, front, |_| {
+            let mut client = Connection::connect_with(front, &[(setting::INITIAL_WINDOW_SIZE, 0)]);
+            let begun = Instant::now();
+            let streams: Vec<u32> = (0..50).map(|_| client.request(&Outgoing::get("app", "/large"))).collect();
+            for stream in streams {
+                let ended = client.ended(stream).unwrap();
+                assert!(!matches!(ended, Ended::Answer(_)), "{ended:?}");
+            }
+            assert!(begun.elapsed() < DEADLINE, "{:?}", begun.elapsed());
+            End::Sent
+        });
+        assert_eq!(ends.len(), ATTACKERS);
+        let slow = ATTACKERS as u64 * 50;
+        proxy.wait_for_metric("ringmesh_request_outcome_total", &[("reason", "client_reads_slowly")], slow);
+    });
+}
+
+#[test]
+fn what_never_comes_whole_is_not_waited_for_longer_than_a_head_may_take() {
+    on_both_drivers_at_once(|driver| {
+        let service = http2::service(http2::service::shown);
+        let keys = "header_timeout = \"1s\"\nidle_timeout = \"60s\"\n";
+        let (_proxy, front) = proxy_by_http2(driver, &[service.address()], keys, "");
+        let head = hpack::block(&REQUEST);
+        let settings = Frame::settings(&[]).bytes();
+        let unfinished = Frame::headers(1, &head[..10]).without(flag::END_HEADERS).bytes();
+        for (what, bytes) in [
+            ("a preface that breaks off", frame::PREFACE[..10].to_vec()),
+            ("a preface that breaks off behind its line", frame::PREFACE[..18].to_vec()),
+            ("no SETTINGS", frame::PREFACE.to_vec()),
+            ("half of SETTINGS", [frame::PREFACE, &settings[..5]].concat()),
+            ("a head that does not end", [frame::PREFACE, &settings, &unfinished].concat()),
+            ("half of a frame", [frame::PREFACE, &settings, &unfinished[..15]].concat()),
+        ] {
+            let stream = Client::connect(front).into_inner();
+            let mut client = Connection::silent(stream, Side::Client);
+            let begun = Instant::now();
+            client.send_bytes(&bytes).unwrap();
+            // Before HTTP/2 was recognized the answer may be one of HTTP/1.1.
+            client.manners.minds = false;
+            match client.until_end() {
+                Ok(()) => {}
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{what}: {error}"),
+            }
+            let taken = begun.elapsed();
+            assert!(taken >= Duration::from_millis(900) && taken < Duration::from_secs(15), "{what}: {taken:?}");
+        }
+        // Byte by byte is no faster.
+        let stream = Client::connect(front).into_inner();
+        let mut client = Connection::silent(stream, Side::Client);
+        client.send_bytes(&[frame::PREFACE, &settings].concat()).unwrap();
+        let begun = Instant::now();
+        let slow = Frame::headers(1, head).ending().bytes();
+        let cut = slow.iter().any(|byte| {
+            let sent = client.send_bytes(&[*byte]);
+            sent.is_err() || !client.read_for(Duration::from_millis(100)).unwrap_or(false)
+        });
+        assert!(cut, "a head came byte by byte in {:?}", begun.elapsed());
+        assert!(service.requests().is_empty());
+    });
+}
+
+#[test]
+fn a_request_whose_body_does_not_come_is_ended_in_time_and_the_connection_goes_on() {
+    on_both_drivers_at_once(|driver| {
+        let service = http2::service(http2::service::shown);
+        let (_proxy, front) = proxy_by_http2(driver, &[service.address()], "", "");
+        let mut client = Connection::connect(front);
+        let stream = client.begin(&Outgoing::post("app", "/x", ""));
+        client.send_data(stream, b"a few", Ends::No).unwrap();
+        assert_reason(&client.response(stream), 408, "client_sends_slowly");
+        assert_eq!(client.get("app", "/x").text(), "GET /x 0");
+    });
+}
+
+#[test]
+fn padding_counts_in_windows_and_is_given_back() {
+    on_both_drivers(|driver| {
+        let service = http2::service(http2::service::shown);
+        let (_proxy, front) = proxy_by_http2(driver, &[service.address()], "", "");
+        let mut client = Connection::connect(front);
+        let stream = client.begin(&Outgoing::post("app", "/x", ""));
+        // 257 bytes of a window each, of which one is content: ten times what the first window allows.
+        let mut window = 65_535_usize;
+        let padded = Frame::data(stream, [&[255, b'x'][..], &[0; 255]].concat()).with(flag::PADDED);
+        for _ in 0..2_550 {
+            while window < padded.payload.len() {
+                let before = client.room(stream);
+                client.until(|end| (end.room(stream) > before).then_some(())).unwrap();
+                window += client.room(stream) - before;
+            }
+            client.send(&padded).unwrap();
+            window -= padded.payload.len();
+        }
+        client.send(&Frame::data(stream, "").ending()).unwrap();
+        assert_eq!(client.response(stream).text(), "POST /x 2550");
+    });
+}
+
+/// Services that attack whoever asks them.
+#[test]
+fn a_service_that_floods_is_a_502_and_costs_a_bound() {
+    type Flood = fn(u32) -> Vec<u8>;
+    let floods: [(&str, Flood); 6] = [
+        ("PING", |_| repeated(&Frame::ping(*b"the same"))),
+        ("SETTINGS", |_| repeated(&Frame::settings(&[(setting::INITIAL_WINDOW_SIZE, 70_000)]))),
+        ("CONTINUATION", |stream| {
+            let part = hpack::block(&[("x-some-field", "with some value")]);
+            let mut bytes =
+                Frame::headers(stream, hpack::block(&[(":status", "200")])).without(flag::END_HEADERS).bytes();
+            bytes.extend(Frame::continuation(stream, part).bytes().repeat(MAX_FRAMES));
+            bytes
+        }),
+        ("empty DATA", |stream| {
+            let mut bytes = Frame::headers(stream, hpack::block(&[(":status", "200")])).bytes();
+            bytes.extend(Frame::data(stream, "").bytes().repeat(MAX_FRAMES));
+            bytes
+        }),
+        ("interim answers", |stream| Frame::headers(stream, hpack::block(&[(":status", "103")])).bytes().repeat(BATCH)),
+        ("a head that unfolds", |stream| {
+            let mut block = hpack::block(&[(":status", "200")]);
+            hpack::indexed_literal(b"x-bomb", "x".repeat(4_000).as_bytes(), &mut block);
+            (0..12_000).for_each(|_| hpack::reference(hpack::NEWEST, &mut block));
+            Frame::headers(stream, block).ending().bytes()
+        }),
+    ];
+    on_both_drivers(|driver| {
+        for (what, flood) in floods {
+            let bad = http2::conversing(&[], move |talk| {
+                talk.manners.answers = false;
+                while let Some((stream, _)) = talk.next_request()? {
+                    talk.send_bytes(&flood(stream))?;
+                    for _ in 0..MAX_FRAMES / BATCH {
+                        if what == "a head that unfolds" || !talk.read_for(Duration::from_millis(1))? {
+                            break;
+                        }
+                        if ["PING", "SETTINGS", "interim answers"].contains(&what) {
+                            talk.send_bytes(&flood(stream))?;
+                        }
+                    }
+                }
+                Ok(())
+            });
+            let good = http2::service(http2::service::shown);
+            let front = ports::free();
+            let config = format!(
+                "{}[[service]]\nname = \"bad\"\nprotocol = \"http2\"\nendpoints = [\"{}\"]\n\
+                 [[route]]\nhosts = [\"app\"]\n[[route]]\nhosts = [\"bad\"]\n",
+                forwarding(front, &[good.address()], "request_timeout = \"20s\"", "protocol = \"http2\"")
+                    .replace("service = \"app\"\n", ""),
+                bad.address(),
+            );
+            let proxy = ringmesh(driver).config(config).start();
+            check(what, &proxy, front, |client| {
+                for _ in 0..3 {
+                    let stream = client.request(&Outgoing::get("bad", "/x"));
+                    match client.ended(stream).unwrap() {
+                        Ended::Answer(answer) => assert_reason(&answer, 502, "upstream_garbage"),
+                        Ended::Reset(_) => assert_eq!(what, "empty DATA", "an answer had begun"),
+                        other => panic!("{what}: {other:?}"),
+                    }
+                }
+                End::Sent
+            });
+            assert!(good.requests().iter().all(|request| request.head.request().1 == "/good"));
+        }
+    });
+}
+
+/// A service that talks nonsense before it was asked anything is not asked.
+#[test]
+fn a_service_that_says_nothing_or_hangs_after_the_preface_is_given_up_in_time() {
+    on_both_drivers_at_once(|driver| {
+        let silent = Service::sockets(|stream| {
+            let mut talk = Connection::silent(stream, Side::Server);
+            while talk.frame().is_ok_and(|frame| frame.is_some()) {}
+        });
+        let (_proxy, front) = proxy_by_http2(driver, &[silent.address()], "request_timeout = \"2s\"\n", "");
+        let mut client = Connection::connect(front);
+        let begun = Instant::now();
+        let answer = client.get("app", "/x");
+        assert!([502, 503, 504].contains(&answer.status()), "{answer:?}");
+        assert!(begun.elapsed() < Duration::from_secs(10));
+    });
+}

@@ -1,0 +1,1 @@
+//! Programs of others on either side: curl, h2load, nginx, HAProxy.
