@@ -17,6 +17,7 @@ pub mod http1;
 pub mod limits;
 pub mod name;
 pub mod normalize;
+pub mod proxy_protocol;
 pub mod refusal;
 
 pub use body::BodyScanner;
