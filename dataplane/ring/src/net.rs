@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use crate::clock::Instant;
 use crate::socket::Socket;
 use crate::stop::Stop;
-use crate::stream::{Error, Stream};
+use crate::stream::{Bare, Error};
 
 /// Where something listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,7 +39,7 @@ impl From<SocketAddr> for Address {
 /// A world. Everything that runs in it takes time, chance and connections from it alone.
 pub trait Net: Clone + 'static {
     /// Its connections.
-    type Stream: Stream;
+    type Stream: Bare;
 
     /// Its clock.
     fn now(&self) -> Instant;

@@ -109,3 +109,20 @@ pub trait Stream: 'static {
         None
     }
 }
+
+/// A connection with nothing around it yet, as it was accepted: what comes before everything else can be taken without
+/// taking what follows.
+pub trait Bare: Stream {
+    /// Copies bytes that are there to the front of `into`, and leaves them there. `None`: nothing; `Some(0)`: the end.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn try_peek(&self, into: &mut [u8]) -> io::Result<Option<usize>>;
+
+    /// Takes as many bytes as `into` has room for, or all that are there if they are fewer. Results as of
+    /// [`Self::try_peek`].
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn try_take(&self, into: &mut [u8]) -> io::Result<Option<usize>>;
+}
