@@ -33,6 +33,7 @@ fn listener(name: &str, bind: SocketAddr, protocol: Protocol, service: &str) -> 
         protocol,
         mtls: Mtls::Off,
         tls: Vec::new(),
+        proxy_protocol: None,
         target: ListenerTarget::Service(service.into()),
         limits: ListenerLimits {
             max_header_bytes: 32 * 1024,
@@ -52,6 +53,7 @@ fn service(name: &str, endpoints: &[SocketAddr], protocol: Protocol) -> Service 
         name: name.into(),
         protocol,
         peer: None,
+        proxy_protocol: None,
         endpoints: endpoints.iter().map(|at| Endpoint { address: Address::Ip(*at), zone: None }).collect(),
         balance: Balance::LeastRequest,
         connect_timeout: Duration::from_secs(2),

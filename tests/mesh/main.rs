@@ -9,6 +9,7 @@ mod support;
 mod load;
 
 mod listener;
+mod proxy_protocol;
 mod http1;
 mod smuggling;
 mod crash;

@@ -148,6 +148,7 @@ fn snapshot(front: SocketAddr, app: SocketAddr) -> Snapshot {
         protocol: Protocol::Http,
         mtls: Mtls::Off,
         tls: Vec::new(),
+        proxy_protocol: None,
         target: ListenerTarget::Service("app".into()),
         limits,
     };
@@ -155,6 +156,7 @@ fn snapshot(front: SocketAddr, app: SocketAddr) -> Snapshot {
         name: "app".into(),
         protocol: Protocol::Http,
         peer: None,
+        proxy_protocol: None,
         endpoints: vec![Endpoint { address: Address::Ip(app), zone: None }],
         balance: Balance::LeastRequest,
         connect_timeout: Duration::from_secs(5),

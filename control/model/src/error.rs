@@ -2,8 +2,11 @@
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::ops::Deref;
 
+use crate::network::Network;
+use crate::snapshot::ProxyAt;
 use crate::spiffe;
 use crate::unit;
 
@@ -320,6 +323,16 @@ pub enum Cause {
         /// In capitals.
         right: String,
     },
+    /// An address with bits behind the prefix.
+    #[error("\"{found}\" is no network: it has bits behind its prefix; write \"{network}\" or \"{address}\"")]
+    NotANetwork {
+        /// As written.
+        found: String,
+        /// The network around it.
+        network: Network,
+        /// The address alone.
+        address: IpAddr,
+    },
     /// A relative path where there is no folder it could be relative to.
     #[error("path \"{0}\" must be absolute")]
     RelativePath(String),
@@ -359,6 +372,14 @@ pub enum Cause {
     /// A listener can have one kind of TLS.
     #[error("a listener has either `mtls = \"strict\"` or `tls`: the first shows the SVID and demands the peer's")]
     TwoKindsOfTls,
+    /// A proxy that no connection on this listener is from.
+    #[error("\"{proxy}\" never connects: {why}")]
+    NeverConnects {
+        /// As written.
+        proxy: ProxyAt,
+        /// Why not, and what to write.
+        why: &'static str,
+    },
     /// A certificate that a listener names is not loaded.
     #[error("certificate {0} is not loaded")]
     CertificateNotLoaded(String),

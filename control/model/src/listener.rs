@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use crate::error::{Cause, Located};
 use crate::name::Name;
-use crate::reader::{Field, Keys, Section, Word};
-use crate::snapshot::{Address, ListenerLimits, Mtls, Protocol};
+use crate::network::Network;
+use crate::reader::{Field, FromField, Keys, Section, Word};
+use crate::snapshot::{Address, ListenerLimits, Mtls, Others, Protocol, ProxyAt, ProxyProtocol};
 use crate::unit::ByteSize;
 
 /// Keys of `[[listener]]`.
@@ -20,6 +21,7 @@ pub const KEYS: Keys = Keys {
         "protocol",
         "mtls",
         "tls",
+        "proxy_protocol",
         "service",
         "max_connections",
         "max_header_bytes",
@@ -35,6 +37,16 @@ pub const KEYS: Keys = Keys {
 /// Keys of `tls` in a listener.
 pub const TLS_KEYS: Keys =
     Keys { path: "listener.tls", header: "`tls` of [[listener]]", names: &["certificate", "key"] };
+
+/// Keys of `proxy_protocol` in a listener.
+pub const PROXY_PROTOCOL_KEYS: Keys =
+    Keys { path: "listener.proxy_protocol", header: "`proxy_protocol` of [[listener]]", names: &["from", "others"] };
+
+/// What becomes of clients that are no proxies: who puts a proxy in front wants nobody to pass beside it.
+pub const DEFAULT_OTHERS: Others = Others::Refuse;
+
+/// Most networks of proxies: each new connection is compared with all of them.
+pub const MAX_PROXIES: usize = 256;
 
 /// Most certificates of a listener.
 pub const MAX_CERTIFICATES: usize = 1000;
@@ -113,6 +125,8 @@ pub struct Listener {
     pub mtls: Located<Mtls>,
     /// The certificates that it shows to clients which need not prove who they are: the edge's TLS. Empty: none.
     pub tls: Vec<Located<CertificateFiles>>,
+    /// Whose connections begin with a PROXY header. None: nobody's.
+    pub proxy_protocol: Option<Located<ProxyProtocol>>,
     /// The service that gets all of its traffic. None: routes decide.
     pub service: Option<Located<String>>,
     /// Its limits and deadlines.
@@ -138,7 +152,39 @@ impl Listener {
         let tls = certificates(section, folder);
         let service = section.optional::<Located<Name>>("service").map(Name::unwrap);
         let limits = limits(section, protocol);
-        Some(Self { name: Name::unwrap(name?), bind: bind?, protocol, mtls, tls, service, limits })
+        let proxy_protocol = proxy_protocol(section);
+        Some(Self { name: Name::unwrap(name?), bind: bind?, protocol, mtls, tls, proxy_protocol, service, limits })
+    }
+}
+
+/// Who is a proxy must be said: whoever may write the header may be anybody.
+fn proxy_protocol(section: &Section<'_>) -> Option<Located<ProxyProtocol>> {
+    const EXPECTED: &str = "a table such as { from = [\"10.0.0.0/8\"] }";
+    let field = section.field("proxy_protocol")?;
+    let table = field.section(&PROXY_PROTOCOL_KEYS, EXPECTED)?;
+    let others = table.word("others", DEFAULT_OTHERS);
+    let Some(from) = table.field("from") else {
+        table.miss("from", "from = [\"10.0.0.0/8\"]");
+        return None;
+    };
+    let from = from.expect_set::<ProxyAt>(
+        "a list such as [\"10.0.0.0/8\", \"::1\"]",
+        "list the networks of your proxies, or leave `proxy_protocol` out",
+    )?;
+    if from.len() > MAX_PROXIES {
+        field.refuse(Cause::TooManyItems { max: MAX_PROXIES, found: from.len() });
+    }
+    let from = from.into_iter().map(|proxy| proxy.value).collect();
+    Some(Located { value: ProxyProtocol { from, others }, place: field.place() })
+}
+
+impl FromField for ProxyAt {
+    fn from_field(field: &Field<'_>) -> Option<Self> {
+        const UNIX: &str = "unix";
+        if field.text() == Some(UNIX) {
+            return Some(Self::Unix);
+        }
+        Network::from_field(field).map(Self::Network)
     }
 }
 
@@ -199,6 +245,10 @@ fn min_transfer_rate(section: &Section<'_>, protocol: Protocol) -> Option<NonZer
 
 impl Word for Protocol {
     const WORDS: &'static [(&'static str, Self)] = &[("http", Self::Http), ("tcp", Self::Tcp)];
+}
+
+impl Word for Others {
+    const WORDS: &'static [(&'static str, Self)] = &[("refuse", Self::Refuse), ("serve", Self::Serve)];
 }
 
 impl Word for Mtls {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::network::Network;
 use crate::spiffe::SpiffeId;
 
 /// The name of one object of the configuration, unique among its kind.
@@ -185,6 +186,8 @@ pub struct Listener {
     pub mtls: Mtls,
     /// The certificates that it shows to clients which need not prove who they are. Empty: no such TLS.
     pub tls: Vec<Certificate>,
+    /// Whose connections begin with a PROXY header. None: nobody's.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Where its traffic goes.
     pub target: ListenerTarget,
     /// Its limits and deadlines.
@@ -214,6 +217,51 @@ pub enum Mtls {
     Off,
     /// A peer presents an SVID of the trust domain, or there is no connection.
     Strict,
+}
+
+/// Who must say, by a PROXY header, for whom it connects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyProtocol {
+    /// The proxies. A connection of theirs begins with a header, or is refused; nobody else's header is read.
+    pub from: Vec<ProxyAt>,
+    /// What becomes of all others.
+    pub others: Others,
+}
+
+/// Where a proxy connects from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ProxyAt {
+    /// From an address of this network.
+    Network(Network),
+    /// Over the Unix socket that the listener is.
+    Unix,
+}
+
+impl fmt::Display for ProxyAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(network) => network.fmt(f),
+            Self::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+/// What becomes of clients that are none of the proxies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Others {
+    /// They are refused.
+    Refuse,
+    /// They are served as clients that connect themselves.
+    Serve,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ProxyVersion {
+    /// A line of text.
+    V1,
+    /// Binary, with TLVs.
+    V2,
 }
 
 /// Where a listener's traffic goes.
@@ -257,6 +305,8 @@ pub struct Service {
     pub protocol: Protocol,
     /// The identity that its endpoints must prove by mutual TLS. None: plain connections.
     pub peer: Option<SpiffeId>,
+    /// The PROXY header that each connection to an endpoint begins with. None: none.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// Its endpoints, resolved. May be empty (a name that did not resolve yet): then requests get 503.
     pub endpoints: Vec<Endpoint>,
     /// How an endpoint is chosen.

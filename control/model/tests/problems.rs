@@ -133,6 +133,71 @@ fn a_listener_has_one_kind_of_tls_and_whole_certificates() {
 }
 
 #[test]
+fn proxies_are_named_by_networks_that_can_be_theirs() {
+    let listener = |bind: &str, keys: &str| {
+        format!(
+            "[[listener]]\nname = \"a\"\nbind = \"{bind}\"\nservice = \"s\"\n{keys}\n[[service]]\nname = \"s\"\nendpoints = [\"10.0.0.1:80\"]\n"
+        )
+    };
+    let ip = |keys: &str| listener("127.0.0.1:1", keys);
+    for right in
+        ["from = [\"10.0.0.0/8\", \"::1\", \"fd00::/8\", \"0.0.0.0/0\"]", "from = [\"::/0\"], others = \"serve\""]
+    {
+        check(&ip(&format!("proxy_protocol = {{ {right} }}")), &[]);
+    }
+    check(&listener("unix:/run/a.sock", "proxy_protocol = { from = [\"unix\"] }"), &[]);
+    check(
+        &ip("proxy_protocol = \"v2\""),
+        &[
+            "x.toml:5: listener \"a\": `proxy_protocol`: expected a table such as { from = [\"10.0.0.0/8\"] }, found string \"v2\"",
+        ],
+    );
+    check(
+        &ip("proxy_protocol = {}"),
+        &["x.toml:5: listener \"a\": `proxy_protocol`: `from` is missing; add for example `from = [\"10.0.0.0/8\"]`"],
+    );
+    check(
+        &ip("proxy_protocol = { from = [] }"),
+        &[
+            "x.toml:5: listener \"a\": `proxy_protocol.from`: the list is empty; list the networks of your proxies, or leave `proxy_protocol` out",
+        ],
+    );
+    check(
+        &ip(
+            "proxy_protocol = { from = [\"10.0.0.0/33\", \"10.1.0.0/8\", \"lb.internal\", \"::1\", \"::1\"], others = \"allow\" }",
+        ),
+        &[
+            "x.toml:5: listener \"a\": `proxy_protocol.from[0]`: expected a network such as \"10.0.0.0/8\" or \"fd00::/8\", or an address such as \"::1\", found \"10.0.0.0/33\"",
+            "x.toml:5: listener \"a\": `proxy_protocol.from[1]`: \"10.1.0.0/8\" is no network: it has bits behind its prefix; write \"10.0.0.0/8\" or \"10.1.0.0\"",
+            "x.toml:5: listener \"a\": `proxy_protocol.from[2]`: expected a network such as \"10.0.0.0/8\" or \"fd00::/8\", or an address such as \"::1\", found \"lb.internal\"",
+            "x.toml:5: listener \"a\": `proxy_protocol.from[4]`: ::1 is listed twice",
+            "x.toml:5: listener \"a\": `proxy_protocol.others`: unknown value \"allow\"; expected `refuse` or `serve`",
+        ],
+    );
+    check(
+        &ip("proxy_protocol = { from = [\"unix\"] }"),
+        &[
+            "x.toml:5: listener \"a\": `proxy_protocol.from`: \"unix\" never connects: only clients of a Unix socket are \"unix\"; write their network",
+        ],
+    );
+    check(
+        &listener("unix:/run/a.sock", "proxy_protocol = { from = [\"127.0.0.1\"] }"),
+        &[
+            "x.toml:5: listener \"a\": `proxy_protocol.from`: \"127.0.0.1\" never connects: clients of a Unix socket have no IP addresses; write \"unix\"",
+        ],
+    );
+    let many: Vec<String> = (0..257).map(|number| format!("\"10.0.{}.{}\"", number / 256, number % 256)).collect();
+    check(
+        &ip(&format!("proxy_protocol = {{ from = [{}] }}", many.join(", "))),
+        &["x.toml:5: listener \"a\": `proxy_protocol`: is a list of 257; at most 256 are possible"],
+    );
+    check(
+        "[[service]]\nname = \"s\"\nendpoints = [\"10.0.0.1:80\"]\nproxy_protocol = \"on\"\n",
+        &["x.toml:4: service \"s\": `proxy_protocol`: unknown value \"on\"; expected `v1` or `v2`"],
+    );
+}
+
+#[test]
 fn a_missing_key_is_named_with_an_example() {
     check(
         "[[listener]]\n\n[[service]]\n[[route]]\n[[policy]]\n[workload]\nidentity = {}\n",

@@ -86,6 +86,7 @@ fn listener() -> Listener {
         protocol: Protocol::Http,
         mtls: Mtls::Strict,
         tls: Vec::new(),
+        proxy_protocol: None,
         target: ListenerTarget::Service("local".to_owned()),
         limits: ListenerLimits {
             max_header_bytes: 65_536,
@@ -105,6 +106,7 @@ fn service() -> Service {
         name: "local".to_owned(),
         protocol: Protocol::Http,
         peer: None,
+        proxy_protocol: None,
         endpoints: vec![Endpoint { address: Address::Unix(PathBuf::from("/run/app.sock")), zone: None }],
         balance: Balance::LeastRequest,
         connect_timeout: Duration::from_millis(250),

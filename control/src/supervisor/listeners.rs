@@ -202,6 +202,7 @@ mod tests {
                 protocol: Protocol::Http,
                 mtls: Mtls::Off,
                 tls: Vec::new(),
+                proxy_protocol: None,
                 target: ListenerTarget::Routes,
                 limits: ListenerLimits {
                     max_header_bytes: 1024,

@@ -4,8 +4,9 @@ use std::rc::Rc;
 
 use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
+use ringmesh_ring::output::Output;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
-use ringmesh_ring::stream::Error as StreamError;
+use ringmesh_ring::stream::{Error as StreamError, Stream};
 
 use crate::outcome::Reason;
 use crate::pool::Lease;
@@ -16,7 +17,8 @@ use crate::telemetry::layout::{gauge, service as counter};
 use crate::tls;
 use crate::worker::Worker;
 
-/// A connection to an endpoint for one request. `deadline` is the request's, if it has one.
+/// A connection to an endpoint for one request. `preface` is the PROXY header that it begins with, if the service wants one;
+/// `deadline` is the request's, if it has one.
 ///
 /// # Errors
 /// The way the attempt ended; nothing was sent on it.
@@ -24,17 +26,18 @@ pub async fn lease<N: Net>(
     worker: &Rc<Worker<N>>,
     service: &Service,
     endpoint: &Endpoint,
+    preface: Option<&[u8]>,
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Lease<N>, Reason> {
-    if let Some(lease) = worker.pools.lease(service, endpoint, worker.net.now()) {
+    if let Some(lease) = worker.pools.lease(service, endpoint, preface, worker.net.now()) {
         worker.recorder.add(service.series, counter::REUSED, 1);
         return Ok(lease);
     }
-    connect(worker, service, endpoint, stop, deadline).await
+    connect(worker, service, endpoint, preface, stop, deadline).await
 }
 
-/// A new connection to an endpoint.
+/// A new connection to an endpoint, see [`lease`].
 ///
 /// # Errors
 /// The way the attempt ended; nothing was sent on it.
@@ -42,6 +45,7 @@ pub async fn connect<N: Net>(
     worker: &Rc<Worker<N>>,
     service: &Service,
     endpoint: &Endpoint,
+    preface: Option<&[u8]>,
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Lease<N>, Reason> {
@@ -53,7 +57,7 @@ pub async fn connect<N: Net>(
         _ => (own, Reason::ConnectTimeout),
     };
     stop.set_deadline(Some(until));
-    let mut result = Box::pin(open(worker, service, endpoint, stop, late)).await;
+    let mut result = Box::pin(open(worker, service, endpoint, preface, stop, late)).await;
     stop.set_deadline(deadline);
     if result.is_ok() && stop.reason() == Some(StopReason::Deadline) {
         // The last bytes of the handshake came together with its deadline. What follows must not end by that.
@@ -67,7 +71,7 @@ pub async fn connect<N: Net>(
             state.succeeded();
             worker.recorder.add(service.series, counter::OPENED, 1);
             worker.recorder.gauge_add(gauge::UPSTREAM_OPENED, 1);
-            Ok(Lease::fresh(state, service, transport))
+            Ok(Lease::fresh(state, service, transport, preface))
         }
         Err(reason) => {
             let now = worker.net.now();
@@ -94,6 +98,7 @@ async fn open<N: Net>(
     worker: &Rc<Worker<N>>,
     service: &Service,
     endpoint: &Endpoint,
+    preface: Option<&[u8]>,
     stop: &Stop,
     late: Reason,
 ) -> Result<Transport<N::Stream>, Reason> {
@@ -110,6 +115,15 @@ async fn open<N: Net>(
         Err(StreamError::Stopped(reason)) => return Err(stopped(reason)),
         Err(StreamError::Io(_)) => return Err(Reason::ConnectFailed),
     };
+    if let Some(preface) = preface {
+        let mut output = Output::new();
+        output.push_bytes(preface);
+        match stream.flush(&mut output, stop).await {
+            Ok(()) => {}
+            Err(StreamError::Stopped(reason)) => return Err(stopped(reason)),
+            Err(StreamError::Io(_)) => return Err(Reason::ConnectFailed),
+        }
+    }
     let Some(config) = &service.tls else { return Ok(Transport::Plain(stream)) };
     let ends = Worker::<N>::ends(&stream);
     match tls::connect(stream, config.clone(), stop).await {

@@ -134,6 +134,7 @@ fn snapshot(change: impl FnOnce(&mut Listener)) -> Snapshot {
         protocol: Protocol::Http,
         mtls: Mtls::Off,
         tls: Vec::new(),
+        proxy_protocol: None,
         target: ListenerTarget::Routes,
         limits: ListenerLimits {
             max_header_bytes: 16 * 1024,
@@ -151,6 +152,7 @@ fn snapshot(change: impl FnOnce(&mut Listener)) -> Snapshot {
         name: "s".into(),
         protocol: Protocol::Http,
         peer: None,
+        proxy_protocol: None,
         endpoints: vec![Endpoint { address: Address::Ip(ENDPOINT.parse().unwrap()), zone: None }],
         balance: Balance::LeastRequest,
         connect_timeout: Duration::from_secs(1),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::{Resolver, Subject};
 use crate::error::Cause;
 use crate::listener::{CertificateFiles, Listener};
-use crate::snapshot::{self, Address, Certificate, ListenerTarget, Mtls, Protocol};
+use crate::snapshot::{self, Address, Certificate, ListenerTarget, Mtls, Protocol, ProxyAt};
 
 impl<'a> Resolver<'a> {
     /// No two listeners, the admin pages included, on one address.
@@ -74,6 +74,14 @@ impl<'a> Resolver<'a> {
                 }
             }
         }
+        let proxy_protocol = listener.proxy_protocol.as_ref().map(|proxies| {
+            for proxy in &proxies.from {
+                if let Some(cause) = never_connects(*proxy, &listener.bind) {
+                    self.note(subject, "proxy_protocol.from", proxies.place, cause);
+                }
+            }
+            proxies.value.clone()
+        });
         let target = match &listener.service {
             Some(service) => {
                 self.call(subject, "service", service, service.place, listener.protocol);
@@ -94,6 +102,7 @@ impl<'a> Resolver<'a> {
             protocol: listener.protocol,
             mtls: listener.mtls.value,
             tls,
+            proxy_protocol,
             target,
             limits: listener.limits.clone(),
         }
@@ -102,4 +111,14 @@ impl<'a> Resolver<'a> {
     fn is_routed(&self, listener: &Listener) -> bool {
         self.routed_everywhere || self.routed.contains(listener.name.as_str())
     }
+}
+
+/// Why a proxy cannot come in there: its listener is of the other kind of socket.
+fn never_connects(proxy: ProxyAt, bind: &Address) -> Option<Cause> {
+    let why = match (proxy, bind) {
+        (ProxyAt::Network(_), Address::Unix(_)) => "clients of a Unix socket have no IP addresses; write \"unix\"",
+        (ProxyAt::Unix, Address::Ip(_)) => "only clients of a Unix socket are \"unix\"; write their network",
+        _ => return None,
+    };
+    Some(Cause::NeverConnects { proxy, why })
 }

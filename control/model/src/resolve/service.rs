@@ -21,6 +21,7 @@ impl<'a> Resolver<'a> {
             name: service.name.value.clone(),
             protocol: service.protocol.as_ref().map_or(implied, |protocol| protocol.value),
             peer,
+            proxy_protocol: service.proxy_protocol,
             endpoints,
             balance: service.balance,
             connect_timeout: service.connect_timeout,
