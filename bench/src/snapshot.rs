@@ -42,6 +42,8 @@ fn listener(bind: SocketAddr) -> Listener {
     Listener {
         name: LISTENER.into(),
         bind: Address::Ip(bind),
+        ipv6_only: false,
+        permissions: Default::default(),
         protocol: Protocol::Http,
         mtls: Mtls::Off,
         tls: Vec::new(),

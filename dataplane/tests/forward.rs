@@ -30,6 +30,8 @@ fn listener(name: &str, bind: SocketAddr, protocol: Protocol, service: &str) -> 
     Listener {
         name: name.into(),
         bind: Address::Ip(bind),
+        ipv6_only: false,
+        permissions: Default::default(),
         protocol,
         mtls: Mtls::Off,
         tls: Vec::new(),

@@ -10,6 +10,7 @@ mod load;
 
 mod listener;
 mod proxy_protocol;
+mod address;
 mod http1;
 mod smuggling;
 mod crash;

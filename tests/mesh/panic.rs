@@ -145,6 +145,8 @@ fn snapshot(front: SocketAddr, app: SocketAddr) -> Snapshot {
     let listener = Listener {
         name: "front".into(),
         bind: Address::Ip(front),
+        ipv6_only: false,
+        permissions: Default::default(),
         protocol: Protocol::Http,
         mtls: Mtls::Off,
         tls: Vec::new(),

@@ -333,6 +333,22 @@ pub enum Cause {
         /// The address alone.
         address: IpAddr,
     },
+    /// No path or name that a Unix socket can have.
+    #[error("\"{path}\" has {bytes} bytes; a Unix socket's path, or its name behind `@`, has 1 to 107, and no NUL")]
+    UnixPath {
+        /// As written.
+        path: String,
+        /// Its length.
+        bytes: usize,
+    },
+    /// A key says something of another kind of address than the listener has.
+    #[error("has no effect on {address}: {why}")]
+    NotForAddress {
+        /// The address.
+        address: String,
+        /// What it is for.
+        why: &'static str,
+    },
     /// A relative path where there is no folder it could be relative to.
     #[error("path \"{0}\" must be absolute")]
     RelativePath(String),

@@ -8,7 +8,7 @@ use crate::error::{Cause, Located};
 use crate::name::Name;
 use crate::network::Network;
 use crate::reader::{Field, FromField, Keys, Section, Word};
-use crate::snapshot::{Address, ListenerLimits, Mtls, Others, Protocol, ProxyAt, ProxyProtocol};
+use crate::snapshot::{Address, ListenerLimits, Mtls, Others, Permissions, Protocol, ProxyAt, ProxyProtocol};
 use crate::unit::ByteSize;
 
 /// Keys of `[[listener]]`.
@@ -18,6 +18,8 @@ pub const KEYS: Keys = Keys {
     names: &[
         "name",
         "bind",
+        "ipv6_only",
+        "permissions",
         "protocol",
         "mtls",
         "tls",
@@ -37,6 +39,13 @@ pub const KEYS: Keys = Keys {
 /// Keys of `tls` in a listener.
 pub const TLS_KEYS: Keys =
     Keys { path: "listener.tls", header: "`tls` of [[listener]]", names: &["certificate", "key"] };
+
+/// Keys of `permissions` in a listener.
+pub const PERMISSIONS_KEYS: Keys =
+    Keys { path: "listener.permissions", header: "`permissions` of [[listener]]", names: &["mode", "owner", "group"] };
+
+/// `[::]` is every address: whoever means IPv6 alone says so.
+pub const DEFAULT_IPV6_ONLY: bool = false;
 
 /// Keys of `proxy_protocol` in a listener.
 pub const PROXY_PROTOCOL_KEYS: Keys =
@@ -119,6 +128,10 @@ pub struct Listener {
     pub name: Located<String>,
     /// Where it listens.
     pub bind: Located<Address>,
+    /// Whether a port of IPv6's unspecified address is for IPv6 alone; else IPv4's comes with it.
+    pub ipv6_only: Located<bool>,
+    /// Who may connect to it, if it is a Unix socket. None: it is not said.
+    pub permissions: Option<Located<Permissions>>,
     /// What is spoken there.
     pub protocol: Protocol,
     /// Whether peers must prove who they are.
@@ -153,8 +166,34 @@ impl Listener {
         let service = section.optional::<Located<Name>>("service").map(Name::unwrap);
         let limits = limits(section, protocol);
         let proxy_protocol = proxy_protocol(section);
-        Some(Self { name: Name::unwrap(name?), bind: bind?, protocol, mtls, tls, proxy_protocol, service, limits })
+        let ipv6_only = Located { value: DEFAULT_IPV6_ONLY, place: section.place() };
+        let ipv6_only = section.or("ipv6_only", ipv6_only);
+        let permissions = permissions(section);
+        let name = Name::unwrap(name?);
+        let bind = bind?;
+        Some(Self { name, bind, ipv6_only, permissions, protocol, mtls, tls, proxy_protocol, service, limits })
     }
+}
+
+fn permissions(section: &Section<'_>) -> Option<Located<Permissions>> {
+    let field = section.field("permissions")?;
+    let table = field.section(&PERMISSIONS_KEYS, "a table such as { mode = \"0660\", group = \"www-data\" }")?;
+    let mode = table.field("mode").and_then(|field| mode(&field));
+    let owner = table.optional::<String>("owner");
+    let group = table.optional::<String>("group");
+    Some(Located { value: Permissions { mode, owner, group }, place: field.place() })
+}
+
+/// As `chmod` takes it. Text, because a number of the file would be decimal.
+fn mode(field: &Field<'_>) -> Option<u32> {
+    const EXPECTED: &str = "a mode in octal digits such as \"0660\"";
+    let text = field.expect_text(EXPECTED)?;
+    let digits = text.len() == 3 || (text.len() == 4 && text.starts_with('0'));
+    let mode = u32::from_str_radix(text, 8).ok().filter(|_| digits && text.bytes().all(|byte| byte.is_ascii_digit()));
+    if mode.is_none() {
+        field.refuse(Cause::WrongText { expected: EXPECTED, found: text.to_owned() });
+    }
+    mode
 }
 
 /// Who is a proxy must be said: whoever may write the header may be anybody.

@@ -93,7 +93,7 @@ impl Snapshot {
 pub enum Address {
     /// IPv4 or IPv6 address and port.
     Ip(SocketAddr),
-    /// Path of a Unix stream socket.
+    /// Path of a Unix stream socket, or `@` and the name of one without a file.
     Unix(PathBuf),
 }
 
@@ -180,6 +180,10 @@ pub struct Listener {
     pub name: Name,
     /// Where it listens.
     pub bind: Address,
+    /// Whether a port of IPv6's unspecified address is for IPv6 alone; else IPv4's comes with it.
+    pub ipv6_only: bool,
+    /// Who may connect to it, if it is a Unix socket.
+    pub permissions: Permissions,
     /// What is spoken there.
     pub protocol: Protocol,
     /// Whether peers must prove who they are.
@@ -199,6 +203,17 @@ impl Listener {
     pub fn tls_expires(&self) -> Option<u64> {
         self.tls.iter().map(|certificate| certificate.expires).min()
     }
+}
+
+/// Who may connect to a Unix socket. What is None stays as it is when its file is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Permissions {
+    /// The file's mode.
+    pub mode: Option<u32>,
+    /// The file's owner, by name or number.
+    pub owner: Option<String>,
+    /// The file's group, by name or number.
+    pub group: Option<String>,
 }
 
 /// A protocol that a listener or service speaks.

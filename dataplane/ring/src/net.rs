@@ -17,7 +17,7 @@ use crate::stream::{Bare, Error};
 pub enum Address {
     /// An IP address and a TCP port.
     Ip(SocketAddr),
-    /// The path of a Unix socket.
+    /// The path of a Unix socket, or `@` and the name of one without a file.
     Unix(PathBuf),
 }
 

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use crate::buffer::Buffer;
 use crate::output::Output;
+use crate::socket::PeerProcess;
 use crate::splice::Pipe;
 use crate::stop::{Reason, Stop};
 
@@ -125,4 +126,9 @@ pub trait Bare: Stream {
     /// # Errors
     /// What the kernel says.
     fn try_take(&self, into: &mut [u8]) -> io::Result<Option<usize>>;
+
+    /// Who is at the other end of a Unix socket. Without meaning for others.
+    fn peer_process(&self) -> Option<PeerProcess> {
+        None
+    }
 }

@@ -8,12 +8,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ringmesh_codec::proxy_protocol::Header;
-use ringmesh_model::snapshot::{Mtls, Protocol, ProxyProtocol};
+use ringmesh_model::snapshot::{Address, Mtls, Protocol, ProxyProtocol};
 use ringmesh_model::spiffe::SpiffeId;
 use ringmesh_ring::buffer::{Buffer, Size};
 use ringmesh_ring::net::Net;
+use ringmesh_ring::socket::PeerProcess;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
-use ringmesh_ring::stream::{Idle, Stream};
+use ringmesh_ring::stream::{Bare, Idle, Stream};
 
 use crate::drain::Registered;
 use crate::listener::Reserved;
@@ -199,16 +200,23 @@ async fn admit<N: Net>(
     let registered = worker.connections.add(stop.clone(), listener.index);
     let until = worker.net.now() + found.config.limits.handshake_timeout;
     let mut client = client.map(canonical);
-    let client_text = OnceCell::new();
+    let mut client_text = OnceCell::new();
+    if matches!(found.config.bind, Address::Unix(_)) {
+        client_text = process_text(stream.peer_process()).into();
+    }
     let mut proxied = None;
     if let Some(proxies) = &found.config.proxy_protocol {
         stop.set_deadline(Some(until));
-        let header = Box::pin(take_header(&worker, found, proxies, &stream, client, &stop)).await?;
+        let remote = (client, client_text.get().map(AsRef::as_ref));
+        let header = Box::pin(take_header(&worker, found, proxies, &stream, remote, &stop)).await?;
         match header.as_deref().and_then(proxy_header::source) {
-            Some(Source::Ip(source)) => client = Some(canonical(source)),
+            Some(Source::Ip(source)) => {
+                client = Some(canonical(source));
+                client_text = OnceCell::new();
+            }
             Some(Source::Unix(text)) => {
                 client = None;
-                let _ = client_text.set(text);
+                client_text = text.into();
             }
             None => {}
         }
@@ -252,13 +260,14 @@ async fn take_header<N: Net>(
     listener: &Listener,
     proxies: &ProxyProtocol,
     stream: &N::Stream,
-    client: Option<SocketAddr>,
+    (client, client_text): (Option<SocketAddr>, Option<&str>),
     stop: &Stop,
 ) -> Option<Option<Box<Header>>> {
     let refuse = |reason: Reason, detail: &str| {
         worker.recorder.add(listener.series, counter::REASON + reason as usize, 1);
-        let remote = client.map(|client| client.to_string()).unwrap_or_default();
-        let told = Refused { listener: &listener.config.name, remote: &remote, reason: reason as u8, detail };
+        let address = client.map(|client| client.to_string());
+        let remote = address.as_deref().or(client_text).unwrap_or_default();
+        let told = Refused { listener: &listener.config.name, remote, reason: reason as u8, detail };
         worker.tell(&Event::Refused(told));
         stream.reset_on_close();
     };
@@ -280,6 +289,15 @@ async fn take_header<N: Net>(
                 None
             }
         },
+    }
+}
+
+/// The client of a Unix socket as text: the process that has connected.
+fn process_text(process: Option<PeerProcess>) -> Box<str> {
+    let Some(PeerProcess { pid, uid }) = process else { return "unix".into() };
+    match pid {
+        Some(pid) => format!("unix:pid={pid},uid={uid}").into(),
+        None => format!("unix:uid={uid}").into(),
     }
 }
 

@@ -131,6 +131,8 @@ fn snapshot(change: impl FnOnce(&mut Listener)) -> Snapshot {
     let mut listener = Listener {
         name: "in".into(),
         bind: Address::Ip("127.0.0.1:1".parse().unwrap()),
+        ipv6_only: false,
+        permissions: Default::default(),
         protocol: Protocol::Http,
         mtls: Mtls::Off,
         tls: Vec::new(),

@@ -14,9 +14,10 @@ use monoio::io::{CancelableAsyncReadRent, CancelableAsyncWriteRent};
 use monoio::net::UnixStream;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketFlags, SocketType, sockopt};
 
 use super::in_flight::{Filling, SendingMany, SendingOne};
+use super::unix::{self, PeerProcess};
 use crate::buffer::Buffer;
 use crate::clock::Instant;
 use crate::net::Address;
@@ -86,7 +87,7 @@ impl Socket {
             }
             Address::Unix(path) => {
                 let descriptor = open(AddressFamily::UNIX)?;
-                let path = SocketAddrUnix::new(path).map_err(io::Error::from)?;
+                let path = unix::address(path)?;
                 // A Unix socket whose listener has a full backlog says so at once, and tells nobody when that changes.
                 let mut pause = Duration::from_millis(1);
                 loop {
@@ -305,6 +306,10 @@ impl Bare for Socket {
 
     fn try_take(&self, into: &mut [u8]) -> io::Result<Option<usize>> {
         receive_now(self.descriptor(), into, RecvFlags::empty())
+    }
+
+    fn peer_process(&self) -> Option<PeerProcess> {
+        unix::peer_process(self.descriptor())
     }
 }
 
