@@ -88,7 +88,7 @@ pub const DEFAULT_MAX_HEADERS: u32 = 100;
 pub const MAX_MAX_HEADERS: u32 = 128;
 const _: () = assert!(DEFAULT_MAX_HEADERS <= MAX_MAX_HEADERS);
 
-/// From accept to the end of the TLS handshake. Two round trips round the world take half a second; a client that needs
+/// From accept to the end of the PROXY header and of the TLS handshake. Two round trips round the world take half a second; a client that needs
 /// more than ten times that holds a place without proving who it is.
 pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 

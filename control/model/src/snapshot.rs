@@ -304,7 +304,7 @@ pub struct ListenerLimits {
     pub min_transfer_rate: Option<NonZeroU32>,
     /// Longest silence of a keep-alive connection between two requests, or of an opaque connection in both directions.
     pub idle_timeout: Duration,
-    /// From accept to the end of the TLS handshake.
+    /// From accept to the end of the PROXY header and of the TLS handshake.
     pub handshake_timeout: Duration,
     /// From the head's end to the response's end, unless the route says otherwise. None: no bound but `idle_timeout` on
     /// each wait for a body.

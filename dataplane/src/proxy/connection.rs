@@ -198,7 +198,8 @@ async fn admit<N: Net>(
     }
     let stop = worker.net.stop();
     let registered = worker.connections.add(stop.clone(), listener.index);
-    let until = worker.net.now() + found.config.limits.handshake_timeout;
+    let proves = found.config.proxy_protocol.is_some() || found.tls.is_some();
+    let until = proves.then(|| worker.net.now() + found.config.limits.handshake_timeout);
     let mut client = client.map(canonical);
     let mut client_text = OnceCell::new();
     if matches!(found.config.bind, Address::Unix(_)) {
@@ -206,7 +207,7 @@ async fn admit<N: Net>(
     }
     let mut proxied = None;
     if let Some(proxies) = &found.config.proxy_protocol {
-        stop.set_deadline(Some(until));
+        stop.set_deadline(until);
         let remote = (client, client_text.get().map(AsRef::as_ref));
         let header = Box::pin(take_header(&worker, found, proxies, &stream, remote, &stop)).await?;
         match header.as_deref().and_then(proxy_header::source) {
@@ -230,7 +231,7 @@ async fn admit<N: Net>(
     let (transport, peer) = match found.tls {
         None => (Transport::Plain(stream), None),
         Some(_) => {
-            stop.set_deadline(Some(until));
+            stop.set_deadline(until);
             let (transport, peer) = handshake(&worker, found, stream, client, &stop).await?;
             (transport, Some(peer))
         }

@@ -14,12 +14,19 @@ use crate::tables::Service;
 
 impl<N: Net> Connection<N> {
     /// What a connection to an endpoint of this service begins with for this client. None: nothing is said.
+    #[inline]
     pub fn preface(&self, service: &Service) -> Preface {
-        let version = match service.config.proxy_protocol? {
+        service.config.proxy_protocol.map(|version| self.header(version))
+    }
+
+    /// Out of the way of those who say nothing.
+    #[cold]
+    fn header(&self, version: ProxyVersion) -> Box<[u8]> {
+        let version = match version {
             ProxyVersion::V1 => Version::V1,
             ProxyVersion::V2 => Version::V2,
         };
-        Some(proxy_protocol::write(version, &self.said()).into())
+        proxy_protocol::write(version, &self.said()).into()
     }
 
     /// What is known of the client: what its own proxy has said, and what it told us in its handshake.
