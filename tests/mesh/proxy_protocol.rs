@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use ringmesh_tests::certificates::Authority;
+use ringmesh_tests::client::is_end;
 use ringmesh_tests::service::ok;
 use ringmesh_tests::tls::client_config;
 use ringmesh_tests::{Client, DEADLINE, Driver, Program, Proxy, Service, eventually, hold, on_both_drivers, ports};
@@ -311,6 +312,25 @@ fn a_header_that_does_not_come_whole_in_time_ends_its_connection() {
         client.send(LINE);
         hold(Duration::from_millis(600));
         assert_eq!(client.get("app", "/").text(), "hello");
+    });
+}
+
+#[test]
+fn a_late_header_leaves_less_time_for_the_handshake() {
+    on_both_drivers(|driver| {
+        let app = Service::saying("hello");
+        let front = ports::free();
+        let keys = "tls = { certificate = \"shop.pem\", key = \"shop.key\" }\nhandshake_timeout = \"1s\"";
+        let _proxy = edge(driver, forwarding(front, &[app.address()], &format!("{FROM_LOOPBACK}\n{keys}"), ""));
+        let (mut prompt, mut late) = (Client::connect(front), Client::connect(front));
+        prompt.send(LINE);
+        hold(Duration::from_millis(700));
+        late.send(LINE);
+        let ended = |error: Option<io::Error>| error.is_none_or(|error| is_end(&error));
+        assert!(ended(prompt.rest().err()));
+        // With a second of its own it would go on for 700 ms more.
+        late.set_patience(Duration::from_millis(350));
+        assert!(ended(late.rest().err()), "both had a second from accept");
     });
 }
 
