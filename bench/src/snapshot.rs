@@ -42,9 +42,12 @@ fn listener(bind: SocketAddr) -> Listener {
     Listener {
         name: LISTENER.into(),
         bind: Address::Ip(bind),
+        ipv6_only: false,
+        permissions: Default::default(),
         protocol: Protocol::Http,
         mtls: Mtls::Off,
         tls: Vec::new(),
+        proxy_protocol: None,
         target: ListenerTarget::Routes,
         limits: ListenerLimits {
             max_header_bytes: 60 * 1024,
@@ -66,6 +69,7 @@ pub fn service(name: &str, endpoint: SocketAddr) -> Service {
         name: name.into(),
         protocol: Protocol::Http,
         peer: None,
+        proxy_protocol: None,
         endpoints: vec![Endpoint { address: Address::Ip(endpoint), zone: None }],
         balance: Balance::LeastRequest,
         connect_timeout: Duration::from_secs(2),

@@ -130,16 +130,28 @@ reasons! {
     Http2Error = 31, "http2_error", 0, Downstream, Never;
     /// The client sent more resets, PINGs, settings or empty frames than anybody needs (RFC 9113 section 10.5).
     Flood = 32, "flood", 0, Downstream, Never;
+    /// A proxy's connection did not begin with a PROXY header that can be believed.
+    ProxyHeader = 33, "proxy_header", 0, Downstream, Never;
+    /// A proxy's PROXY header was not whole in time.
+    ProxyHeaderTimeout = 34, "proxy_header_timeout", 0, Downstream, Never;
+    /// The client is none of the proxies that a listener is for.
+    NotAProxy = 35, "not_a_proxy", 0, Downstream, Never;
 }
 
 /// Upper bound on the number of reasons, for tables indexed by them.
 pub const MAX_REASONS: usize = 48;
-const _: () = assert!(Reason::ALL.len() <= MAX_REASONS);
+const _: () = {
+    let mut index = 0;
+    while index < Reason::ALL.len() {
+        assert!((Reason::ALL[index] as usize) < MAX_REASONS);
+        index += 1;
+    }
+};
 
 impl Reason {
     /// The reason with this number, if there is one.
     pub fn from_number(number: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(number)).copied()
+        Self::ALL.iter().find(|reason| **reason as u8 == number).copied()
     }
 
     /// What an unreadable request head ends in.
@@ -196,8 +208,7 @@ mod tests {
 
     #[test]
     fn every_reason_is_found_by_its_number_and_has_a_label_of_its_own() {
-        for (index, reason) in Reason::ALL.iter().enumerate() {
-            assert_eq!(*reason as usize, index);
+        for reason in Reason::ALL {
             assert_eq!(Reason::from_number(*reason as u8), Some(*reason));
             assert_eq!(Reason::ALL.iter().filter(|other| other.label() == reason.label()).count(), 1);
         }

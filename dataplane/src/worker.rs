@@ -87,6 +87,13 @@ pub struct Ends {
     remote: Option<SocketAddr>,
 }
 
+impl Ends {
+    /// The same, but with another client at the other end: that which its proxy names.
+    pub fn of_client(self, client: Option<SocketAddr>) -> Self {
+        Self { remote: client, ..self }
+    }
+}
+
 impl<N: Net> Worker<N> {
     /// A worker without tables and connections.
     pub fn new(

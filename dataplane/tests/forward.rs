@@ -30,9 +30,12 @@ fn listener(name: &str, bind: SocketAddr, protocol: Protocol, service: &str) -> 
     Listener {
         name: name.into(),
         bind: Address::Ip(bind),
+        ipv6_only: false,
+        permissions: Default::default(),
         protocol,
         mtls: Mtls::Off,
         tls: Vec::new(),
+        proxy_protocol: None,
         target: ListenerTarget::Service(service.into()),
         limits: ListenerLimits {
             max_header_bytes: 32 * 1024,
@@ -53,6 +56,7 @@ fn service(name: &str, endpoints: &[SocketAddr], protocol: Protocol) -> Service 
         name: name.into(),
         protocol,
         peer: None,
+        proxy_protocol: None,
         endpoints: endpoints.iter().map(|at| Endpoint { address: Address::Ip(*at), zone: None }).collect(),
         balance: Balance::LeastRequest,
         connect_timeout: Duration::from_secs(2),

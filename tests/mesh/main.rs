@@ -9,6 +9,8 @@ mod support;
 mod load;
 
 mod listener;
+mod proxy_protocol;
+mod address;
 mod http1;
 mod smuggling;
 mod http2;

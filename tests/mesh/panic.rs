@@ -146,9 +146,12 @@ fn snapshot(front: SocketAddr, app: SocketAddr) -> Snapshot {
     let listener = Listener {
         name: "front".into(),
         bind: Address::Ip(front),
+        ipv6_only: false,
+        permissions: Default::default(),
         protocol: Protocol::Http,
         mtls: Mtls::Off,
         tls: Vec::new(),
+        proxy_protocol: None,
         target: ListenerTarget::Service("app".into()),
         limits,
     };
@@ -156,6 +159,7 @@ fn snapshot(front: SocketAddr, app: SocketAddr) -> Snapshot {
         name: "app".into(),
         protocol: Protocol::Http,
         peer: None,
+        proxy_protocol: None,
         endpoints: vec![Endpoint { address: Address::Ip(app), zone: None }],
         balance: Balance::LeastRequest,
         connect_timeout: Duration::from_secs(5),

@@ -1,6 +1,7 @@
 //! What most tests begin with.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use ringmesh_tests::certificates::{Authority, Svid};
@@ -117,6 +118,13 @@ impl Program {
         let path = folder.path().join("ringmesh");
         std::fs::copy(RINGMESH, &path).unwrap();
         Self { _folder: folder, path }
+    }
+
+    /// Other users may run it too.
+    pub(crate) fn for_everybody(self) -> Self {
+        let folder = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(self._folder.path(), folder).unwrap();
+        self
     }
 
     pub(crate) fn builder(&self, driver: Driver) -> Builder {

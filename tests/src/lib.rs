@@ -26,11 +26,13 @@ pub mod process;
 pub mod proxy;
 pub mod metrics;
 pub mod trace;
+pub mod programs;
 
 pub use client::Client;
 pub use driver::{Driver, on_both_drivers, on_both_drivers_at_once};
 pub use message::{Head, Message};
 pub use metrics::Metrics;
+pub use programs::Program;
 pub use proxy::{Builder, Proxy};
 pub use service::Service;
 pub use wait::{DEADLINE, eventually, hold};

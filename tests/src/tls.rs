@@ -68,6 +68,17 @@ pub fn connect_to(address: SocketAddr, name: &'static str, config: &Arc<ClientCo
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(DEADLINE))?;
     stream.set_write_timeout(Some(DEADLINE))?;
+    over(stream, name, config)
+}
+
+/// Like [`connect_to`], on a connection that is there already.
+///
+/// # Errors
+/// As [`connect`].
+///
+/// # Panics
+/// If the name is none.
+pub fn over(stream: TcpStream, name: &'static str, config: &Arc<ClientConfig>) -> io::Result<Client<Stream>> {
     let name = ServerName::try_from(name).expect("a name");
     let connection = ClientConnection::new(config.clone(), name).map_err(io::Error::other)?;
     let mut stream = StreamOwned::new(connection, stream);

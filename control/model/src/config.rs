@@ -42,6 +42,8 @@ pub const SECTIONS: &[&Keys] = &[
     &log::KEYS,
     &listener::KEYS,
     &listener::TLS_KEYS,
+    &listener::PERMISSIONS_KEYS,
+    &listener::PROXY_PROTOCOL_KEYS,
     &admin::KEYS,
     &service::KEYS,
     &service::ENDPOINT_KEYS,

@@ -2,8 +2,11 @@
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::ops::Deref;
 
+use crate::network::Network;
+use crate::snapshot::ProxyAt;
 use crate::spiffe;
 use crate::unit;
 
@@ -320,6 +323,32 @@ pub enum Cause {
         /// In capitals.
         right: String,
     },
+    /// An address with bits behind the prefix.
+    #[error("\"{found}\" is no network: it has bits behind its prefix; write \"{network}\" or \"{address}\"")]
+    NotANetwork {
+        /// As written.
+        found: String,
+        /// The network around it.
+        network: Network,
+        /// The address alone.
+        address: IpAddr,
+    },
+    /// No path or name that a Unix socket can have.
+    #[error("\"{path}\" has {bytes} bytes; a Unix socket's path, or its name behind `@`, has 1 to 107, and no NUL")]
+    UnixPath {
+        /// As written.
+        path: String,
+        /// Its length.
+        bytes: usize,
+    },
+    /// A key says something of another kind of address than the listener has.
+    #[error("has no effect on {address}: {why}")]
+    NotForAddress {
+        /// The address.
+        address: String,
+        /// What it is for.
+        why: &'static str,
+    },
     /// A relative path where there is no folder it could be relative to.
     #[error("path \"{0}\" must be absolute")]
     RelativePath(String),
@@ -359,6 +388,14 @@ pub enum Cause {
     /// A listener can have one kind of TLS.
     #[error("a listener has either `mtls = \"strict\"` or `tls`: the first shows the SVID and demands the peer's")]
     TwoKindsOfTls,
+    /// A proxy that no connection on this listener is from.
+    #[error("\"{proxy}\" never connects: {why}")]
+    NeverConnects {
+        /// As written.
+        proxy: ProxyAt,
+        /// Why not, and what to write.
+        why: &'static str,
+    },
     /// A certificate that a listener names is not loaded.
     #[error("certificate {0} is not loaded")]
     CertificateNotLoaded(String),
@@ -420,6 +457,11 @@ pub enum Cause {
     /// A TCP listener knows no hosts and paths, so it cannot choose a route.
     #[error("a tcp listener needs `service`: there is no host to route by")]
     TcpWithoutService,
+    /// Requests of many clients share a connection, whose header tells of one.
+    #[error(
+        "a connection of HTTP/2 serves many clients, and a PROXY header tells of one; leave `proxy_protocol` out or set \"http\""
+    )]
+    ProxyProtocolOnHttp2,
     /// An HTTP listener has nowhere to send anything.
     #[error("no route applies to it and it has no `service`; add one of them")]
     NoTarget,

@@ -22,6 +22,7 @@ pub mod wire;
 
 pub mod error;
 pub mod name;
+pub mod network;
 mod nearest;
 pub mod reader;
 pub mod spiffe;

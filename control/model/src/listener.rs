@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use crate::error::{Cause, Located};
 use crate::name::Name;
-use crate::reader::{Field, Keys, Section, Word};
-use crate::snapshot::{Address, ListenerLimits, Mtls, Protocol};
+use crate::network::Network;
+use crate::reader::{Field, FromField, Keys, Section, Word};
+use crate::snapshot::{Address, ListenerLimits, Mtls, Others, Permissions, Protocol, ProxyAt, ProxyProtocol};
 use crate::unit::ByteSize;
 
 /// Keys of `[[listener]]`.
@@ -17,9 +18,12 @@ pub const KEYS: Keys = Keys {
     names: &[
         "name",
         "bind",
+        "ipv6_only",
+        "permissions",
         "protocol",
         "mtls",
         "tls",
+        "proxy_protocol",
         "service",
         "max_connections",
         "max_streams",
@@ -36,6 +40,23 @@ pub const KEYS: Keys = Keys {
 /// Keys of `tls` in a listener.
 pub const TLS_KEYS: Keys =
     Keys { path: "listener.tls", header: "`tls` of [[listener]]", names: &["certificate", "key"] };
+
+/// Keys of `permissions` in a listener.
+pub const PERMISSIONS_KEYS: Keys =
+    Keys { path: "listener.permissions", header: "`permissions` of [[listener]]", names: &["mode", "owner", "group"] };
+
+/// `[::]` is every address: whoever means IPv6 alone says so.
+pub const DEFAULT_IPV6_ONLY: bool = false;
+
+/// Keys of `proxy_protocol` in a listener.
+pub const PROXY_PROTOCOL_KEYS: Keys =
+    Keys { path: "listener.proxy_protocol", header: "`proxy_protocol` of [[listener]]", names: &["from", "others"] };
+
+/// What becomes of clients that are no proxies: who puts a proxy in front wants nobody to pass beside it.
+pub const DEFAULT_OTHERS: Others = Others::Refuse;
+
+/// Most networks of proxies: each new connection is compared with all of them.
+pub const MAX_PROXIES: usize = 256;
 
 /// Most certificates of a listener.
 pub const MAX_CERTIFICATES: usize = 1000;
@@ -76,7 +97,7 @@ pub const DEFAULT_MAX_HEADERS: u32 = 100;
 pub const MAX_MAX_HEADERS: u32 = 128;
 const _: () = assert!(DEFAULT_MAX_HEADERS <= MAX_MAX_HEADERS);
 
-/// From accept to the end of the TLS handshake. Two round trips round the world take half a second; a client that needs
+/// From accept to the end of the PROXY header and of the TLS handshake. Two round trips round the world take half a second; a client that needs
 /// more than ten times that holds a place without proving who it is.
 pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -116,12 +137,18 @@ pub struct Listener {
     pub name: Located<String>,
     /// Where it listens.
     pub bind: Located<Address>,
+    /// Whether a port of IPv6's unspecified address is for IPv6 alone; else IPv4's comes with it.
+    pub ipv6_only: Located<bool>,
+    /// Who may connect to it, if it is a Unix socket. None: it is not said.
+    pub permissions: Option<Located<Permissions>>,
     /// What is spoken there.
     pub protocol: Protocol,
     /// Whether peers must prove who they are.
     pub mtls: Located<Mtls>,
     /// The certificates that it shows to clients which need not prove who they are: the edge's TLS. Empty: none.
     pub tls: Vec<Located<CertificateFiles>>,
+    /// Whose connections begin with a PROXY header. None: nobody's.
+    pub proxy_protocol: Option<Located<ProxyProtocol>>,
     /// The service that gets all of its traffic. None: routes decide.
     pub service: Option<Located<String>>,
     /// Its limits and deadlines.
@@ -147,7 +174,65 @@ impl Listener {
         let tls = certificates(section, folder);
         let service = section.optional::<Located<Name>>("service").map(Name::unwrap);
         let limits = limits(section, protocol);
-        Some(Self { name: Name::unwrap(name?), bind: bind?, protocol, mtls, tls, service, limits })
+        let proxy_protocol = proxy_protocol(section);
+        let ipv6_only = Located { value: DEFAULT_IPV6_ONLY, place: section.place() };
+        let ipv6_only = section.or("ipv6_only", ipv6_only);
+        let permissions = permissions(section);
+        let name = Name::unwrap(name?);
+        let bind = bind?;
+        Some(Self { name, bind, ipv6_only, permissions, protocol, mtls, tls, proxy_protocol, service, limits })
+    }
+}
+
+fn permissions(section: &Section<'_>) -> Option<Located<Permissions>> {
+    let field = section.field("permissions")?;
+    let table = field.section(&PERMISSIONS_KEYS, "a table such as { mode = \"0660\", group = \"www-data\" }")?;
+    let mode = table.field("mode").and_then(|field| mode(&field));
+    let owner = table.optional::<String>("owner");
+    let group = table.optional::<String>("group");
+    Some(Located { value: Permissions { mode, owner, group }, place: field.place() })
+}
+
+/// As `chmod` takes it. Text, because a number of the file would be decimal.
+fn mode(field: &Field<'_>) -> Option<u32> {
+    const EXPECTED: &str = "a mode in octal digits such as \"0660\"";
+    let text = field.expect_text(EXPECTED)?;
+    let digits = text.len() == 3 || (text.len() == 4 && text.starts_with('0'));
+    let mode = u32::from_str_radix(text, 8).ok().filter(|_| digits && text.bytes().all(|byte| byte.is_ascii_digit()));
+    if mode.is_none() {
+        field.refuse(Cause::WrongText { expected: EXPECTED, found: text.to_owned() });
+    }
+    mode
+}
+
+/// Who is a proxy must be said: whoever may write the header may be anybody.
+fn proxy_protocol(section: &Section<'_>) -> Option<Located<ProxyProtocol>> {
+    const EXPECTED: &str = "a table such as { from = [\"10.0.0.0/8\"] }";
+    let field = section.field("proxy_protocol")?;
+    let table = field.section(&PROXY_PROTOCOL_KEYS, EXPECTED)?;
+    let others = table.word("others", DEFAULT_OTHERS);
+    let Some(from) = table.field("from") else {
+        table.miss("from", "from = [\"10.0.0.0/8\"]");
+        return None;
+    };
+    let from = from.expect_set::<ProxyAt>(
+        "a list such as [\"10.0.0.0/8\", \"::1\"]",
+        "list the networks of your proxies, or leave `proxy_protocol` out",
+    )?;
+    if from.len() > MAX_PROXIES {
+        field.refuse(Cause::TooManyItems { max: MAX_PROXIES, found: from.len() });
+    }
+    let from = from.into_iter().map(|proxy| proxy.value).collect();
+    Some(Located { value: ProxyProtocol { from, others }, place: field.place() })
+}
+
+impl FromField for ProxyAt {
+    fn from_field(field: &Field<'_>) -> Option<Self> {
+        const UNIX: &str = "unix";
+        if field.text() == Some(UNIX) {
+            return Some(Self::Unix);
+        }
+        Network::from_field(field).map(Self::Network)
     }
 }
 
@@ -209,6 +294,10 @@ fn min_transfer_rate(section: &Section<'_>, protocol: Protocol) -> Option<NonZer
 
 impl Word for Protocol {
     const WORDS: &'static [(&'static str, Self)] = &[("http", Self::Http), ("http2", Self::Http2), ("tcp", Self::Tcp)];
+}
+
+impl Word for Others {
+    const WORDS: &'static [(&'static str, Self)] = &[("refuse", Self::Refuse), ("serve", Self::Serve)];
 }
 
 impl Word for Mtls {

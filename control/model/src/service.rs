@@ -9,7 +9,7 @@ use crate::error::{Cause, Located};
 use crate::listener::{MAX_TIMEOUT, MIN_TIMEOUT};
 use crate::name::Name;
 use crate::reader::{Field, FromField, Keys, Section, UNIX, Word, unix, word};
-use crate::snapshot::{Address, Balance, Protocol};
+use crate::snapshot::{Address, Balance, Protocol, ProxyVersion};
 
 /// Keys of `[[service]]`.
 pub const KEYS: Keys = Keys {
@@ -20,6 +20,7 @@ pub const KEYS: Keys = Keys {
         "peer",
         "endpoints",
         "protocol",
+        "proxy_protocol",
         "balance",
         "connect_timeout",
         "connect_retries",
@@ -65,6 +66,8 @@ pub struct Service {
     pub endpoints: Vec<Located<Endpoint>>,
     /// What its endpoints speak. None: tcp if only tcp listeners send to it, else http.
     pub protocol: Option<Located<Protocol>>,
+    /// The PROXY header that each connection to an endpoint begins with. None: none.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// How an endpoint is chosen.
     pub balance: Balance,
     /// From the first connect system call to the end of the handshake, for one endpoint.
@@ -128,6 +131,7 @@ impl Service {
         let endpoints = endpoints(section);
         let protocol =
             section.field("protocol").and_then(|field| Some(Located { value: word(&field)?, place: field.place() }));
+        let proxy_protocol = section.field("proxy_protocol").and_then(|field| word(&field));
         let balance = section.word("balance", DEFAULT_BALANCE);
         let timeout = |key, default| section.ranged(key, default, MIN_TIMEOUT, MAX_TIMEOUT);
         let connect_timeout = timeout("connect_timeout", DEFAULT_CONNECT_TIMEOUT);
@@ -140,6 +144,7 @@ impl Service {
             peer,
             endpoints: endpoints?,
             protocol,
+            proxy_protocol,
             balance,
             connect_timeout,
             connect_retries,
@@ -216,6 +221,10 @@ pub(crate) fn is_host(text: &str) -> bool {
     let label = |label: &str| !label.is_empty() && label.len() <= 63 && label.bytes().all(allowed);
     let last = text.rsplit('.').next().unwrap_or_default();
     text.len() <= 253 && text.split('.').all(label) && !last.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+impl Word for ProxyVersion {
+    const WORDS: &'static [(&'static str, Self)] = &[("v1", Self::V1), ("v2", Self::V2)];
 }
 
 impl Word for Balance {

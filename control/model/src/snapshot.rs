@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::network::Network;
 use crate::spiffe::SpiffeId;
 
 /// The name of one object of the configuration, unique among its kind.
@@ -92,7 +93,7 @@ impl Snapshot {
 pub enum Address {
     /// IPv4 or IPv6 address and port.
     Ip(SocketAddr),
-    /// Path of a Unix stream socket.
+    /// Path of a Unix stream socket, or `@` and the name of one without a file.
     Unix(PathBuf),
 }
 
@@ -179,12 +180,18 @@ pub struct Listener {
     pub name: Name,
     /// Where it listens.
     pub bind: Address,
+    /// Whether a port of IPv6's unspecified address is for IPv6 alone; else IPv4's comes with it.
+    pub ipv6_only: bool,
+    /// Who may connect to it, if it is a Unix socket.
+    pub permissions: Permissions,
     /// What is spoken there.
     pub protocol: Protocol,
     /// Whether peers must prove who they are.
     pub mtls: Mtls,
     /// The certificates that it shows to clients which need not prove who they are. Empty: no such TLS.
     pub tls: Vec<Certificate>,
+    /// Whose connections begin with a PROXY header. None: nobody's.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Where its traffic goes.
     pub target: ListenerTarget,
     /// Its limits and deadlines.
@@ -196,6 +203,17 @@ impl Listener {
     pub fn tls_expires(&self) -> Option<u64> {
         self.tls.iter().map(|certificate| certificate.expires).min()
     }
+}
+
+/// Who may connect to a Unix socket. What is None stays as it is when its file is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Permissions {
+    /// The file's mode.
+    pub mode: Option<u32>,
+    /// The file's owner, by name or number.
+    pub owner: Option<String>,
+    /// The file's group, by name or number.
+    pub group: Option<String>,
 }
 
 /// A protocol that a listener or service speaks.
@@ -235,6 +253,51 @@ pub enum Mtls {
     Strict,
 }
 
+/// Who must say, by a PROXY header, for whom it connects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyProtocol {
+    /// The proxies. A connection of theirs begins with a header, or is refused; nobody else's header is read.
+    pub from: Vec<ProxyAt>,
+    /// What becomes of all others.
+    pub others: Others,
+}
+
+/// Where a proxy connects from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ProxyAt {
+    /// From an address of this network.
+    Network(Network),
+    /// Over the Unix socket that the listener is.
+    Unix,
+}
+
+impl fmt::Display for ProxyAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(network) => network.fmt(f),
+            Self::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+/// What becomes of clients that are none of the proxies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Others {
+    /// They are refused.
+    Refuse,
+    /// They are served as clients that connect themselves.
+    Serve,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ProxyVersion {
+    /// A line of text.
+    V1,
+    /// Binary, with TLVs.
+    V2,
+}
+
 /// Where a listener's traffic goes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ListenerTarget {
@@ -262,7 +325,7 @@ pub struct ListenerLimits {
     pub min_transfer_rate: Option<NonZeroU32>,
     /// Longest silence of a keep-alive connection between two requests, or of an opaque connection in both directions.
     pub idle_timeout: Duration,
-    /// From accept to the end of the TLS handshake.
+    /// From accept to the end of the PROXY header and of the TLS handshake.
     pub handshake_timeout: Duration,
     /// From the head's end to the response's end, unless the route says otherwise. None: no bound but `idle_timeout` on
     /// each wait for a body.
@@ -278,6 +341,8 @@ pub struct Service {
     pub protocol: Protocol,
     /// The identity that its endpoints must prove by mutual TLS. None: plain connections.
     pub peer: Option<SpiffeId>,
+    /// The PROXY header that each connection to an endpoint begins with. None: none.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// Its endpoints, resolved. May be empty (a name that did not resolve yet): then requests get 503.
     pub endpoints: Vec<Endpoint>,
     /// How an endpoint is chosen.

@@ -133,6 +133,71 @@ fn a_listener_has_one_kind_of_tls_and_whole_certificates() {
 }
 
 #[test]
+fn proxies_are_named_by_networks_that_can_be_theirs() {
+    let listener = |bind: &str, keys: &str| {
+        format!(
+            "[[listener]]\nname = \"a\"\nbind = \"{bind}\"\nservice = \"s\"\n{keys}\n[[service]]\nname = \"s\"\nendpoints = [\"10.0.0.1:80\"]\n"
+        )
+    };
+    let ip = |keys: &str| listener("127.0.0.1:1", keys);
+    for right in
+        ["from = [\"10.0.0.0/8\", \"::1\", \"fd00::/8\", \"0.0.0.0/0\"]", "from = [\"::/0\"], others = \"serve\""]
+    {
+        check(&ip(&format!("proxy_protocol = {{ {right} }}")), &[]);
+    }
+    check(&listener("unix:/run/a.sock", "proxy_protocol = { from = [\"unix\"] }"), &[]);
+    check(
+        &ip("proxy_protocol = \"v2\""),
+        &[
+            "x.toml:5: listener \"a\": `proxy_protocol`: expected a table such as { from = [\"10.0.0.0/8\"] }, found string \"v2\"",
+        ],
+    );
+    check(
+        &ip("proxy_protocol = {}"),
+        &["x.toml:5: listener \"a\": `proxy_protocol`: `from` is missing; add for example `from = [\"10.0.0.0/8\"]`"],
+    );
+    check(
+        &ip("proxy_protocol = { from = [] }"),
+        &[
+            "x.toml:5: listener \"a\": `proxy_protocol.from`: the list is empty; list the networks of your proxies, or leave `proxy_protocol` out",
+        ],
+    );
+    check(
+        &ip(
+            "proxy_protocol = { from = [\"10.0.0.0/33\", \"10.1.0.0/8\", \"lb.internal\", \"::1\", \"::1\"], others = \"allow\" }",
+        ),
+        &[
+            "x.toml:5: listener \"a\": `proxy_protocol.from[0]`: expected a network such as \"10.0.0.0/8\" or \"fd00::/8\", or an address such as \"::1\", found \"10.0.0.0/33\"",
+            "x.toml:5: listener \"a\": `proxy_protocol.from[1]`: \"10.1.0.0/8\" is no network: it has bits behind its prefix; write \"10.0.0.0/8\" or \"10.1.0.0\"",
+            "x.toml:5: listener \"a\": `proxy_protocol.from[2]`: expected a network such as \"10.0.0.0/8\" or \"fd00::/8\", or an address such as \"::1\", found \"lb.internal\"",
+            "x.toml:5: listener \"a\": `proxy_protocol.from[4]`: ::1 is listed twice",
+            "x.toml:5: listener \"a\": `proxy_protocol.others`: unknown value \"allow\"; expected `refuse` or `serve`",
+        ],
+    );
+    check(
+        &ip("proxy_protocol = { from = [\"unix\"] }"),
+        &[
+            "x.toml:5: listener \"a\": `proxy_protocol.from`: \"unix\" never connects: only clients of a Unix socket are \"unix\"; write their network",
+        ],
+    );
+    check(
+        &listener("unix:/run/a.sock", "proxy_protocol = { from = [\"127.0.0.1\"] }"),
+        &[
+            "x.toml:5: listener \"a\": `proxy_protocol.from`: \"127.0.0.1\" never connects: clients of a Unix socket have no IP addresses; write \"unix\"",
+        ],
+    );
+    let many: Vec<String> = (0..257).map(|number| format!("\"10.0.{}.{}\"", number / 256, number % 256)).collect();
+    check(
+        &ip(&format!("proxy_protocol = {{ from = [{}] }}", many.join(", "))),
+        &["x.toml:5: listener \"a\": `proxy_protocol`: is a list of 257; at most 256 are possible"],
+    );
+    check(
+        "[[service]]\nname = \"s\"\nendpoints = [\"10.0.0.1:80\"]\nproxy_protocol = \"on\"\n",
+        &["x.toml:4: service \"s\": `proxy_protocol`: unknown value \"on\"; expected `v1` or `v2`"],
+    );
+}
+
+#[test]
 fn a_missing_key_is_named_with_an_example() {
     check(
         "[[listener]]\n\n[[service]]\n[[route]]\n[[policy]]\n[workload]\nidentity = {}\n",
@@ -438,6 +503,78 @@ allow = []
 }
 
 #[test]
+fn what_is_said_of_an_address_fits_its_kind() {
+    let listener = |bind: &str, keys: &str| {
+        format!(
+            "[[listener]]\nname = \"a\"\nbind = \"{bind}\"\nservice = \"s\"\n{keys}\n[[service]]\nname = \"s\"\nendpoints = [\"unix:@s\"]\n"
+        )
+    };
+    let socket = |keys: &str| listener("unix:/run/a.sock", keys);
+    check(&listener("[::]:1", "ipv6_only = true"), &[]);
+    check(&listener("[::]:1", "ipv6_only = false"), &[]);
+    check(&socket("permissions = { mode = \"0660\", owner = \"app\", group = \"1000\" }"), &[]);
+    check(&socket("permissions = { mode = \"777\" }"), &[]);
+    for bind in ["0.0.0.0:1", "[::1]:1", "unix:/run/a.sock"] {
+        check(
+            &listener(bind, "ipv6_only = true"),
+            &[&format!(
+                "x.toml:5: listener \"a\": `ipv6_only`: has no effect on {bind}: only \"[::]:PORT\" takes IPv4 along, unless it is true there"
+            )],
+        );
+    }
+    check(
+        &listener("127.0.0.1:1", "permissions = { mode = \"0660\" }"),
+        &[
+            "x.toml:5: listener \"a\": `permissions`: has no effect on 127.0.0.1:1: only a Unix socket has an owner and a mode",
+        ],
+    );
+    check(
+        &listener("unix:@a", "permissions = { mode = \"0660\" }"),
+        &[
+            "x.toml:5: listener \"a\": `permissions`: has no effect on unix:@a: a name without a file is open to all of its network namespace",
+        ],
+    );
+    for wrong in ["660u", "0o660", "66", "1660", "00660", "0680", "+660", "rw-rw----"] {
+        check(
+            &socket(&format!("permissions = {{ mode = \"{wrong}\" }}")),
+            &[&format!(
+                "x.toml:5: listener \"a\": `permissions.mode`: expected a mode in octal digits such as \"0660\", found \"{wrong}\""
+            )],
+        );
+    }
+    check(
+        &socket("permissions = { mode = 660, user = \"app\" }"),
+        &[
+            "x.toml:5: listener \"a\": `permissions.mode`: expected a mode in octal digits such as \"0660\", found integer 660",
+            "x.toml:5: listener \"a\": `permissions`: unknown key `user`; expected one of `mode`, `owner`, `group`",
+        ],
+    );
+}
+
+#[test]
+fn a_unix_socket_has_a_path_or_a_name_of_at_most_107_bytes() {
+    let config = |path: &str| {
+        format!(
+            "[[listener]]\nname = \"a\"\nbind = \"unix:{path}\"\nservice = \"s\"\n[[service]]\nname = \"s\"\nendpoints = [\"127.0.0.1:1\"]\n"
+        )
+    };
+    let wrong = |shown: &str, bytes: usize| {
+        format!(
+            "x.toml:3: listener \"a\": `bind`: \"{shown}\" has {bytes} bytes; a Unix socket's path, or its name behind `@`, has 1 to 107, and no NUL"
+        )
+    };
+    let path = |bytes: usize| format!("/{}", "x".repeat(bytes - 1));
+    let name = |bytes: usize| format!("@{}", "x".repeat(bytes));
+    check(&config(&path(107)), &[]);
+    check(&config(&name(107)), &[]);
+    check(&config(&path(108)), &[&wrong(&path(108), 108)]);
+    check(&config(&name(108)), &[&wrong(&name(108), 108)]);
+    check(&config("@"), &[&wrong("@", 0)]);
+    check(&config("/a\\u0000b"), &[&wrong("/a\\u{0}b", 4)]);
+    check(&config("run/a"), &["x.toml:3: listener \"a\": `bind`: path \"run/a\" must be absolute"]);
+}
+
+#[test]
 fn names_are_unique() {
     check_added(
         "
@@ -479,7 +616,14 @@ fn one_address_has_one_listener() {
             listener("g", "unix:/run/a"),
             listener("h", "127.0.0.1:0"),
             listener("i", "127.0.0.1:0"),
-            listener("j", "[::]:8000"),
+            listener("j", "[::]:8000") + "ipv6_only = true\n",
+            listener("k", "[::1]:8000"),
+            listener("l", "127.0.0.9:81"),
+            listener("m", "[::]:81"),
+            listener("n", "[::]:82"),
+            listener("o", "0.0.0.0:82"),
+            listener("p", "unix:@a"),
+            listener("q", "unix:@a"),
         ]
         .concat(),
         &[
@@ -488,6 +632,10 @@ fn one_address_has_one_listener() {
             "x.toml:17: listener \"d\": `bind`: 127.0.0.2:8000 is already the address of listener \"c\" (line 14)",
             "x.toml:20: listener \"e\": `bind`: 127.0.0.1:15021 is already the address of the admin pages ([admin] `bind`)",
             "x.toml:26: listener \"g\": `bind`: unix:/run/a is already the address of listener \"f\" (line 23)",
+            "x.toml:39: listener \"k\": `bind`: [::1]:8000 is already the address of listener \"j\" (line 35)",
+            "x.toml:45: listener \"m\": `bind`: [::]:81 is already the address of listener \"l\" (line 42), as it takes IPv4 along; set `ipv6_only = true`",
+            "x.toml:51: listener \"o\": `bind`: 0.0.0.0:82 is already the address of listener \"n\" (line 48)",
+            "x.toml:57: listener \"q\": `bind`: unix:@a is already the address of listener \"p\" (line 54)",
         ],
     );
 }

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use ringmesh_model::snapshot::{
-    AccessLog, AllowRule, Balance, Certificate, HostPattern, Identity, Listener, ListenerTarget, Mtls, Object,
-    PathMatch, Policy, Route, RouteRule, Service, Settings, Snapshot,
+    AccessLog, AllowRule, Balance, Certificate, HostPattern, Identity, Listener, ListenerTarget, Mtls, Object, Others,
+    PathMatch, Permissions, Policy, ProxyProtocol, ProxyVersion, Route, RouteRule, Service, Settings, Snapshot,
 };
 use ringmesh_model::unit::{self, ByteSize};
 use serde_json::{Value, json};
@@ -76,9 +76,12 @@ fn listener_value(listener: &Listener) -> Value {
     json!({
         "name": listener.name,
         "bind": listener.bind.to_string(),
+        "ipv6_only": listener.ipv6_only,
+        "permissions": permissions_value(&listener.permissions),
         "protocol": listener.protocol.word(),
         "mtls": match listener.mtls { Mtls::Off => "off", Mtls::Strict => "strict" },
         "tls": listener.tls.iter().map(certificate_value).collect::<Vec<_>>(),
+        "proxy_protocol": listener.proxy_protocol.as_ref().map(proxies_value),
         "service": service,
         "max_header_bytes": listener.limits.max_header_bytes,
         "max_headers": listener.limits.max_headers,
@@ -92,6 +95,21 @@ fn listener_value(listener: &Listener) -> Value {
     })
 }
 
+fn permissions_value(permissions: &Permissions) -> Value {
+    json!({
+        "mode": permissions.mode.map(|mode| format!("{mode:04o}")),
+        "owner": permissions.owner,
+        "group": permissions.group,
+    })
+}
+
+fn proxies_value(proxies: &ProxyProtocol) -> Value {
+    json!({
+        "from": proxies.from.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "others": match proxies.others { Others::Refuse => "refuse", Others::Serve => "serve" },
+    })
+}
+
 fn service_value(service: &Service) -> Value {
     let endpoints = service.endpoints.iter();
     let endpoints: Vec<Value> =
@@ -100,6 +118,10 @@ fn service_value(service: &Service) -> Value {
         "name": service.name,
         "protocol": service.protocol.word(),
         "peer": service.peer.as_ref().map(|peer| peer.as_str()),
+        "proxy_protocol": service.proxy_protocol.map(|version| match version {
+            ProxyVersion::V1 => "v1",
+            ProxyVersion::V2 => "v2",
+        }),
         "endpoints": endpoints,
         "balance": match service.balance { Balance::LeastRequest => "least_request", Balance::RoundRobin => "round_robin" },
         "connect_timeout": unit::show(service.connect_timeout),
@@ -183,6 +205,12 @@ mod tests {
         assert_eq!(shown["listener"][0]["bind"], "127.0.0.1:15006");
         assert_eq!(shown["listener"][0]["mtls"], "strict");
         assert_eq!(shown["listener"][0]["request_timeout"], Value::Null);
+        assert_eq!(shown["listener"][0]["permissions"]["mode"], "0660");
+        assert_eq!(
+            shown["listener"][0]["proxy_protocol"],
+            json!({ "from": ["10.0.0.0/8", "unix"], "others": "serve" })
+        );
+        assert_eq!(shown["service"][0]["proxy_protocol"], "v2");
         assert_eq!(shown["service"][0]["endpoints"][0]["address"], "unix:/run/app.sock");
         assert_eq!(shown["route"][0]["hosts"], json!(["payments", "*.shop", "*"]));
         assert_eq!(shown["route"][0]["rule"][0]["match"]["path_prefix"], "/v2");

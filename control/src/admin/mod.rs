@@ -23,7 +23,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ringmesh_model::snapshot::{Address, Snapshot};
-use ringmesh_ring::socket::{BindError, bind_group, bind_unix};
+use ringmesh_ring::socket::{Access, BindError, bind_group, bind_unix, local_path};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
@@ -131,7 +131,7 @@ impl Listener {
                 Self::Tcp(TcpListener::from_std(listener)?)
             }
             Address::Unix(path) => {
-                let listener = StdUnixListener::from(bind_unix(path)?);
+                let listener = StdUnixListener::from(bind_unix(path, &Access::default())?);
                 listener.set_nonblocking(true)?;
                 Self::Unix(UnixListener::from_std(listener)?)
             }
@@ -141,10 +141,7 @@ impl Listener {
     fn address(&self) -> io::Result<Address> {
         Ok(match self {
             Self::Tcp(listener) => Address::Ip(listener.local_addr()?),
-            Self::Unix(listener) => {
-                let address = listener.local_addr()?;
-                Address::Unix(address.as_pathname().ok_or(io::ErrorKind::AddrNotAvailable)?.to_owned())
-            }
+            Self::Unix(listener) => Address::Unix(local_path(listener).ok_or(io::ErrorKind::AddrNotAvailable)?),
         })
     }
 

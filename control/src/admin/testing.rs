@@ -4,10 +4,11 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ringmesh_model::network::Network;
 use ringmesh_model::snapshot::{
     AccessLog, Address, AllowRule, Balance, Endpoint, HostPattern, Identity, Key, Listener, ListenerLimits,
-    ListenerTarget, Mtls, Object, PathMatch, Policy, Protocol, Route, RouteMatch, RouteRule, Service, Settings,
-    Snapshot, Target,
+    ListenerTarget, Mtls, Object, Others, PathMatch, Permissions, Policy, Protocol, ProxyAt, ProxyProtocol,
+    ProxyVersion, Route, RouteMatch, RouteRule, Service, Settings, Snapshot, Target,
 };
 
 use crate::state::{self, Phase, State};
@@ -83,9 +84,15 @@ fn listener() -> Listener {
     Listener {
         name: "inbound".to_owned(),
         bind: Address::Ip("127.0.0.1:15006".parse().unwrap()),
+        ipv6_only: false,
+        permissions: Permissions { mode: Some(0o660), ..Permissions::default() },
         protocol: Protocol::Http,
         mtls: Mtls::Strict,
         tls: Vec::new(),
+        proxy_protocol: Some(ProxyProtocol {
+            from: vec![ProxyAt::Network(Network::new([10, 0, 0, 0].into(), 8).unwrap()), ProxyAt::Unix],
+            others: Others::Serve,
+        }),
         target: ListenerTarget::Service("local".to_owned()),
         limits: ListenerLimits {
             max_header_bytes: 65_536,
@@ -106,6 +113,7 @@ fn service() -> Service {
         name: "local".to_owned(),
         protocol: Protocol::Http,
         peer: None,
+        proxy_protocol: Some(ProxyVersion::V2),
         endpoints: vec![Endpoint { address: Address::Unix(PathBuf::from("/run/app.sock")), zone: None }],
         balance: Balance::LeastRequest,
         connect_timeout: Duration::from_millis(250),

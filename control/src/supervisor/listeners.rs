@@ -4,12 +4,16 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
-use ringmesh_model::snapshot::{Address, Listener, Name, Object, Snapshot};
-use ringmesh_ring::socket::{self, BindError};
-use rustix::net::SocketAddrAny;
+use ringmesh_model::snapshot::{Address, Listener, Name, Object, Permissions, Snapshot};
+use ringmesh_ring::socket::{self, Access, BindError, Families};
+use rustix::net::sockopt::ipv6_v6only;
 use socket2::{Domain, Protocol, Socket, Type};
+
+use super::accounts;
 
 /// Clients that may wait to be accepted, as `ring` has it.
 const BACKLOG: i32 = 4096;
@@ -21,25 +25,61 @@ pub struct Error {
     /// The listener.
     pub name: Name,
     /// Why.
-    pub source: BindError,
+    pub source: Cause,
+}
+
+/// Why a listener cannot be bound.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// There is no socket to be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// Who may connect to a Unix socket is said by names.
+    #[error(transparent)]
+    Accounts(#[from] accounts::Error),
+}
+
+/// Where sockets are bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct At {
+    pub(super) address: Address,
+    families: Families,
 }
 
 /// One bound address.
 struct Bound {
     /// The listener that it was bound for; only a port that the kernel chose is looked for by it.
     name: Name,
-    address: Address,
+    at: At,
+    /// What was last asked for; None: an earlier control knew.
+    permissions: Option<Permissions>,
+    /// The file that is ours, by device and number: somebody else may have put another in its place.
+    file: Option<(u64, u64)>,
     sockets: Vec<Arc<OwnedFd>>,
 }
 
 impl Bound {
+    fn new(name: Name, at: At, permissions: Option<Permissions>, sockets: Vec<OwnedFd>) -> Self {
+        let file = file_of(&at.address).and_then(identity);
+        Self { name, at, permissions, file, sockets: sockets.into_iter().map(Arc::new).collect() }
+    }
+
     fn fits(&self, listener: &Listener) -> bool {
-        match (&self.address, &listener.bind) {
+        let same = match (&self.at.address, &listener.bind) {
             (Address::Ip(ours), Address::Ip(wanted)) if wanted.port() == 0 => {
                 self.name == listener.name && ours.ip() == wanted.ip()
             }
             (ours, wanted) => ours == wanted,
-        }
+        };
+        same && self.at.families == families(listener)
+    }
+}
+
+/// Which clients a listener's address stands for.
+fn families(listener: &Listener) -> Families {
+    match listener.bind {
+        Address::Ip(SocketAddr::V6(address)) if address.ip().is_unspecified() && !listener.ipv6_only => Families::Both,
+        _ => Families::Own,
     }
 }
 
@@ -61,6 +101,9 @@ impl Listeners {
             }
         }
         if errors.is_empty() {
+            errors = self.permit(snapshot);
+        }
+        if errors.is_empty() {
             self.0.append(&mut new);
             return Ok(());
         }
@@ -68,25 +111,45 @@ impl Listeners {
         Err(errors)
     }
 
-    fn bind_one(&self, listener: &Listener, workers: u16, ours: Option<u32>) -> Result<Bound, BindError> {
+    /// Gives sockets that stay the permissions that are new to them.
+    fn permit(&mut self, snapshot: &Snapshot) -> Vec<Error> {
+        let mut errors = Vec::new();
+        for listener in listeners(snapshot).filter(|listener| listener.permissions != Permissions::default()) {
+            let Some(bound) = self.0.iter_mut().find(|bound| bound.fits(listener)) else { continue };
+            let Some(path) = file_of(&bound.at.address) else { continue };
+            if bound.permissions.as_ref() == Some(&listener.permissions) || identity(path) != bound.file {
+                continue;
+            }
+            let set = access(&listener.permissions).and_then(|access| Ok(access.set(path)?));
+            match set {
+                Ok(()) => bound.permissions = Some(listener.permissions.clone()),
+                Err(source) => errors.push(Error { name: listener.name.clone(), source }),
+            }
+        }
+        errors
+    }
+
+    fn bind_one(&self, listener: &Listener, workers: u16, ours: Option<u32>) -> Result<Bound, Cause> {
+        let families = families(listener);
         let sockets = match &listener.bind {
-            Address::Unix(path) => vec![socket::bind_unix(path)?],
-            Address::Ip(address) => match socket::bind_group(*address, usize::from(workers)) {
+            Address::Unix(path) => vec![socket::bind_unix(path, &access(&listener.permissions)?)?],
+            Address::Ip(address) => match socket::bind_group_of(*address, usize::from(workers), families) {
                 // From 0.0.0.0 to 127.0.0.1 with the same port, or back: the port is busy with our own sockets, which go on
                 // until the new ones serve.
                 Err(busy @ BindError::InUse { .. }) if self.overlap(*address) || is_ours(&busy, ours) => {
-                    join_group(*address, workers).map_err(|_| busy)?
+                    join_group(*address, workers, families).map_err(|_| busy)?
                 }
                 bound => bound?,
             },
         };
-        let address = sockets.first().and_then(local_address).unwrap_or_else(|| listener.bind.clone());
-        Ok(Bound { name: listener.name.clone(), address, sockets: sockets.into_iter().map(Arc::new).collect() })
+        let at = sockets.first().and_then(local_address);
+        let at = at.unwrap_or_else(|| At { address: listener.bind.clone(), families });
+        Ok(Bound::new(listener.name.clone(), at, Some(listener.permissions.clone()), sockets))
     }
 
     /// Whether we have the same port on an address that covers this one, or is covered by it.
     fn overlap(&self, wanted: SocketAddr) -> bool {
-        self.0.iter().any(|bound| match bound.address {
+        self.0.iter().any(|bound| match bound.at.address {
             Address::Ip(ours) => {
                 ours.port() == wanted.port() && (ours.ip().is_unspecified() || wanted.ip().is_unspecified())
             }
@@ -97,23 +160,23 @@ impl Listeners {
     /// Takes over the sockets of an adopted data plane.
     pub(super) fn adopt(&mut self, found: Vec<(Name, Vec<OwnedFd>)>) {
         for (name, sockets) in found {
-            let Some(address) = sockets.first().and_then(local_address) else { continue };
-            self.0.push(Bound { name, address, sockets: sockets.into_iter().map(Arc::new).collect() });
+            let Some(at) = sockets.first().and_then(local_address) else { continue };
+            self.0.push(Bound::new(name, at, None, sockets));
         }
     }
 
     /// The sockets of a listener, and where they are bound.
-    pub(super) fn find(&self, listener: &Listener) -> Option<(&Address, &[Arc<OwnedFd>])> {
-        self.0.iter().find(|bound| bound.fits(listener)).map(|bound| (&bound.address, bound.sockets.as_slice()))
+    pub(super) fn find(&self, listener: &Listener) -> Option<(&At, &[Arc<OwnedFd>])> {
+        self.0.iter().find(|bound| bound.fits(listener)).map(|bound| (&bound.at, bound.sockets.as_slice()))
     }
 
     /// Closes what none of these snapshots names, but for addresses that the data plane still has.
-    pub(super) fn keep_only(&mut self, snapshots: &[&Snapshot], still_there: impl Fn(&Address) -> bool) {
+    pub(super) fn keep_only(&mut self, snapshots: &[&Snapshot], still_there: impl Fn(&At) -> bool) {
         self.0.retain(|bound| {
             let named = snapshots.iter().any(|snapshot| listeners(snapshot).any(|listener| bound.fits(listener)));
-            let kept = named || still_there(&bound.address);
+            let kept = named || still_there(&bound.at);
             if !kept {
-                tracing::info!(target: "ringmesh::listener", listener = bound.name, address = %bound.address, "closed");
+                tracing::info!(target: "ringmesh::listener", listener = bound.name, address = %bound.at.address, "closed");
                 remove_file(bound);
             }
             kept
@@ -142,37 +205,58 @@ fn is_ours(busy: &BindError, dataplane: Option<u32>) -> bool {
 
 /// The file of a Unix socket does not go by itself.
 fn remove_file(bound: &Bound) {
-    if let Address::Unix(path) = &bound.address {
+    if let Some(path) = file_of(&bound.at.address)
+        && identity(path) == bound.file
+    {
         let _ = fs::remove_file(path);
     }
 }
 
-/// Where a socket is bound.
-pub(super) fn local_address(socket: &OwnedFd) -> Option<Address> {
-    let address = rustix::net::getsockname(socket).ok()?;
-    if let Ok(address) = SocketAddr::try_from(address.clone()) {
-        return Some(Address::Ip(address));
+/// The file of an address, if it has one.
+fn file_of(address: &Address) -> Option<&Path> {
+    match address {
+        Address::Unix(path) if path.is_absolute() => Some(path),
+        _ => None,
     }
-    let path = unix_path(&address)?;
-    Some(Address::Unix(path))
 }
 
-fn unix_path(address: &SocketAddrAny) -> Option<std::path::PathBuf> {
-    use std::os::unix::ffi::OsStringExt;
-    let address = rustix::net::SocketAddrUnix::try_from(address.clone()).ok()?;
-    Some(std::ffi::OsString::from_vec(address.path()?.to_bytes().to_vec()).into())
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let found = fs::symlink_metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
+}
+
+fn access(permissions: &Permissions) -> Result<Access, Cause> {
+    let Permissions { mode, owner, group } = permissions;
+    Ok(Access {
+        mode: *mode,
+        uid: owner.as_deref().map(accounts::user).transpose()?,
+        gid: group.as_deref().map(accounts::group).transpose()?,
+    })
+}
+
+/// Where a socket is bound.
+pub(super) fn local_address(socket: &OwnedFd) -> Option<At> {
+    let own = |address| At { address, families: Families::Own };
+    let address = rustix::net::getsockname(socket).ok()?;
+    match SocketAddr::try_from(address) {
+        Ok(SocketAddr::V6(address)) if address.ip().is_unspecified() && !ipv6_v6only(socket).ok()? => {
+            Some(At { address: Address::Ip(address.into()), families: Families::Both })
+        }
+        Ok(address) => Some(own(Address::Ip(address))),
+        Err(_) => socket::local_path(socket).map(Address::Unix).map(own),
+    }
 }
 
 /// Binds a group to an address whose port a group of ours has on another address. The kernel lets only sockets of the same
 /// user do so.
-fn join_group(address: SocketAddr, members: u16) -> std::io::Result<Vec<OwnedFd>> {
+fn join_group(address: SocketAddr, members: u16, families: Families) -> std::io::Result<Vec<OwnedFd>> {
     let member = |_| {
         let kind = Type::STREAM.cloexec().nonblocking();
         let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         if address.is_ipv6() {
-            socket.set_only_v6(true)?;
+            socket.set_only_v6(families == Families::Own)?;
         }
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
@@ -199,9 +283,12 @@ mod tests {
             let listener = Listener {
                 name: (*name).into(),
                 bind,
+                ipv6_only: false,
+                permissions: Default::default(),
                 protocol: Protocol::Http,
                 mtls: Mtls::Off,
                 tls: Vec::new(),
+                proxy_protocol: None,
                 target: ListenerTarget::Routes,
                 limits: ListenerLimits {
                     max_header_bytes: 1024,
@@ -222,7 +309,7 @@ mod tests {
 
     fn address(bound: &Listeners, snapshot: &Snapshot, name: &str) -> Address {
         let listener = listeners(snapshot).find(|listener| listener.name == name).expect("it is there");
-        bound.find(listener).expect("it is bound").0.clone()
+        bound.find(listener).expect("it is bound").0.address.clone()
     }
 
     #[test]
@@ -274,5 +361,49 @@ mod tests {
         assert_eq!(bound.0[0].sockets.len(), 1, "Unix sockets have no groups");
         bound.keep_only(&[&snapshot(&[])], |_| false);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_that_somebody_else_has_put_there_stays() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("a.sock");
+        let mut bound = Listeners::default();
+        let wanted = snapshot(&[("a", &format!("unix:{}", path.display()))]);
+        bound.bind(&wanted, 1, None).expect("a free path");
+        fs::remove_file(&path).expect("it is there");
+        let _other = std::os::unix::net::UnixListener::bind(&path).expect("the path is free again");
+        bound.close();
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_port_of_all_addresses_changes_whether_ip_version_4_is_among_them() {
+        let with = |ipv6_only: bool| {
+            let mut snapshot = Snapshot::clone(&snapshot(&[("a", "[::]:0")]));
+            for object in snapshot.objects.values_mut() {
+                let Object::Listener(listener) = object else { continue };
+                Arc::make_mut(listener).ipv6_only = ipv6_only;
+            }
+            snapshot
+        };
+        let at = |bound: &Listeners, snapshot: &Snapshot| {
+            bound.find(listeners(snapshot).next().expect("one")).expect("it is bound").0.clone()
+        };
+        let mut bound = Listeners::default();
+        bound.bind(&with(false), 2, None).expect("a free port");
+        assert_eq!(at(&bound, &with(false)).families, Families::Both);
+        let Address::Ip(address) = at(&bound, &with(false)).address else { panic!("a port") };
+        let four = SocketAddr::from(([127, 0, 0, 1], address.port()));
+        assert!(std::net::TcpStream::connect(four).is_ok());
+
+        let mut only = with(true);
+        for object in only.objects.values_mut() {
+            let Object::Listener(listener) = object else { continue };
+            Arc::make_mut(listener).bind = Address::Ip(address);
+        }
+        bound.bind(&only, 2, None).expect("only our own sockets are in the way");
+        bound.keep_only(&[&only], |_| false);
+        assert_eq!((bound.0.len(), at(&bound, &only).families), (1, Families::Own));
+        assert!(std::net::TcpStream::connect(four).is_err());
     }
 }

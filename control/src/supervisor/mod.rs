@@ -3,6 +3,7 @@
 //! One task owns everything and takes one event after the other ([`Supervisor::next`] waits for it, [`Supervisor::take`]
 //! acts on it without waiting), so that no two events meet half-way.
 
+pub mod accounts;
 pub mod init;
 pub mod listeners;
 pub mod orphan;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ringmesh_dataplane::telemetry::layout;
-use ringmesh_model::snapshot::{Address, Listener, Name, Snapshot};
+use ringmesh_model::snapshot::{Listener, Name, Snapshot};
 use ringmesh_model::wire::{Portion, ToControl, portions};
 use ringmesh_ring::shared_memory::SharedMemory;
 use rustix::event::{EventfdFlags, eventfd};
@@ -17,12 +17,12 @@ use tokio::time::Instant;
 
 use super::LAST_BREATH;
 use super::adopt::{self, Found};
-use super::listeners::{Listeners, listeners};
+use super::listeners::{At, Listeners, listeners};
 use super::process::Process;
 use crate::link::{self, Link};
 
 /// Where each listener that the data plane has sockets of was bound when it got them.
-pub(super) type Told = BTreeMap<Name, Address>;
+pub(super) type Told = BTreeMap<Name, At>;
 
 /// A data plane process with a link to it.
 pub(super) struct Present {

@@ -125,7 +125,7 @@ impl Supervisor {
                 let bound = self.listeners.find(listener);
                 state::Listener {
                     name: listener.name.clone(),
-                    bind: bound.map_or(&listener.bind, |(address, _)| address).to_string(),
+                    bind: bound.map_or(&listener.bind, |(at, _)| &at.address).to_string(),
                     protocol: listener.protocol.word().to_owned(),
                     mtls: mtls(listener.mtls).to_owned(),
                     tls_expires_at: listener.tls_expires(),

@@ -113,7 +113,7 @@ pub fn write_connection(connection: &Connection<'_>, into: &mut Vec<u8>) {
 }
 
 /// The word for a reason; a number of a later version's data plane has none yet.
-fn reason_word(number: u8) -> &'static str {
+pub(super) fn reason_word(number: u8) -> &'static str {
     Reason::from_number(number).map_or("unknown", Reason::label)
 }
 

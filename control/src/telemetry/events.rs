@@ -54,6 +54,7 @@ struct Inbox {
     lines: Vec<u8>,
     tally: Tally,
     warnings: Warnings,
+    refusals: Warnings,
 }
 
 /// Whether requests become lines.
@@ -153,7 +154,7 @@ impl Inbox {
             Ok(Event::Connection(connection)) => self.write(|line| access::write_connection(&connection, line)),
             Ok(Event::Handshake(handshake)) => {
                 self.handshakes.add(&handshake);
-                if !handshake.refused.is_empty() && self.warnings.admit(Instant::now()) {
+                if !handshake.refused.is_empty() && self.warnings.admit(Instant::now(), "handshakes", "/handshakes") {
                     tracing::warn!(
                         target: "ringmesh::tls",
                         direction = direction_word(handshake.direction),
@@ -162,6 +163,18 @@ impl Inbox {
                         cause = handshake.refused,
                         "handshake refused: {}",
                         handshake.detail,
+                    );
+                }
+            }
+            Ok(Event::Refused(refused)) => {
+                if self.refusals.admit(Instant::now(), "connections", "/metrics") {
+                    tracing::warn!(
+                        target: "ringmesh::listener",
+                        listener = refused.listener,
+                        remote = refused.remote,
+                        cause = access::reason_word(refused.reason),
+                        "connection refused: {}",
+                        refused.detail,
                     );
                 }
             }
@@ -192,12 +205,13 @@ struct Warnings {
 }
 
 impl Warnings {
-    /// Whether one more may be logged; tells how many were not, once that second is over.
-    fn admit(&mut self, now: Instant) -> bool {
+    /// Whether one more may be logged; tells how many of `what` were not, once that second is over, and which page knows of
+    /// all.
+    fn admit(&mut self, now: Instant, what: &str, page: &str) -> bool {
         let same = self.second.is_some_and(|second| now.saturating_duration_since(second).as_secs() == 0);
         if !same {
             if self.held_back > 0 {
-                tracing::warn!(target: "ringmesh::tls", count = self.held_back, "more handshakes were refused; see /handshakes");
+                tracing::warn!(target: "ringmesh::telemetry", count = self.held_back, "more {what} were refused; see {page}");
             }
             *self = Self { second: Some(now), logged: 0, held_back: 0 };
         }
@@ -404,7 +418,9 @@ pub(crate) mod tests {
     fn a_flood_of_refusals_is_logged_a_few_times_a_second() {
         let start = Instant::now();
         let mut warnings = Warnings::default();
-        let admitted = |warnings: &mut Warnings, at| (0..100).filter(|_| warnings.admit(at)).count() as u32;
+        let admitted = |warnings: &mut Warnings, at| {
+            (0..100).filter(|_| warnings.admit(at, "handshakes", "/handshakes")).count() as u32
+        };
         assert_eq!(admitted(&mut warnings, start), MAX_REFUSALS_LOGGED);
         assert_eq!(admitted(&mut warnings, start + Duration::from_millis(999)), 0);
         assert_eq!(warnings.held_back, 200 - u64::from(MAX_REFUSALS_LOGGED));

@@ -19,6 +19,7 @@ pub mod http2;
 pub mod limits;
 pub mod name;
 pub mod normalize;
+pub mod proxy_protocol;
 pub mod refusal;
 
 pub use body::BodyScanner;

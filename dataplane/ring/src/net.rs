@@ -10,14 +10,14 @@ use std::path::PathBuf;
 use crate::clock::Instant;
 use crate::socket::Socket;
 use crate::stop::Stop;
-use crate::stream::{Error, Stream};
+use crate::stream::{Bare, Error};
 
 /// Where something listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Address {
     /// An IP address and a TCP port.
     Ip(SocketAddr),
-    /// The path of a Unix socket.
+    /// The path of a Unix socket, or `@` and the name of one without a file.
     Unix(PathBuf),
 }
 
@@ -39,7 +39,7 @@ impl From<SocketAddr> for Address {
 /// A world. Everything that runs in it takes time, chance and connections from it alone.
 pub trait Net: Clone + 'static {
     /// Its connections.
-    type Stream: Stream;
+    type Stream: Bare;
 
     /// Its clock.
     fn now(&self) -> Instant;

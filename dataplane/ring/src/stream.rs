@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use crate::buffer::Buffer;
 use crate::output::Output;
+use crate::socket::PeerProcess;
 use crate::splice::Pipe;
 use crate::stop::{Reason, Stop};
 
@@ -106,6 +107,28 @@ pub trait Stream: 'static {
 
     /// Our own end's address, if it has one.
     fn local_address(&self) -> Option<SocketAddr> {
+        None
+    }
+}
+
+/// A connection with nothing around it yet, as it was accepted: what comes before everything else can be taken without
+/// taking what follows.
+pub trait Bare: Stream {
+    /// Copies bytes that are there to the front of `into`, and leaves them there. `None`: nothing; `Some(0)`: the end.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn try_peek(&self, into: &mut [u8]) -> io::Result<Option<usize>>;
+
+    /// Takes as many bytes as `into` has room for, or all that are there if they are fewer. Results as of
+    /// [`Self::try_peek`].
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn try_take(&self, into: &mut [u8]) -> io::Result<Option<usize>>;
+
+    /// Who is at the other end of a Unix socket. Without meaning for others.
+    fn peer_process(&self) -> Option<PeerProcess> {
         None
     }
 }

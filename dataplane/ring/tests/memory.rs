@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ringmesh_ring::memory::{Network, block_on};
 use ringmesh_ring::{
-    Address, Buffer, Error, Idle, Net, Output, Pipe, Reason, Size, Stream, panics, sleep_until, spawn, yield_now,
+    Address, Bare, Buffer, Error, Idle, Net, Output, Pipe, Reason, Size, Stream, panics, sleep_until, spawn, yield_now,
 };
 
 fn address(text: &str) -> SocketAddr {
@@ -118,8 +118,22 @@ fn ends_and_resets_look_like_those_of_sockets() {
         assert!(far.flush(&mut output, &stop).await.unwrap_err().is_reset());
 
         let (near, far) = network.pair();
+        let mut bytes = [0; 2];
+        output.clear();
+        output.push_bytes(b"abc");
+        assert_eq!(far.try_peek(&mut bytes).unwrap(), None);
+        near.flush(&mut output, &stop).await.unwrap();
+        assert_eq!((far.try_peek(&mut bytes).unwrap(), &bytes), (Some(2), b"ab"));
+        assert_eq!((far.try_take(&mut bytes[..1]).unwrap(), &bytes[..1]), (Some(1), &b"a"[..]));
+        assert_eq!((far.try_take(&mut bytes).unwrap(), &bytes), (Some(2), b"bc"));
+        near.shutdown_write().unwrap();
+        assert_eq!(far.try_peek(&mut bytes).unwrap(), Some(0));
+        output.push_bytes(b"abc");
+
+        let (near, far) = network.pair();
         near.reset_on_close();
         drop(near);
+        assert!(far.try_peek(&mut bytes).is_err());
         assert!(far.fill(&mut buffer, &stop).await.unwrap_err().is_reset());
         // Closing with bytes unread is a reset.
         let (near, far) = network.pair();

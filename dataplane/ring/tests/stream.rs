@@ -8,7 +8,7 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 use common::{both, connected_pair, connection, narrow_connection, on_every_driver, pattern, poll_once, unhurried};
-use ringmesh_ring::{Buffer, Error, Idle, Instant, Output, Pipe, Reason, Size, Slice, Stop, Stream};
+use ringmesh_ring::{Bare, Buffer, Error, Idle, Instant, Output, Pipe, Reason, Size, Slice, Stop, Stream};
 
 #[test]
 fn many_slices_arrive_in_order_at_a_slow_reader() {
@@ -63,6 +63,29 @@ fn idle_connection_tells_what_it_is_without_losing_bytes() {
         near.readable().await.unwrap();
         assert_eq!(near.check_idle().unwrap(), Idle::Closed);
         assert_eq!(near.try_fill(&mut buffer).unwrap(), Some(0));
+    });
+}
+
+#[test]
+fn bytes_that_were_looked_at_are_still_there_and_just_as_many_are_taken_as_asked() {
+    on_every_driver(|| async {
+        let (near, mut far) = connection();
+        let mut bytes = [0; 4];
+        assert_eq!(near.try_peek(&mut bytes).unwrap(), None);
+        assert_eq!(near.try_take(&mut bytes).unwrap(), None);
+        far.write_all(b"abcdef").unwrap();
+        near.readable().await.unwrap();
+        assert_eq!((near.try_peek(&mut bytes).unwrap(), &bytes), (Some(4), b"abcd"));
+        assert_eq!((near.try_take(&mut bytes[..3]).unwrap(), &bytes[..3]), (Some(3), &b"abc"[..]));
+        assert_eq!((near.try_peek(&mut bytes).unwrap(), &bytes[..3]), (Some(3), &b"def"[..]));
+        // What is left wakes who waits for it, also where readiness was told before.
+        near.readable().await.unwrap();
+        let mut buffer = Buffer::take(Size::Small);
+        assert_eq!(near.fill(&mut buffer, &unhurried()).await.unwrap(), 3);
+        far.shutdown(Shutdown::Write).unwrap();
+        near.readable().await.unwrap();
+        assert_eq!(near.try_peek(&mut bytes).unwrap(), Some(0));
+        assert_eq!(near.try_take(&mut bytes).unwrap(), Some(0));
     });
 }
 

@@ -1,5 +1,7 @@
 //! Accepting connections, and giving each to the worker with the fewest, before its first byte is read.
 
+pub mod proxy_header;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;

@@ -14,6 +14,7 @@ fn service(max: Option<u32>, workers: u16) -> Service {
             name: "s".into(),
             protocol: Protocol::Http,
             peer: None,
+            proxy_protocol: None,
             endpoints: Vec::new(),
             balance: Balance::LeastRequest,
             connect_timeout: Duration::from_secs(1),

@@ -53,7 +53,12 @@ struct Waiting<S: Stream> {
     /// When it is closed unless it is used.
     until: Instant,
     key: u64,
+    preface: Preface,
 }
+
+/// The PROXY header that a connection to an endpoint began with. It names one client for the life of the connection, so
+/// only requests that would send the same may use it.
+pub type Preface = Option<Box<[u8]>>;
 
 /// A connection to an endpoint, on loan to one request. Dropped, it is closed; [`Lease::give_back`] keeps it.
 pub struct Lease<N: Net> {
@@ -63,6 +68,7 @@ pub struct Lease<N: Net> {
     pub reused: bool,
     in_flight: InFlight<N::Stream>,
     key: u64,
+    preface: Preface,
     idle_timeout: Duration,
     max_idle: u32,
 }
@@ -147,6 +153,21 @@ impl<S: Stream> State<S> {
         }
     }
 
+    /// Like [`Self::take`], where each connection is for one client: those of others stay.
+    fn take_of(&self, key: u64, preface: &[u8], now: Instant) -> Option<Transport<S>> {
+        loop {
+            let waiting = {
+                let mut all = self.waiting.borrow_mut();
+                let fits = |one: &Waiting<S>| one.key == key && one.preface.as_deref() == Some(preface);
+                let index = all.iter().rposition(fits)?;
+                all.remove(index)
+            };
+            if waiting.until > now && matches!(waiting.transport.check_idle(), Ok(Idle::Open)) {
+                return Some(waiting.transport);
+            }
+        }
+    }
+
     /// Closes those whose time is up and those that the endpoint has closed; how many are left.
     fn sweep(&self, now: Instant) -> usize {
         let mut waiting = self.waiting.borrow_mut();
@@ -169,17 +190,29 @@ impl<S: Stream> Candidate for Rc<State<S>> {
 }
 
 impl<N: Net> Lease<N> {
-    /// A connection that was just made.
-    pub fn fresh(state: Rc<State<N::Stream>>, service: &Service, transport: Transport<N::Stream>) -> Self {
-        Self::new(InFlight::begin(state), service, transport, false)
+    /// A connection that was just made, and began with `preface`.
+    pub fn fresh(
+        state: Rc<State<N::Stream>>,
+        service: &Service,
+        transport: Transport<N::Stream>,
+        preface: Option<&[u8]>,
+    ) -> Self {
+        Self::new(InFlight::begin(state), service, transport, preface, false)
     }
 
-    fn new(in_flight: InFlight<N::Stream>, service: &Service, transport: Transport<N::Stream>, reused: bool) -> Self {
+    fn new(
+        in_flight: InFlight<N::Stream>,
+        service: &Service,
+        transport: Transport<N::Stream>,
+        preface: Option<&[u8]>,
+        reused: bool,
+    ) -> Self {
         Self {
             transport,
             reused,
             in_flight,
             key: service.pool_key,
+            preface: preface.map(Box::from),
             idle_timeout: service.config.idle_timeout,
             max_idle: service.config.max_idle_per_endpoint,
         }
@@ -187,10 +220,14 @@ impl<N: Net> Lease<N> {
 
     /// Keeps the connection for the next request. Only after a whole response, with nothing left to read or write.
     pub fn give_back(self, worker: &Rc<Worker<N>>) {
-        let Self { transport, in_flight, key, idle_timeout, max_idle, .. } = self;
+        let Self { transport, in_flight, key, preface, idle_timeout, max_idle, .. } = self;
         let mut waiting = in_flight.0.waiting.borrow_mut();
+        if preface.is_some() && waiting.len() >= max_idle as usize && !waiting.is_empty() {
+            // The oldest is for a client that has gone, most likely, and nobody else can use it.
+            waiting.remove(0);
+        }
         if waiting.len() < max_idle as usize && !worker.draining() {
-            waiting.push(Waiting { transport, until: worker.net.now() + idle_timeout, key });
+            waiting.push(Waiting { transport, until: worker.net.now() + idle_timeout, key, preface });
             worker.pools.start_sweeping(worker);
         }
     }
@@ -231,11 +268,20 @@ impl<S: Stream> Pools<S> {
         state.filter(|state| state.generation == place.generation).cloned()
     }
 
-    /// An unused connection to an endpoint, if there is one.
-    pub fn lease<N: Net<Stream = S>>(&self, service: &Service, endpoint: &Endpoint, now: Instant) -> Option<Lease<N>> {
+    /// An unused connection to an endpoint, if there is one that began with `preface`.
+    pub fn lease<N: Net<Stream = S>>(
+        &self,
+        service: &Service,
+        endpoint: &Endpoint,
+        preface: Option<&[u8]>,
+        now: Instant,
+    ) -> Option<Lease<N>> {
         let state = self.state(endpoint.place);
-        let transport = state.take(service.pool_key, now)?;
-        Some(Lease::new(InFlight::begin(state), service, transport, true))
+        let transport = match preface {
+            None => state.take(service.pool_key, now)?,
+            Some(preface) => state.take_of(service.pool_key, preface, now)?,
+        };
+        Some(Lease::new(InFlight::begin(state), service, transport, preface, true))
     }
 
     /// Closes all unused connections.

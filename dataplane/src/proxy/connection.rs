@@ -7,22 +7,26 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ringmesh_model::snapshot::{Mtls, Protocol};
+use ringmesh_codec::proxy_protocol::Header;
+use ringmesh_model::snapshot::{Address, Mtls, Protocol, ProxyProtocol};
 use ringmesh_model::spiffe::SpiffeId;
 use ringmesh_ring::buffer::{Buffer, Size};
 use ringmesh_ring::net::Net;
+use ringmesh_ring::socket::PeerProcess;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
-use ringmesh_ring::stream::{Idle, Stream};
+use ringmesh_ring::stream::{Bare, Idle, Stream};
 
 use crate::drain::Registered;
 use crate::listener::Reserved;
+use crate::listener::proxy_header::{self, Expected, Source};
 use crate::outcome::Reason;
 use crate::places::Place;
+use crate::proxy::preface::canonical;
 use crate::proxy::relay::{Raced, Turn, race};
 use crate::proxy::transport::Transport;
 use crate::proxy::{http2, opaque};
 use crate::tables::Listener;
-use crate::telemetry::event::Direction;
+use crate::telemetry::event::{Direction, Event, Refused};
 use crate::telemetry::layout::{gauge, listener as counter};
 use crate::telemetry::recorder::Series;
 use crate::tls;
@@ -49,6 +53,7 @@ pub struct Connection<N: Net> {
     client: Option<SocketAddr>,
     client_text: OnceCell<Box<str>>,
     peer: Option<tls::Peer>,
+    proxied: Option<Box<Header>>,
     registered: Registered,
     /// What it does in a row.
     pub turn: Turn,
@@ -92,6 +97,7 @@ impl<N: Net> Connection<N> {
             client: None,
             client_text: OnceCell::new(),
             peer: None,
+            proxied: None,
             _reserved: None,
         }
     }
@@ -99,6 +105,21 @@ impl<N: Net> Connection<N> {
     /// Who the client's certificate says it is.
     pub fn peer_id(&self) -> Option<&SpiffeId> {
         self.peer.as_ref().and_then(|peer| peer.id.as_deref())
+    }
+
+    /// The client's address, if it has one: that which its proxy names, or else its own.
+    pub fn client(&self) -> Option<SocketAddr> {
+        self.client
+    }
+
+    /// What the client's proxy has said of it, if one did.
+    pub fn proxied(&self) -> Option<&Header> {
+        self.proxied.as_deref()
+    }
+
+    /// What the client asked for in its handshake, if it asked for anything.
+    pub fn asked(&self) -> Option<&tls::Asked> {
+        self.peer.as_ref().and_then(|peer| peer.asked.as_deref())
     }
 
     /// The client's address as text, or nothing.
@@ -181,15 +202,45 @@ async fn admit<N: Net>(
     }
     let stop = worker.net.stop();
     let registered = worker.connections.add(stop.clone(), listener.index);
+    let proves = found.config.proxy_protocol.is_some() || found.tls.is_some();
+    let until = proves.then(|| worker.net.now() + found.config.limits.handshake_timeout);
+    let mut client = client.map(canonical);
+    let mut client_text = OnceCell::new();
+    if matches!(found.config.bind, Address::Unix(_)) {
+        client_text = process_text(stream.peer_process()).into();
+    }
+    let mut proxied = None;
+    if let Some(proxies) = &found.config.proxy_protocol {
+        stop.set_deadline(until);
+        let remote = (client, client_text.get().map(AsRef::as_ref));
+        let header = Box::pin(take_header(&worker, found, proxies, &stream, remote, &stop)).await?;
+        match header.as_deref().and_then(proxy_header::source) {
+            Some(Source::Ip(source)) => {
+                client = Some(canonical(source));
+                client_text = OnceCell::new();
+            }
+            Some(Source::Unix(text)) => {
+                client = None;
+                client_text = text.into();
+            }
+            None => {}
+        }
+        proxied = header;
+        stop.set_deadline(None);
+        if stop.reason() == Some(StopReason::Deadline) {
+            // It was whole just in time. What follows has deadlines of its own.
+            stop.clear();
+        }
+    }
     let (transport, peer) = match found.tls {
         None => (Transport::Plain(stream), None),
         Some(_) => {
-            let (transport, peer) = handshake(&worker, found, stream, &stop).await?;
+            stop.set_deadline(until);
+            let (transport, peer) = handshake(&worker, found, stream, client, &stop).await?;
             (transport, Some(peer))
         }
     };
     let protocol = found.config.protocol;
-    let client_text = OnceCell::new();
     let connection = Connection {
         worker,
         listener,
@@ -199,6 +250,7 @@ async fn admit<N: Net>(
         client,
         client_text,
         peer,
+        proxied,
         registered,
         turn: Turn::default(),
         served: Cell::new(false),
@@ -207,16 +259,64 @@ async fn admit<N: Net>(
     Some((Rc::new(connection), open))
 }
 
+/// Takes the PROXY header off a connection. Within, None: its client is no proxy, and is served as it is.
+async fn take_header<N: Net>(
+    worker: &Worker<N>,
+    listener: &Listener,
+    proxies: &ProxyProtocol,
+    stream: &N::Stream,
+    (client, client_text): (Option<SocketAddr>, Option<&str>),
+    stop: &Stop,
+) -> Option<Option<Box<Header>>> {
+    let refuse = |reason: Reason, detail: &str| {
+        worker.recorder.add(listener.series, counter::REASON + reason as usize, 1);
+        let address = client.map(|client| client.to_string());
+        let remote = address.as_deref().or(client_text).unwrap_or_default();
+        let told = Refused { listener: &listener.config.name, remote, reason: reason as u8, detail };
+        worker.tell(&Event::Refused(told));
+        stream.reset_on_close();
+    };
+    match proxy_header::expected(proxies, client) {
+        Expected::None => Some(None),
+        Expected::Nobody => {
+            refuse(Reason::NotAProxy, "it is in none of the networks that `proxy_protocol` names");
+            None
+        }
+        Expected::Header => match proxy_header::take(stream, stop).await {
+            Ok(header) => Some(Some(Box::new(header))),
+            // Somebody looked whether the port is open.
+            Err(proxy_header::Refused::Closed) => {
+                worker.recorder.add(listener.series, counter::REASON + Reason::ClientAborted as usize, 1);
+                None
+            }
+            Err(refused) => {
+                refuse(refused.reason(), &refused.to_string());
+                None
+            }
+        },
+    }
+}
+
+/// The client of a Unix socket as text: the process that has connected.
+fn process_text(process: Option<PeerProcess>) -> Box<str> {
+    let Some(PeerProcess { pid, uid }) = process else { return "unix".into() };
+    match pid {
+        Some(pid) => format!("unix:pid={pid},uid={uid}").into(),
+        None => format!("unix:uid={uid}").into(),
+    }
+}
+
+/// Proves who the client is. The deadline is the stop's.
 async fn handshake<N: Net>(
     worker: &Rc<Worker<N>>,
     listener: &Listener,
     stream: N::Stream,
+    client: Option<SocketAddr>,
     stop: &Stop,
 ) -> Option<(Transport<N::Stream>, tls::Peer)> {
     let config = listener.tls.clone()?;
     let name = &listener.config.name;
-    let ends = Worker::<N>::ends(&stream);
-    stop.set_deadline(Some(worker.net.now() + listener.config.limits.handshake_timeout));
+    let ends = Worker::<N>::ends(&stream).of_client(client);
     let accepted = match listener.config.mtls {
         Mtls::Strict => tls::accept(stream, config, stop).await,
         Mtls::Off => Box::pin(tls::accept_anybody(stream, config, stop)).await,

@@ -5,6 +5,7 @@ pub mod transport;
 pub mod pace;
 pub mod deadline;
 pub mod connection;
+pub mod preface;
 pub mod request;
 pub mod http1;
 pub mod exchange;

@@ -102,6 +102,7 @@ async fn reach<'t, N: Net>(
     way: &mut Way<'t>,
 ) -> Result<Lease<N>, Reason> {
     let worker = &connection.worker;
+    let preface = connection.preface(service);
     let mut tried = Tried::default();
     let mut last = Reason::NoEndpoint;
     for _attempt in 0..=service.config.connect_retries {
@@ -112,7 +113,7 @@ async fn reach<'t, N: Net>(
         tried.note(picked);
         let endpoint = &service.endpoints[picked];
         way.endpoint = Some(endpoint);
-        match upstream::dedicated(worker, service, endpoint, &connection.stop, None).await {
+        match upstream::dedicated(worker, service, endpoint, preface.as_deref(), &connection.stop, None).await {
             Ok(lease) => return Ok(lease),
             Err(reason) if reason.retry() == Retry::Elsewhere => last = reason,
             Err(reason) => return Err(reason),

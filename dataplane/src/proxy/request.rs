@@ -202,6 +202,8 @@ async fn forward<'t, N: Net>(
         Patience { deadline: timeout.map(|timeout| begun + timeout), idle: listener.config.limits.idle_timeout };
     let _permit = worker.admit(service, stop, patience.deadline).await?;
 
+    let preface = connection.preface(service);
+    let preface = preface.as_deref();
     let mut tried = Tried::default();
     let mut last = Reason::NoEndpoint;
     loop {
@@ -214,7 +216,7 @@ async fn forward<'t, N: Net>(
         way.endpoint = Some(endpoint);
         tried.note(index);
         account.attempts = account.attempts.saturating_add(1);
-        let lease = match upstream::lease(worker, service, endpoint, stop, patience.deadline).await {
+        let lease = match upstream::lease(worker, service, endpoint, preface, stop, patience.deadline).await {
             Ok(lease) => lease,
             Err(reason) if may_try_elsewhere(reason, account, service) => {
                 last = reason;
@@ -230,7 +232,7 @@ async fn forward<'t, N: Net>(
         debug_assert!(stale);
         // The endpoint closed the connection while it was unused. A new one tells whether it is there at all.
         account.attempts = account.attempts.saturating_add(1);
-        match upstream::connect(worker, service, endpoint, stop, patience.deadline).await {
+        match upstream::connect(worker, service, endpoint, preface, stop, patience.deadline).await {
             Ok(lease) => {
                 return call.exchange(lease, patience, account).await.map_err(|failed| match failed {
                     Failed::Stale => Reason::UpstreamReset,

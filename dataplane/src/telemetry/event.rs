@@ -19,6 +19,8 @@ pub enum Event<'a> {
     Handshake(Handshake<'a>),
     /// An opaque connection ended.
     Connection(Connection<'a>),
+    /// A connection was refused before its client was known.
+    Refused(Refused<'a>),
 }
 
 /// A request that ended.
@@ -124,6 +126,19 @@ pub struct Connection<'a> {
     pub received: u64,
     /// Bytes sent to the client.
     pub sent: u64,
+}
+
+/// A connection that was refused before its client was known.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Refused<'a> {
+    /// Listener.
+    pub listener: &'a str,
+    /// Who is at the connection's other end, or empty.
+    pub remote: &'a str,
+    /// Number of the [`crate::outcome::Reason`].
+    pub reason: u8,
+    /// The refusal in words.
+    pub detail: &'a str,
 }
 
 /// The longest valid beginning of `bytes` that an event may hold.

@@ -1,5 +1,6 @@
 //! From an identity of the snapshot to rustls' configs, with every check that can be made before a peer comes.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
@@ -164,8 +165,19 @@ impl ByName {
     }
 }
 
+thread_local! {
+    /// The name in the ClientHello that is being worked on: the library keeps it from who drives it without I/O.
+    static ASKED_NAME: Cell<Option<Box<str>>> = const { Cell::new(None) };
+}
+
+/// The name that the client asked for whose certificate was chosen in the last step on this thread.
+pub(super) fn take_asked_name() -> Option<Box<str>> {
+    ASKED_NAME.take()
+}
+
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        ASKED_NAME.set(hello.server_name().map(Box::from));
         let named = hello.server_name().and_then(|name| self.find(name));
         Some(named.unwrap_or(&self.first).clone())
     }

@@ -11,6 +11,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::{ClientConfig, CommonState, ServerConfig};
 
 use super::budget;
+use super::config::take_asked_name;
 use super::limits::MAX_REFUSED_BYTES;
 use super::refused::Refused;
 use super::session::{Progress, Session, has_record};
@@ -31,6 +32,8 @@ pub struct Peer {
     pub group: &'static str,
     /// The protocol agreed on by ALPN (RFC 7301), if both sides named any.
     pub alpn: Option<Alpn>,
+    /// What it asked for, if it is a client that asked for anything.
+    pub asked: Option<Box<Asked>>,
 }
 
 /// A protocol that can be agreed on.
@@ -54,6 +57,15 @@ impl Alpn {
     fn from_name(name: &[u8]) -> Option<Self> {
         [Self::Http1, Self::Http2].into_iter().find(|alpn| alpn.name().as_bytes() == name)
     }
+}
+
+/// What a client asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// The host (SNI, RFC 6066 section 3), where certificates are chosen by it.
+    pub name: Option<Box<str>>,
+    /// The protocol that was agreed on (ALPN, RFC 7301).
+    pub protocol: Option<Box<[u8]>>,
 }
 
 /// Takes the server's side of a handshake.
@@ -111,13 +123,16 @@ fn known<S: Stream>((stream, peer): (TlsStream<S>, Peer)) -> Result<(TlsStream<S
 async fn run<S: Stream>(shared: Rc<Shared<S>>, stop: &Stop) -> Result<(TlsStream<S>, Peer), Refused> {
     let mut output = Output::new();
     let mut first = true;
+    let mut name = None;
     loop {
         let stage = shared.state.borrow_mut().advance(&mut output);
+        // The library tells it to who chooses the certificate, on this thread and within this step.
+        name = take_asked_name().or(name);
         let sent = shared.inner.flush(&mut output, stop).await;
         match stage {
             Ok(Stage::Over) => {
                 sent?;
-                let peer = peer(shared.state.borrow().session.common())?;
+                let peer = peer(shared.state.borrow().session.common(), name)?;
                 return Ok((TlsStream { shared }, peer));
             }
             Ok(Stage::Waiting) => sent?,
@@ -214,7 +229,8 @@ fn part<S: Stream>(stream: &S) {
     let _ = stream.shutdown_write();
 }
 
-fn peer(connection: &CommonState) -> Result<Peer, Refused> {
+fn peer(connection: &CommonState, asked_name: Option<Box<str>>) -> Result<Peer, Refused> {
+    let asked = Asked { name: asked_name, protocol: connection.alpn_protocol().map(Box::from) };
     // There is one only where our verifier has checked it.
     let leaf = connection.peer_certificates().and_then(|chain| chain.first());
     let name = |name: Option<&'static str>| name.unwrap_or("unknown");
@@ -224,5 +240,6 @@ fn peer(connection: &CommonState) -> Result<Peer, Refused> {
         cipher_suite: name(connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str())),
         alpn: connection.alpn_protocol().and_then(Alpn::from_name),
         group: name(connection.negotiated_key_exchange_group().and_then(|group| group.name().as_str())),
+        asked: (asked != Asked::default()).then(|| Box::new(asked)),
     })
 }

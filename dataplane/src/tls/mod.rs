@@ -24,7 +24,7 @@ mod writing;
 
 pub use config::{Error, client, edge_server, server};
 pub use fault::Fault;
-pub use handshake::{Alpn, Peer, accept, accept_anybody, connect};
+pub use handshake::{Alpn, Asked, Peer, accept, accept_anybody, connect};
 pub use refused::Refused;
 pub use shared::free_unused;
 pub use stream::TlsStream;

@@ -5,8 +5,9 @@ use std::rc::Rc;
 use ringmesh_model::snapshot::Protocol;
 use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
+use ringmesh_ring::output::Output;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
-use ringmesh_ring::stream::Error as StreamError;
+use ringmesh_ring::stream::{Error as StreamError, Stream};
 
 use crate::outcome::Reason;
 use crate::pool::{Lease, Leased, shared};
@@ -17,7 +18,8 @@ use crate::telemetry::layout::{gauge, service as counter};
 use crate::tls::{self, Alpn};
 use crate::worker::Worker;
 
-/// A connection to an endpoint for one request. `deadline` is the request's, if it has one.
+/// A connection to an endpoint for one request. `preface` is the PROXY header that it begins with, if the service wants one;
+/// `deadline` is the request's, if it has one.
 ///
 /// # Errors
 /// The way the attempt ended; nothing was sent on it.
@@ -25,21 +27,23 @@ pub async fn lease<N: Net>(
     worker: &Rc<Worker<N>>,
     service: &Service,
     endpoint: &Endpoint,
+    preface: Option<&[u8]>,
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Leased<N>, Reason> {
     let found = match service.config.protocol {
         Protocol::Http2 => shared::lease(worker, service, endpoint).map(Leased::Shared),
-        _ => worker.pools.lease(service, endpoint, worker.net.now()).map(Leased::Own),
+        _ => worker.pools.lease(service, endpoint, preface, worker.net.now()).map(Leased::Own),
     };
     if let Some(lease) = found {
         worker.recorder.add(service.series, counter::REUSED, 1);
         return Ok(lease);
     }
-    connect(worker, service, endpoint, stop, deadline).await
+    connect(worker, service, endpoint, preface, stop, deadline).await
 }
 
-/// A new connection to an endpoint; in HTTP/2 one that was not there before, which another request may have begun to make.
+/// A new connection to an endpoint, see [`lease`]; in HTTP/2 one that was not there before, which another request may have
+/// begun to make.
 ///
 /// # Errors
 /// The way the attempt ended; nothing was sent on it.
@@ -47,17 +51,20 @@ pub async fn connect<N: Net>(
     worker: &Rc<Worker<N>>,
     service: &Service,
     endpoint: &Endpoint,
+    preface: Option<&[u8]>,
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Leased<N>, Reason> {
     match service.config.protocol {
         Protocol::Http2 => {
-            let dial = async || dial(worker, service, endpoint, stop, deadline).await;
+            let dial = async || dial(worker, service, endpoint, preface, stop, deadline).await;
             let opened = Box::pin(shared::open(worker, service, endpoint, stop, deadline, dial)).await;
             stop.set_deadline(deadline);
             opened.map(Leased::Shared)
         }
-        Protocol::Http | Protocol::Tcp => dedicated(worker, service, endpoint, stop, deadline).await.map(Leased::Own),
+        Protocol::Http | Protocol::Tcp => {
+            dedicated(worker, service, endpoint, preface, stop, deadline).await.map(Leased::Own)
+        }
     }
 }
 
@@ -69,17 +76,19 @@ pub async fn dedicated<N: Net>(
     worker: &Rc<Worker<N>>,
     service: &Service,
     endpoint: &Endpoint,
+    preface: Option<&[u8]>,
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Lease<N>, Reason> {
-    let transport = dial(worker, service, endpoint, stop, deadline).await?;
-    Ok(Lease::fresh(worker.pools.state(endpoint.place), service, transport))
+    let transport = dial(worker, service, endpoint, preface, stop, deadline).await?;
+    Ok(Lease::fresh(worker.pools.state(endpoint.place), service, transport, preface))
 }
 
 async fn dial<N: Net>(
     worker: &Rc<Worker<N>>,
     service: &Service,
     endpoint: &Endpoint,
+    preface: Option<&[u8]>,
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Transport<N::Stream>, Reason> {
@@ -91,7 +100,7 @@ async fn dial<N: Net>(
         _ => (own, Reason::ConnectTimeout),
     };
     stop.set_deadline(Some(until));
-    let mut result = Box::pin(open(worker, service, endpoint, stop, late)).await;
+    let mut result = Box::pin(open(worker, service, endpoint, preface, stop, late)).await;
     stop.set_deadline(deadline);
     if result.is_ok() && stop.reason() == Some(StopReason::Deadline) {
         // The last bytes of the handshake came together with its deadline. What follows must not end by that.
@@ -132,6 +141,7 @@ async fn open<N: Net>(
     worker: &Rc<Worker<N>>,
     service: &Service,
     endpoint: &Endpoint,
+    preface: Option<&[u8]>,
     stop: &Stop,
     late: Reason,
 ) -> Result<Transport<N::Stream>, Reason> {
@@ -148,6 +158,15 @@ async fn open<N: Net>(
         Err(StreamError::Stopped(reason)) => return Err(stopped(reason)),
         Err(StreamError::Io(_)) => return Err(Reason::ConnectFailed),
     };
+    if let Some(preface) = preface {
+        let mut output = Output::new();
+        output.push_bytes(preface);
+        match stream.flush(&mut output, stop).await {
+            Ok(()) => {}
+            Err(StreamError::Stopped(reason)) => return Err(stopped(reason)),
+            Err(StreamError::Io(_)) => return Err(Reason::ConnectFailed),
+        }
+    }
     let Some(config) = &service.tls else { return Ok(Transport::Plain(stream)) };
     let ends = Worker::<N>::ends(&stream);
     match tls::connect(stream, config.clone(), stop).await {

@@ -131,9 +131,12 @@ fn snapshot(change: impl FnOnce(&mut Listener)) -> Snapshot {
     let mut listener = Listener {
         name: "in".into(),
         bind: Address::Ip("127.0.0.1:1".parse().unwrap()),
+        ipv6_only: false,
+        permissions: Default::default(),
         protocol: Protocol::Http,
         mtls: Mtls::Off,
         tls: Vec::new(),
+        proxy_protocol: None,
         target: ListenerTarget::Routes,
         limits: ListenerLimits {
             max_header_bytes: 16 * 1024,
@@ -152,6 +155,7 @@ fn snapshot(change: impl FnOnce(&mut Listener)) -> Snapshot {
         name: "s".into(),
         protocol: Protocol::Http,
         peer: None,
+        proxy_protocol: None,
         endpoints: vec![Endpoint { address: Address::Ip(ENDPOINT.parse().unwrap()), zone: None }],
         balance: Balance::LeastRequest,
         connect_timeout: Duration::from_secs(1),

@@ -188,18 +188,20 @@ impl FromField for Address {
     }
 }
 
-/// Longest path of a Unix socket, in bytes: `sun_path` has 108 with the closing NUL (unix(7)).
+/// Longest path of a Unix socket, in bytes: `sun_path` has 108 with the closing NUL (unix(7)); of a name without a file,
+/// with the NUL in front of it, for which `@` is written.
 const MAX_UNIX_PATH_BYTES: usize = 107;
 
-/// Reads the path of a Unix socket.
+/// Reads the path of a Unix socket, or the name of one without a file.
 pub(crate) fn unix(field: &Field<'_>, path: &str) -> Option<PathBuf> {
-    if !path.starts_with('/') {
+    let name = path.strip_prefix('@');
+    if name.is_none() && !path.starts_with('/') {
         field.refuse(Cause::RelativePath(path.to_owned()));
         return None;
     }
-    if path.len() > MAX_UNIX_PATH_BYTES {
-        let expected = "a path of a Unix socket with at most 107 bytes";
-        field.refuse(Cause::WrongText { expected, found: path.to_owned() });
+    let bytes = name.unwrap_or(path).len();
+    if bytes == 0 || bytes > MAX_UNIX_PATH_BYTES || path.contains('\0') {
+        field.refuse(Cause::UnixPath { bytes, path: path.escape_default().to_string() });
         return None;
     }
     Some(path.into())

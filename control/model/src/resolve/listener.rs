@@ -1,11 +1,12 @@
 //! Listeners: where they are and where their traffic goes.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 
 use super::{Resolver, Subject};
 use crate::error::Cause;
 use crate::listener::{CertificateFiles, Listener};
-use crate::snapshot::{self, Address, Certificate, ListenerTarget, Mtls, Protocol};
+use crate::snapshot::{self, Address, Certificate, ListenerTarget, Mtls, Protocol, ProxyAt};
 
 impl<'a> Resolver<'a> {
     /// No two listeners, the admin pages included, on one address.
@@ -18,10 +19,12 @@ impl<'a> Resolver<'a> {
         if let Some(bind) = &config.admin.bind {
             let name = "the admin pages ([admin] `bind`)".to_owned();
             if let Address::Ip(address) = bind.value {
-                let family = (address.is_ipv6(), address.port());
-                ports.insert(family, name.clone());
-                if address.ip().is_unspecified() {
-                    wildcards.insert(family, name.clone());
+                for is_ipv6 in families(address, false) {
+                    let family = (is_ipv6, address.port());
+                    ports.insert(family, name.clone());
+                    if address.ip().is_unspecified() {
+                        wildcards.insert(family, name.clone());
+                    }
                 }
             }
             seen.insert(bind.value.clone(), name);
@@ -35,13 +38,19 @@ impl<'a> Resolver<'a> {
                 if address.port() == 0 {
                     continue;
                 }
-                let family = (address.is_ipv6(), address.port());
-                taken = taken.or_else(|| wildcards.get(&family).cloned());
-                if address.ip().is_unspecified() {
-                    taken = taken.or_else(|| ports.get(&family).cloned());
-                    wildcards.entry(family).or_insert_with(|| name.clone());
+                for is_ipv6 in families(address, listener.ipv6_only.value) {
+                    let family = (is_ipv6, address.port());
+                    let mut other = wildcards.get(&family).cloned();
+                    if address.ip().is_unspecified() {
+                        other = other.or_else(|| ports.get(&family).cloned());
+                        wildcards.entry(family).or_insert_with(|| name.clone());
+                    }
+                    ports.entry(family).or_insert_with(|| name.clone());
+                    if address.is_ipv6() && !is_ipv6 {
+                        other = other.map(|other| format!("{other}, as it takes IPv4 along; set `ipv6_only = true`"));
+                    }
+                    taken = taken.or(other);
                 }
-                ports.entry(family).or_insert_with(|| name.clone());
             }
             if let Some(other) = taken {
                 let subject = Subject { kind: "listener", index, name: &listener.name };
@@ -74,6 +83,15 @@ impl<'a> Resolver<'a> {
                 }
             }
         }
+        self.fitting_address(subject, listener);
+        let proxy_protocol = listener.proxy_protocol.as_ref().map(|proxies| {
+            for proxy in &proxies.from {
+                if let Some(cause) = never_connects(*proxy, &listener.bind) {
+                    self.note(subject, "proxy_protocol.from", proxies.place, cause);
+                }
+            }
+            proxies.value.clone()
+        });
         let target = match &listener.service {
             Some(service) => {
                 self.call(subject, "service", service, service.place, listener.protocol);
@@ -91,15 +109,67 @@ impl<'a> Resolver<'a> {
         snapshot::Listener {
             name: listener.name.value.clone(),
             bind: listener.bind.value.clone(),
+            ipv6_only: listener.ipv6_only.value,
+            permissions: listener.permissions.as_ref().map(|permissions| permissions.value.clone()).unwrap_or_default(),
             protocol: listener.protocol,
             mtls: listener.mtls.value,
             tls,
+            proxy_protocol,
             target,
             limits: listener.limits.clone(),
+        }
+    }
+
+    /// What is said of an address must be true of that kind of address.
+    fn fitting_address(&mut self, subject: Subject<'_>, listener: &Listener) {
+        let mut refuse = |field, place, why| {
+            self.note(subject, field, place, Cause::NotForAddress { address: listener.bind.to_string(), why });
+        };
+        if listener.ipv6_only.value && !is_all_of_ipv6(&listener.bind) {
+            refuse(
+                "ipv6_only",
+                listener.ipv6_only.place,
+                "only \"[::]:PORT\" takes IPv4 along, unless it is true there",
+            );
+        }
+        if let Some(permissions) = &listener.permissions {
+            match &listener.bind.value {
+                Address::Ip(_) => {
+                    refuse("permissions", permissions.place, "only a Unix socket has an owner and a mode")
+                }
+                Address::Unix(path) if path.starts_with("/") => {}
+                Address::Unix(_) => {
+                    refuse(
+                        "permissions",
+                        permissions.place,
+                        "a name without a file is open to all of its network namespace",
+                    );
+                }
+            }
         }
     }
 
     fn is_routed(&self, listener: &Listener) -> bool {
         self.routed_everywhere || self.routed.contains(listener.name.as_str())
     }
+}
+
+fn is_all_of_ipv6(address: &Address) -> bool {
+    matches!(address, Address::Ip(SocketAddr::V6(address)) if address.ip().is_unspecified())
+}
+
+/// Whether the clients of a port are of IPv6, of IPv4, or of both.
+fn families(address: SocketAddr, ipv6_only: bool) -> impl Iterator<Item = bool> {
+    let both = is_all_of_ipv6(&Address::Ip(address)) && !ipv6_only;
+    [address.is_ipv6(), false].into_iter().take(if both { 2 } else { 1 })
+}
+
+/// Why a proxy cannot come in there: its listener is of the other kind of socket.
+fn never_connects(proxy: ProxyAt, bind: &Address) -> Option<Cause> {
+    let why = match (proxy, bind) {
+        (ProxyAt::Network(_), Address::Unix(_)) => "clients of a Unix socket have no IP addresses; write \"unix\"",
+        (ProxyAt::Unix, Address::Ip(_)) => "only clients of a Unix socket are \"unix\"; write their network",
+        _ => return None,
+    };
+    Some(Cause::NeverConnects { proxy, why })
 }

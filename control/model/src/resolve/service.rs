@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::{Answers, Resolver, Subject};
+use crate::error::Cause;
 use crate::service::{EndpointAddress, Service};
 use crate::snapshot::{self, Address, Protocol};
 
@@ -13,6 +14,11 @@ impl<'a> Resolver<'a> {
             self.needs_identity(subject, "peer", peer.place, "mutual TLS");
             self.spiffe_id(subject, "peer", peer)
         });
+        if let (Some(protocol), Some(_)) = (&service.protocol, service.proxy_protocol)
+            && protocol.value == Protocol::Http2
+        {
+            self.note(subject, "protocol", protocol.place, Cause::ProxyProtocolOnHttp2);
+        }
         let endpoints = endpoints(service, answers);
         let name = service.name.as_str();
         let only_tcp = self.called_by_tcp.contains(name) && !self.called_by_http.contains(name);
@@ -21,6 +27,7 @@ impl<'a> Resolver<'a> {
             name: service.name.value.clone(),
             protocol: service.protocol.as_ref().map_or(implied, |protocol| protocol.value),
             peer,
+            proxy_protocol: service.proxy_protocol,
             endpoints,
             balance: service.balance,
             connect_timeout: service.connect_timeout,

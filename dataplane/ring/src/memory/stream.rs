@@ -14,7 +14,7 @@ use crate::output::Output;
 use crate::socket::Turn;
 use crate::splice::Pipe;
 use crate::stop::Stop;
-use crate::stream::{Error, Idle};
+use crate::stream::{Bare, Error, Idle};
 
 /// One end of a connection in memory.
 pub struct Stream {
@@ -208,6 +208,30 @@ impl crate::stream::Stream for Stream {
 
     fn peer_address(&self) -> Option<SocketAddr> {
         self.peer
+    }
+}
+
+impl Bare for Stream {
+    fn try_peek(&self, into: &mut [u8]) -> io::Result<Option<usize>> {
+        if self.incoming.state.get() == State::Reset {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        let queue = self.incoming.bytes.borrow();
+        if queue.is_empty() {
+            return Ok((self.incoming.state.get() != State::Open).then_some(0));
+        }
+        let len = queue.len().min(into.len()).min(self.shape.chunk_bytes.get());
+        into.iter_mut().zip(queue.iter()).take(len).for_each(|(to, from)| *to = *from);
+        Ok(Some(len))
+    }
+
+    fn try_take(&self, into: &mut [u8]) -> io::Result<Option<usize>> {
+        let there = self.try_peek(into)?;
+        if let Some(len) = there {
+            self.incoming.bytes.borrow_mut().drain(..len);
+            wake(&self.incoming.writer);
+        }
+        Ok(there)
     }
 }
 

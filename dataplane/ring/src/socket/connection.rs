@@ -14,9 +14,10 @@ use monoio::io::{CancelableAsyncReadRent, CancelableAsyncWriteRent};
 use monoio::net::UnixStream;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketFlags, SocketType, sockopt};
 
 use super::in_flight::{Filling, SendingMany, SendingOne};
+use super::unix::{self, PeerProcess};
 use crate::buffer::Buffer;
 use crate::clock::Instant;
 use crate::net::Address;
@@ -24,7 +25,7 @@ use crate::output::Output;
 use crate::runtime::{Mode, mode, sleep_until};
 use crate::splice::Pipe;
 use crate::stop::Stop;
-use crate::stream::{Error, Idle, Stream};
+use crate::stream::{Bare, Error, Idle, Stream};
 
 /// A connected stream socket that belongs to this worker.
 ///
@@ -86,7 +87,7 @@ impl Socket {
             }
             Address::Unix(path) => {
                 let descriptor = open(AddressFamily::UNIX)?;
-                let path = SocketAddrUnix::new(path).map_err(io::Error::from)?;
+                let path = unix::address(path)?;
                 // A Unix socket whose listener has a full backlog says so at once, and tells nobody when that changes.
                 let mut pause = Duration::from_millis(1);
                 loop {
@@ -209,17 +210,9 @@ impl Stream for Socket {
 
     fn try_fill(&self, buffer: &mut Buffer) -> io::Result<Option<usize>> {
         refuse_full(buffer)?;
-        loop {
-            match rustix::net::recv(self.descriptor(), buffer.spare_mut(), RecvFlags::DONTWAIT) {
-                Ok((received, _)) => {
-                    buffer.commit(received);
-                    return Ok(Some(received));
-                }
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(None),
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let received = receive_now(self.descriptor(), buffer.spare_mut(), RecvFlags::empty())?;
+        buffer.commit(received.unwrap_or_default());
+        Ok(received)
     }
 
     fn check_idle(&self) -> io::Result<Idle> {
@@ -303,6 +296,32 @@ impl Stream for Socket {
 
     fn local_address(&self) -> Option<SocketAddr> {
         rustix::net::getsockname(self.descriptor()).ok()?.try_into().ok()
+    }
+}
+
+impl Bare for Socket {
+    fn try_peek(&self, into: &mut [u8]) -> io::Result<Option<usize>> {
+        receive_now(self.descriptor(), into, RecvFlags::PEEK)
+    }
+
+    fn try_take(&self, into: &mut [u8]) -> io::Result<Option<usize>> {
+        receive_now(self.descriptor(), into, RecvFlags::empty())
+    }
+
+    fn peer_process(&self) -> Option<PeerProcess> {
+        unix::peer_process(self.descriptor())
+    }
+}
+
+/// Receives what is there without waiting.
+fn receive_now(socket: BorrowedFd<'_>, into: &mut [u8], flags: RecvFlags) -> io::Result<Option<usize>> {
+    loop {
+        match rustix::net::recv(socket, &mut *into, flags | RecvFlags::DONTWAIT) {
+            Ok((received, _)) => return Ok(Some(received)),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// A process that listens on a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,12 +29,36 @@ pub fn owner_of_port(address: SocketAddr) -> Option<Owner> {
         .filter_map(|table| fs::read_to_string(table).ok())
         .flat_map(|table| listening(&table, address))
         .collect();
+    holder(&inodes)
+}
+
+/// Who listens on a Unix socket at this path, or of this name. None as of [`owner_of_port`].
+pub fn owner_of_path(path: &Path) -> Option<Owner> {
+    let table = fs::read("/proc/net/unix").ok()?;
+    let lines = table.split(|byte| *byte == b'\n');
+    holder(&lines.filter_map(|line| listening_unix(line, path)).collect::<Vec<_>>())
+}
+
+/// The socket of a line of the kernel's table if it listens at `path`: seven words, and the path as it is.
+fn listening_unix(line: &[u8], path: &Path) -> Option<u64> {
+    const LISTENS: u32 = 0x0001_0000;
+    let line = line.strip_suffix(path.as_os_str().as_bytes())?.strip_suffix(b" ")?;
+    let [_, _, _, flags, _, _, inode] = std::str::from_utf8(line).ok()?.split_whitespace().collect::<Vec<_>>()[..]
+    else {
+        return None;
+    };
+    let listens = u32::from_str_radix(flags, 16).ok()? & LISTENS != 0;
+    inode.parse().ok().filter(|_| listens)
+}
+
+/// The process that has one of these sockets.
+fn holder(inodes: &[u64]) -> Option<Owner> {
     if inodes.is_empty() {
         return None;
     }
     fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
-        holds(pid, &inodes).then(|| Owner { pid, command: command(pid) })
+        holds(pid, inodes).then(|| Owner { pid, command: command(pid) })
     })
 }
 
@@ -105,6 +131,21 @@ mod tests {
         let owner = owner_of_port(listener.local_addr().unwrap()).unwrap();
         assert_eq!(owner.pid, std::process::id());
         assert!(!owner.command.is_empty());
+    }
+
+    #[test]
+    fn owner_of_a_listening_path_is_found_and_a_client_is_none() {
+        let folder = std::env::temp_dir().join(format!("ringmesh owner {}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("a socket");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert_eq!(owner_of_path(&path).map(|owner| owner.pid), Some(std::process::id()));
+        assert_eq!(owner_of_path(Path::new("socket")), None, "the end of a path is another path");
+        let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let accepted = listener.accept().unwrap();
+        drop(listener);
+        assert_eq!(owner_of_path(&path), None, "{client:?} {accepted:?}");
+        fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]

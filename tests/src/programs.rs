@@ -1,0 +1,80 @@
+//! Other people's proxies, as tests put them beside ours.
+
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::wait::eventually;
+
+/// HAProxy or nginx with a config of its own. Dropped, it ends.
+pub struct Program {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Program {
+    /// HAProxy with these `frontend`, `backend` and `listen` sections, which listens at `address`.
+    ///
+    /// # Panics
+    /// If it is not installed, or does not listen.
+    #[track_caller]
+    pub fn haproxy(address: SocketAddr, sections: &str) -> Self {
+        let config = format!(
+            "global\n  maxconn 100\ndefaults\n  timeout connect 5s\n  timeout client 10s\n  timeout server 10s\n{sections}\n"
+        );
+        Self::start("haproxy", "haproxy", &["-db", "-f"], &config, address)
+    }
+
+    /// nginx with these `http` and `stream` sections, which listens at `address`.
+    ///
+    /// # Panics
+    /// If it is not installed, or does not listen.
+    #[track_caller]
+    pub fn nginx(address: SocketAddr, sections: &str) -> Self {
+        let config = format!(
+            "daemon off; master_process off; pid DIR/nginx.pid; error_log stderr;\n\
+             load_module /usr/lib/nginx/modules/ngx_stream_module.so;\nevents {{}}\n{sections}\n"
+        );
+        Self::start("nginx", "nginx-light libnginx-mod-stream", &["-e", "stderr", "-c"], &config, address)
+    }
+
+    #[track_caller]
+    fn start(name: &str, package: &str, words: &[&str], config: &str, address: SocketAddr) -> Self {
+        let folder = tempfile::Builder::new().prefix("ringmesh-").tempdir().expect("a temporary folder");
+        let file = folder.path().join("config");
+        let config = config.replace("DIR", &folder.path().display().to_string());
+        fs::write(&file, config).expect("the folder is ours");
+        let log = fs::File::create(folder.path().join("log")).expect("the folder is ours");
+        let mut command = Command::new(name);
+        command.args(words).arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        // Debian keeps services out of ordinary users' paths.
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{path}:/usr/sbin"));
+        let child =
+            command.spawn().unwrap_or_else(|error| panic!("{name}: {error}; Debian: apt-get install {package}"));
+        let mut program = Self { child, folder };
+        eventually(&format!("{name} listens at {address}"), || {
+            let ended = program.child.try_wait().expect("it is our child");
+            assert!(ended.is_none(), "{name} ended: {}", program.log());
+            TcpStream::connect(address).ok()
+        });
+        program
+    }
+
+    /// What it has said.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- its neighbour's log:\n{}", self.log());
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
