@@ -4,12 +4,11 @@
 use std::rc::Rc;
 
 use ringmesh_dataplane::proxy::connection;
-use ringmesh_dataplane::proxy::http1;
+use ringmesh_dataplane::proxy::pooled::pooled;
 use ringmesh_ring::memory::{Network, Stream, block_on};
-use ringmesh_ring::slot::Pool;
 use ringmesh_ring::{Buffer, Net, Output, Size, Stop, Stream as _};
 
-use crate::memory::{Pooled, World};
+use crate::memory::World;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -20,13 +19,13 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
 
-/// The fields of the request that `memory::REQUEST` has, as a client sends them again and again: indexed where the tables
-/// allow it. The first request of a connection fills its table.
-const FIRST_BLOCK: &[(&str, &str)] = &[
+/// The fields of the request that `memory::REQUEST` has.
+const FIELDS: &[(&str, &str)] = &[
     (":method", "GET"),
     (":scheme", "http"),
     (":authority", "app.bench.example"),
@@ -45,10 +44,21 @@ fn literal(block: &mut Vec<u8>, name: &str, value: &str) {
     }
 }
 
-fn block(fields: &[(&str, &str)]) -> Vec<u8> {
-    let mut block = Vec::new();
-    fields.iter().for_each(|(name, value)| literal(&mut block, name, value));
-    block
+/// The first request's block and that of all others: what stays the same is put into the table once and named from then on,
+/// as clients do; the last field differs with each request.
+fn blocks() -> (Vec<u8>, Vec<u8>) {
+    let (&(name, value), same) = FIELDS.split_last().expect("there are some");
+    let (mut first, mut others) = (Vec::new(), Vec::new());
+    for (place, (name, value)) in same.iter().enumerate() {
+        let begin = first.len();
+        literal(&mut first, name, value);
+        // With incremental indexing (section 6.2.1). The newest entry is the first behind the 61 static ones.
+        first[begin] = 0x40;
+        others.push(0x80 | u8::try_from(61 + same.len() - place).expect("a small table"));
+    }
+    literal(&mut first, name, value);
+    literal(&mut others, name, value);
+    (first, others)
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -111,7 +121,7 @@ impl Peer {
 /// # Panics
 /// If what comes is not what was sent.
 pub fn run(world: &World, at_once: usize, rounds: u64) {
-    let request = block(FIRST_BLOCK);
+    let (first, request) = blocks();
     // 200 is in the static table.
     let mut head = vec![0x88];
     literal(&mut head, "content-type", "application/octet-stream");
@@ -119,18 +129,21 @@ pub fn run(world: &World, at_once: usize, rounds: u64) {
     let body = [b'x'; 100];
     block_on(&world.net, async {
         let (near, far) = world.net.pair();
-        let exchanges = Pooled(Pool::new(http1::serve::<Network>));
+        let exchanges = pooled::<Network>();
         let served = connection::serve(Rc::clone(&world.worker), exchanges, far, None, world.listener, None);
         ringmesh_ring::spawn(served);
         let mut client = Peer::new(&world.net, near);
-        client.send(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await;
+        // A window that no count of requests uses up.
+        let window = frame(WINDOW_UPDATE, 0, 0, &0x7fff_0000_u32.to_be_bytes());
+        client.send(&[PREFACE, &frame(SETTINGS, 0, 0, &[]), &window].concat()).await;
         let mut service: Option<Peer> = None;
         let mut stream = 1;
         let (mut sent, mut answers) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
             sent.clear();
             for _ in 0..at_once {
-                sent.extend(frame(HEADERS, END_HEADERS | END_STREAM, stream, &request));
+                let block = if stream == 1 { &first } else { &request };
+                sent.extend(frame(HEADERS, END_HEADERS | END_STREAM, stream, block));
                 stream += 2;
             }
             client.send(&sent).await;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::Context;
 use ringmesh_dataplane::loader::Loader;
 use ringmesh_dataplane::places::Place;
-use ringmesh_dataplane::proxy::connection::{self, Connection, Exchanges, Next};
-use ringmesh_dataplane::proxy::http1;
+use ringmesh_dataplane::proxy::connection::{self, Connection};
+use ringmesh_dataplane::proxy::pooled::pooled;
 use ringmesh_dataplane::proxy::transport::Transport;
 use ringmesh_dataplane::telemetry::directory::Directory;
 use ringmesh_dataplane::telemetry::layout;
@@ -17,7 +17,6 @@ use ringmesh_dataplane::worker::{Events, Worker};
 use ringmesh_model::snapshot::{AccessLog, Object, Protocol};
 use ringmesh_ring::memory::{self, Network, Stream, block_on};
 use ringmesh_ring::shared_memory::SharedMemory;
-use ringmesh_ring::slot::Pool;
 use ringmesh_ring::{Buffer, Net, Output, Size, Stop, Stream as _};
 
 use crate::snapshot;
@@ -48,25 +47,6 @@ pub struct World {
     pub worker: Rc<Worker<Network>>,
     pub(crate) listener: Place,
     pub(crate) service: memory::Listener,
-}
-
-/// Busy connections in boxes that are used again, as in the product.
-pub(crate) struct Pooled<F, M>(pub(crate) Pool<F, M>);
-
-impl<F, M: Clone> Clone for Pooled<F, M> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
-impl<F, M> Exchanges<Network> for Pooled<F, M>
-where
-    F: Future<Output = Next> + 'static,
-    M: Fn(Rc<Connection<Network>>) -> F + Clone + 'static,
-{
-    fn run(&self, connection: Rc<Connection<Network>>) -> impl Future<Output = Next> {
-        self.0.run(connection)
-    }
 }
 
 impl World {
@@ -120,7 +100,7 @@ impl World {
                 Between::Nothing => self.net.pair(),
                 Between::Proxy => {
                     let (client, far) = self.net.pair();
-                    let exchanges = Pooled(Pool::new(http1::serve::<Network>));
+                    let exchanges = pooled::<Network>();
                     let served = connection::serve(self.worker.clone(), exchanges, far, None, self.listener, None);
                     ringmesh_ring::spawn(served);
                     send(&client, REQUEST, &mut Output::new(), &self.net.stop()).await;

@@ -18,7 +18,6 @@ use ringmesh_ring::net::{Net, Sockets};
 use ringmesh_ring::reclaim;
 use ringmesh_ring::setup::{self, Grant, Wish};
 use ringmesh_ring::shared_memory::Memory;
-use ringmesh_ring::slot::Pool;
 use ringmesh_ring::socket::{Listener, refuse_newcomers};
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
 
@@ -28,8 +27,8 @@ use crate::loader::{self, Loader};
 use crate::outbox::Outbox;
 use crate::permit::{self, Coordinator};
 use crate::places::Place;
-use crate::proxy::connection::{Connection, Exchanges, Next};
-use crate::proxy::http1;
+use crate::proxy::connection::Exchanges;
+use crate::proxy::pooled::pooled;
 use crate::tables::Tables;
 use crate::telemetry::directory::{self, Directory};
 use crate::telemetry::layout::{self, gauge};
@@ -658,25 +657,6 @@ impl Drop for Farewell {
     }
 }
 
-/// Busy connections run in boxes that are used again.
-struct Pooled<F, M>(Pool<F, M>);
-
-impl<F, M: Clone> Clone for Pooled<F, M> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
-impl<F, M> Exchanges<Sockets> for Pooled<F, M>
-where
-    F: Future<Output = Next> + 'static,
-    M: Fn(Rc<Connection<Sockets>>) -> F + Clone + 'static,
-{
-    fn run(&self, connection: Rc<Connection<Sockets>>) -> impl Future<Output = Next> {
-        self.0.run(connection)
-    }
-}
-
 impl Seat {
     fn run(self, to_loader: Sender<(u16, FromWorker)>) -> io::Result<()> {
         let to_loader = Rc::new(RefCell::new(Outbox::new(to_loader)));
@@ -704,7 +684,7 @@ impl Seat {
         let filters = filters.iter().map(|make| make()).collect();
         let events = Events::new(move |bytes| events.push(bytes));
         let worker = Rc::new(Worker::new(number, Sockets, recorder, events, filters, coordinator));
-        let exchanges = Pooled(Pool::new(http1::serve::<Sockets>));
+        let exchanges = pooled::<Sockets>();
         let others = RefCell::new(others);
         let placement = {
             let send = move |to: u16, handover| match others.borrow_mut()[usize::from(to)]
@@ -762,7 +742,7 @@ impl Seat {
                         tell(&to_loader, number, FromWorker::Report(report, endpoints));
                     }
                     ToWorker::Shrink => {
-                        exchanges.0.clear();
+                        exchanges.clear();
                         worker.free_scratch();
                         tls::free_unused();
                         reclaim::free_unused();
@@ -898,16 +878,10 @@ mod tests {
         )
     }
 
-    fn exchange_bytes<F, M>(_: &Pooled<F, M>) -> usize {
-        size_of::<F>()
-    }
-
     #[test]
-    fn an_idle_connection_is_a_small_task_and_a_busy_one_fits_a_page() {
-        let exchanges = Pooled(Pool::new(http1::serve::<Sockets>));
+    fn an_idle_connection_is_a_small_task() {
+        let exchanges = pooled::<Sockets>();
         let bytes = task_bytes(&exchanges);
         assert!((256..=512).contains(&bytes), "an idle connection's task has {bytes} bytes");
-        let bytes = exchange_bytes(&exchanges);
-        assert!((1024..=4096).contains(&bytes), "a busy connection's future has {bytes} bytes");
     }
 }

@@ -14,6 +14,7 @@ mod address;
 mod http1;
 mod smuggling;
 mod http2;
+mod grpc;
 mod crash;
 mod driver;
 mod reload;

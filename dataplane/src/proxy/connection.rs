@@ -21,6 +21,7 @@ use crate::listener::Reserved;
 use crate::listener::proxy_header::{self, Expected, Source};
 use crate::outcome::Reason;
 use crate::places::Place;
+use crate::proxy::http2::stream::Begun;
 use crate::proxy::preface::canonical;
 use crate::proxy::relay::{Raced, Turn, race};
 use crate::proxy::transport::Transport;
@@ -79,6 +80,12 @@ pub enum Next {
 pub trait Exchanges<N: Net>: Clone + 'static {
     /// One busy time: from the first byte of a request until nothing more has come.
     fn run(&self, connection: Rc<Connection<N>>) -> impl Future<Output = Next>;
+
+    /// One request of HTTP/2.
+    fn stream(&self, begun: Begun<N>) -> impl Future<Output = ()> + 'static;
+
+    /// Frees the storage that nothing uses.
+    fn clear(&self) {}
 }
 
 impl<N: Net> Connection<N> {
@@ -148,9 +155,9 @@ pub fn serve<N: Net>(
         let Some((connection, _open)) = admitted.await else { return };
         match connection.protocol {
             Protocol::Tcp => Box::pin(opaque::serve(connection)).await,
-            Protocol::Http if connection.agreed_on_http2() => http2(connection, Buffer::hollow()).await,
+            Protocol::Http if connection.agreed_on_http2() => http2(connection, exchanges, Buffer::hollow()).await,
             Protocol::Http => requests(connection, exchanges).await,
-            Protocol::Http2 => http2(connection, Buffer::hollow()).await,
+            Protocol::Http2 => http2(connection, exchanges, Buffer::hollow()).await,
         }
     }
 }
@@ -356,14 +363,15 @@ async fn requests<N: Net>(connection: Rc<Connection<N>>, exchanges: impl Exchang
             Next::Idle => {}
             Next::Close => return,
             Next::Linger => return Box::pin(linger(&connection)).await,
-            Next::Http2(arrived) => return http2(connection, arrived).await,
+            Next::Http2(arrived) => return http2(connection, exchanges, arrived).await,
         }
     }
 }
 
 /// Serves many requests at a time. `arrived`: what has come of them.
-async fn http2<N: Net>(connection: Rc<Connection<N>>, arrived: Buffer) {
-    if let http2::End::Linger = Box::pin(http2::serve(connection.clone(), arrived)).await {
+async fn http2<N: Net>(connection: Rc<Connection<N>>, exchanges: impl Exchanges<N>, arrived: Buffer) {
+    let start = move |begun| ringmesh_ring::spawn(exchanges.stream(begun));
+    if let http2::End::Linger = Box::pin(http2::serve(connection.clone(), Box::new(start), arrived)).await {
         Box::pin(linger(&connection)).await;
     }
 }

@@ -319,6 +319,7 @@ impl<N: Net> Exchange<'_, N> {
             watch: &watch,
             turn: &self.connection.turn,
             stale: lease.reused && bodiless && head.known_method().is_safe(),
+            is_grpc: grpc::is_call(request.headers()),
         };
         let mut progress = exchange::http1::Progress::new(self.body.clone());
         let mut stage = exchange::Stage::Waiting;

@@ -11,5 +11,6 @@ pub mod http1;
 pub mod exchange;
 pub mod http2;
 pub mod grpc;
+pub mod pooled;
 pub mod opaque;
 pub mod relay;

@@ -11,8 +11,8 @@ use std::time::Duration;
 use ringmesh_dataplane::loader::Loader;
 use ringmesh_dataplane::outcome::Reason;
 use ringmesh_dataplane::places::Place;
-use ringmesh_dataplane::proxy::connection::{self, Connection, Exchanges, Next};
-use ringmesh_dataplane::proxy::http1;
+use ringmesh_dataplane::proxy::connection::{self, Connection};
+use ringmesh_dataplane::proxy::pooled::pooled;
 use ringmesh_dataplane::proxy::transport::Transport;
 use ringmesh_dataplane::telemetry::directory::Directory;
 use ringmesh_dataplane::telemetry::recorder::Recorder;
@@ -41,16 +41,6 @@ pub(crate) struct World {
     snapshot: RefCell<Snapshot>,
     upstream: memory::Listener,
     pub(crate) telemetry: SharedMemory,
-}
-
-/// Runs busy connections where they are.
-#[derive(Clone)]
-struct Direct;
-
-impl Exchanges<Network> for Direct {
-    async fn run(&self, connection: Rc<Connection<Network>>) -> Next {
-        http1::serve(connection).await
-    }
 }
 
 impl World {
@@ -104,7 +94,14 @@ impl World {
     /// A client's end of a new connection to the listener.
     pub(crate) fn connect(&self) -> memory::Stream {
         let (near, far) = self.net.pair();
-        ringmesh_ring::spawn(connection::serve(self.worker.clone(), Direct, far, None, self.listener, None));
+        ringmesh_ring::spawn(connection::serve(
+            self.worker.clone(),
+            pooled::<Network>(),
+            far,
+            None,
+            self.listener,
+            None,
+        ));
         near
     }
 

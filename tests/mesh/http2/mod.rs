@@ -6,7 +6,7 @@ mod ending;
 mod rules;
 mod between;
 mod attack;
-mod programs;
+pub(crate) mod programs;
 
 use std::net::SocketAddr;
 

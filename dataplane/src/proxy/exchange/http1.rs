@@ -2,7 +2,7 @@
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
 use bytes::Buf;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Response, header};
 use ringmesh_codec::body::{BodyScanner, State};
 use ringmesh_codec::framing::BodyLength;
 use ringmesh_codec::head::{Method, Version};
@@ -19,6 +19,7 @@ use super::head::{self, Framing};
 use super::{Answer, Lost, More, Part, Reply, Sink, Source};
 use crate::proxy::connection::Connection;
 use crate::proxy::http1::{Uploaded, client_gone, is_whole};
+use crate::proxy::http2::head::parse_length;
 use crate::proxy::transport::Transport;
 
 /// How far a body has come.
@@ -228,7 +229,7 @@ impl<S: Stream> Source for Awaited<'_, S> {
 }
 
 impl<S: Stream> Answer for Awaited<'_, S> {
-    async fn head(&mut self, stop: &Stop) -> Result<(Response<()>, BodyLength), Lost> {
+    async fn head(&mut self, stop: &Stop) -> Result<Response<()>, Lost> {
         loop {
             if !self.buffer.is_empty() {
                 match self.head.parse(self.buffer.filled(), self.limits) {
@@ -267,7 +268,7 @@ impl<S: Stream> Answer for Awaited<'_, S> {
         } else {
             self.body = Some(Progress::new(BodyScanner::new(length, self.limits)));
         }
-        Ok((response, length))
+        Ok(response)
     }
 }
 
@@ -307,13 +308,14 @@ impl<'a, N: Net> Download<'a, N> {
     }
 
     /// How the body is sent to this client.
-    fn length(&self, response: &Response<()>, announced: BodyLength, more: More) -> BodyLength {
+    fn length(&self, response: &Response<()>, more: More) -> BodyLength {
         let status = response.status().as_u16();
         if self.method == Method::Head || status == 204 || status == 304 {
             return BodyLength::None;
         }
-        match (announced, more) {
-            (BodyLength::Fixed(length), _) => BodyLength::Fixed(length),
+        let told = response.headers().get(header::CONTENT_LENGTH);
+        match (told.map(parse_length), more) {
+            (Some(Some(length)), _) => BodyLength::Fixed(length),
             (_, More::Nothing) => BodyLength::Fixed(0),
             _ if self.version == Version::Http10 => BodyLength::UntilClose,
             _ => BodyLength::Chunked,
@@ -345,8 +347,8 @@ impl<N: Net> Reply for Download<'_, N> {
         self.body.flush(stop).await
     }
 
-    fn begin(&mut self, response: Response<()>, length: BodyLength, more: More) -> Result<(), Lost> {
-        let length = self.length(&response, length, more);
+    fn begin(&mut self, response: Response<()>, more: More) -> Result<(), Lost> {
+        let length = self.length(&response, more);
         self.persists = self.wants_more
             && self.connection.goes_on()
             && length != BodyLength::UntilClose

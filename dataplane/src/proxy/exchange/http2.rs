@@ -9,8 +9,8 @@ use bytes::{Buf, Bytes};
 use h2::client::ResponseFuture;
 use h2::server::SendResponse;
 use h2::{Reason as Code, RecvStream, SendStream};
-use http::{HeaderMap, Response, header};
-use ringmesh_codec::framing::BodyLength;
+use http::{HeaderMap, HeaderName, Response};
+use ringmesh_codec::body::is_forbidden_trailer;
 use ringmesh_ring::stop::Stop;
 
 use super::data::Data;
@@ -24,6 +24,7 @@ impl From<h2::Error> for Lost {
             Err(error) if error.is_remote() && (error.is_go_away() || code == Some(Code::REFUSED_STREAM)) => {
                 Self::Unprocessed
             }
+            Err(error) if error.is_remote() && error.is_reset() => Self::Cut,
             Err(error) if error.is_remote() => Self::Gone,
             Err(error) if error.is_library() => Self::Broken,
             // Ours: a stream that is used after its end.
@@ -129,8 +130,23 @@ fn poll_send(
     Poll::Ready(Ok(()))
 }
 
+/// Trailers without those that a next hop may not find behind a body, since it may merge them into the head.
+fn permitted(trailers: HeaderMap) -> Option<HeaderMap> {
+    let is_forbidden = |name: &HeaderName| is_forbidden_trailer(name.as_str().as_bytes());
+    if !trailers.keys().any(is_forbidden) {
+        return Some(trailers);
+    }
+    let rest = trailers.iter().filter(|(name, _)| !is_forbidden(name));
+    let mut permitted = HeaderMap::new();
+    for (name, value) in rest {
+        // Fewer than there were.
+        permitted.append(name, value.clone());
+    }
+    Some(permitted).filter(|permitted| !permitted.is_empty())
+}
+
 fn end(stream: &mut SendStream<Data>, trailers: Option<HeaderMap>) -> Result<(), Lost> {
-    match trailers {
+    match trailers.and_then(permitted) {
         Some(trailers) => stream.send_trailers(trailers)?,
         None => stream.send_data(Data::Bytes(Bytes::new()), true)?,
     }
@@ -180,9 +196,9 @@ impl Awaited {
         Self { head, body: None }
     }
 
-    fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<(Response<()>, BodyLength), Lost>> {
+    fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<Response<()>, Lost>> {
         match self.head.poll_informational(context) {
-            Poll::Ready(Some(Ok(interim))) => return Poll::Ready(Ok((interim, BodyLength::None))),
+            Poll::Ready(Some(Ok(interim))) => return Poll::Ready(Ok(interim)),
             Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.into())),
             Poll::Ready(None) | Poll::Pending => {}
         }
@@ -191,16 +207,8 @@ impl Awaited {
             // A final head cannot be one (RFC 9113 section 8.1).
             return Poll::Ready(Err(Lost::Broken));
         }
-        let length = match parts.headers.get(header::CONTENT_LENGTH) {
-            _ if stream.is_end_stream() => BodyLength::None,
-            Some(length) => match length.to_str().ok().and_then(|length| length.parse().ok()) {
-                Some(length) => BodyLength::Fixed(length),
-                None => return Poll::Ready(Err(Lost::Broken)),
-            },
-            None => BodyLength::UntilClose,
-        };
         self.body = Some(Body::new(stream));
-        Poll::Ready(Ok((Response::from_parts(parts, ()), length)))
+        Poll::Ready(Ok(Response::from_parts(parts, ())))
     }
 }
 
@@ -228,7 +236,7 @@ impl Source for Awaited {
 }
 
 impl Answer for Awaited {
-    async fn head(&mut self, stop: &Stop) -> Result<(Response<()>, BodyLength), Lost> {
+    async fn head(&mut self, stop: &Stop) -> Result<Response<()>, Lost> {
         until(stop, |context| self.poll_head(context)).await
     }
 }
@@ -326,7 +334,7 @@ impl<F: Fn(usize)> Reply for Download<'_, F> {
         self.way.0.borrow_mut().respond.send_informational(response).map_err(Lost::from)
     }
 
-    fn begin(&mut self, response: Response<()>, _length: BodyLength, more: More) -> Result<(), Lost> {
+    fn begin(&mut self, response: Response<()>, more: More) -> Result<(), Lost> {
         (self.sends)(0);
         let way = &mut *self.way.0.borrow_mut();
         way.body = Some(way.respond.send_response(response, more == More::Nothing)?);

@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use bytes::Buf;
 use http::{HeaderMap, Request, Response};
-use ringmesh_codec::framing::BodyLength;
 use ringmesh_codec::grpc;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
@@ -60,7 +59,7 @@ pub enum Lost {
     Io(io::Error),
     /// The peer ended connection or stream.
     Gone,
-    /// The endpoint did so after its response had begun.
+    /// The endpoint did so after its response had begun, or by resetting the stream: it has seen the request.
     Cut,
     /// The peer broke the rules.
     Broken,
@@ -117,7 +116,7 @@ pub trait Sink {
 /// A response of an endpoint: its heads, then its body.
 pub trait Answer: Source {
     /// The next head; a final one is the last.
-    fn head(&mut self, stop: &Stop) -> impl Future<Output = Result<(Response<()>, BodyLength), Lost>>;
+    fn head(&mut self, stop: &Stop) -> impl Future<Output = Result<Response<()>, Lost>>;
 }
 
 /// What the client gets.
@@ -126,7 +125,7 @@ pub trait Reply: Sink {
     fn interim(&mut self, response: Response<()>, stop: &Stop) -> impl Future<Output = Result<(), Lost>>;
 
     /// Sends the head, or keeps it for the first bytes of the body. `more`: whether there is a body, or at least trailers.
-    fn begin(&mut self, response: Response<()>, length: BodyLength, more: More) -> Result<(), Lost>;
+    fn begin(&mut self, response: Response<()>, more: More) -> Result<(), Lost>;
 
     /// Resolves when the client has gone away, as far as nobody else would notice.
     fn gone(&self) -> impl Future<Output = ()>;
@@ -160,6 +159,8 @@ pub struct Exchange<'a, N: Net> {
     /// Whether an end before the first byte means that the endpoint closed the connection while it was unused, and the request
     /// may be sent again.
     pub stale: bool,
+    /// Whether it is a gRPC call, whose status is told.
+    pub is_grpc: bool,
 }
 
 impl<N: Net> Exchange<'_, N> {
@@ -298,10 +299,10 @@ impl<N: Net> Exchange<'_, N> {
         account: &mut Account,
     ) -> Result<(), Failed> {
         let mut interim = 0;
-        let (response, length) = loop {
-            let (response, length) = self.head(answer, reply).await?;
+        let response = loop {
+            let response = self.head(answer, reply).await?;
             if !response.status().is_informational() {
-                break (response, length);
+                break response;
             }
             interim += 1;
             if interim > MAX_INTERIM {
@@ -318,11 +319,11 @@ impl<N: Net> Exchange<'_, N> {
             }
         };
         account.status = response.status().as_u16();
-        note_grpc_status(response.headers(), account);
+        self.note_grpc_status(response.headers(), account);
         let mut done = answer.is_done();
         *stage = Stage::Begun;
         let more = if done { More::Nothing } else { More::Follows };
-        reply.begin(response, length, more).map_err(|lost| self.of_client(&lost))?;
+        reply.begin(response, more).map_err(|lost| self.of_client(&lost))?;
         while !done {
             self.turn.step().await;
             let part = match answer.ready() {
@@ -349,7 +350,7 @@ impl<N: Net> Exchange<'_, N> {
                 }
                 Part::End(trailers) => {
                     if let Some(trailers) = &trailers {
-                        note_grpc_status(trailers, account);
+                        self.note_grpc_status(trailers, account);
                     }
                     self.giving(0);
                     reply.end(trailers, self.stop).await.map_err(|lost| self.of_client(&lost))?;
@@ -376,7 +377,7 @@ impl<N: Net> Exchange<'_, N> {
     }
 
     /// Waits for the endpoint's next head. A client that waits long is watched meanwhile.
-    async fn head(&self, answer: &mut impl Answer, reply: &impl Reply) -> Result<(Response<()>, BodyLength), Failed> {
+    async fn head(&self, answer: &mut impl Answer, reply: &impl Reply) -> Result<Response<()>, Failed> {
         self.watch.wait(Awaiting::Head, self.uploaded, self.deadlines, self.worker.net.now());
         let mut result = answer.head(self.stop).await;
         self.watch.awaiting.set(Awaiting::Nothing);
@@ -393,11 +394,7 @@ impl<N: Net> Exchange<'_, N> {
         result.map_err(|lost| self.of_endpoint(lost))
     }
 
-    async fn head_watching(
-        &self,
-        answer: &mut impl Answer,
-        reply: &impl Reply,
-    ) -> Result<(Response<()>, BodyLength), Lost> {
+    async fn head_watching(&self, answer: &mut impl Answer, reply: &impl Reply) -> Result<Response<()>, Lost> {
         let mut head = pin!(answer.head(self.stop));
         let mut gone = pin!(reply.gone());
         let mut watching = true;
@@ -409,6 +406,15 @@ impl<N: Net> Exchange<'_, N> {
             head.as_mut().poll(context)
         })
         .await
+    }
+
+    /// Takes note of a gRPC status, wherever it stands.
+    fn note_grpc_status(&self, fields: &HeaderMap, account: &mut Account) {
+        if self.is_grpc
+            && let Some(status) = fields.get("grpc-status")
+        {
+            account.grpc_status = Some(grpc::parse_status(status.as_bytes()));
+        }
     }
 
     /// What an endpoint that fails before its response ends the request in.
@@ -450,12 +456,5 @@ pub async fn over_http2<N: Net>(
             lease.close_if_over();
             Err(failed)
         }
-    }
-}
-
-/// Takes note of a gRPC status, wherever it stands.
-fn note_grpc_status(fields: &HeaderMap, account: &mut Account) {
-    if let Some(status) = fields.get("grpc-status") {
-        account.grpc_status = Some(grpc::parse_status(status.as_bytes()));
     }
 }

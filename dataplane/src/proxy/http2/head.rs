@@ -1,10 +1,11 @@
 //! A request's head as it comes in a stream: what the library has checked, and the rest (RFC 9113 section 8.3).
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::Authority;
 use http::{Method, Uri, request};
 use ringmesh_codec::framing::BodyLength;
+use ringmesh_codec::grpc;
 use ringmesh_codec::head::{self, Method as Known};
 use ringmesh_codec::http2::{check_authority, check_path};
 use ringmesh_codec::limits::Limits;
@@ -25,73 +26,79 @@ pub struct Head {
     /// Where the query begins in the target.
     query: usize,
     /// The authority, if only Host told it.
-    host: Option<header::HeaderValue>,
+    host: Option<HeaderValue>,
     /// How long its body is; [`BodyLength::Chunked`] where that is not told.
     pub length: BodyLength,
+    /// Whether it is a gRPC call.
+    pub is_grpc: bool,
+    /// Whether the client waits for a 100 before it sends the body.
+    pub expects_continue: bool,
 }
 
 impl Head {
     /// Checks a head, and says what the request ends in if it must not go on. `ends`: there is no body.
     pub fn check(parts: request::Parts, ends: bool, limits: &Limits) -> (Self, Result<(), Reason>) {
-        let request::Parts { method, uri, mut headers, .. } = parts;
-        let hosts = headers.get_all(header::HOST).iter().count();
-        let host = headers.remove(header::HOST);
-        let mut head = Self { method, uri, fields: headers, query: 0, host, length: BodyLength::None };
-        let checked = if hosts > 1 { Err(Reason::BadRequest) } else { head.interpret(ends, limits) };
+        let request::Parts { method, uri, headers: fields, .. } = parts;
+        let length = if ends { BodyLength::None } else { BodyLength::Chunked };
+        let (host, is_grpc, expects_continue) = (None, false, false);
+        let mut head = Self { method, uri, fields, query: 0, host, length, is_grpc, expects_continue };
+        let checked = head.interpret(limits);
         (head, checked)
     }
 
-    fn interpret(&mut self, ends: bool, limits: &Limits) -> Result<(), Reason> {
+    fn interpret(&mut self, limits: &Limits) -> Result<(), Reason> {
+        let seen = self.check_fields(limits)?;
+        if seen.hosts > 0 {
+            self.host = self.fields.remove(header::HOST);
+        }
+        self.is_grpc = seen.is_grpc;
         if self.method == Method::CONNECT {
             return Err(Reason::NotImplemented);
         }
+        // The library takes an empty one for a scheme (RFC 9113 section 8.3.1).
+        if self.uri.scheme_str().is_some_and(str::is_empty) {
+            return Err(Reason::BadRequest);
+        }
         let refused = |refusal: Refusal| Reason::of_refusal(&refusal);
         let authority = self.uri.authority().map(|authority| authority.as_str().as_bytes());
-        check_authority(authority, self.host.as_ref().map(header::HeaderValue::as_bytes)).map_err(refused)?;
+        check_authority(authority, self.host.as_ref().map(HeaderValue::as_bytes)).map_err(refused)?;
         let target = self.target_bytes();
         if target.len() > limits.max_target_bytes {
             return Err(Reason::TargetTooLong);
         }
-        self.query = check_path(target, Known::from_bytes(self.method.as_str().as_bytes())).map_err(refused)?;
-        self.check_fields(limits)?;
-        self.length = match self.content_length()? {
-            _ if ends => BodyLength::None,
-            Some(length) => BodyLength::Fixed(length),
-            None => BodyLength::Chunked,
-        };
+        self.query = check_path(target, self.known_method()).map_err(refused)?;
+        if self.length != BodyLength::None {
+            self.length = seen.length.map_or(BodyLength::Chunked, BodyLength::Fixed);
+            self.expects_continue = seen.expects_continue;
+        }
         Ok(())
     }
 
-    /// The sizes are those that the same head had in HTTP/1, so that one limit serves both.
-    fn check_fields(&self, limits: &Limits) -> Result<(), Reason> {
+    /// One walk over the fields. The sizes are those that the same head had in HTTP/1, so that one limit serves both.
+    fn check_fields(&self, limits: &Limits) -> Result<Seen, Reason> {
         if self.fields.len() > limits.max_fields {
             return Err(Reason::HeaderTooLarge);
         }
+        let mut seen = Seen::default();
         let mut bytes = self.target_bytes().len();
         for (name, value) in &self.fields {
-            bytes += name.as_str().len() + value.len() + 4;
-            match Name::from_bytes(name.as_str().as_bytes()) {
+            let name = name.as_str().as_bytes();
+            bytes += name.len() + value.len() + 4;
+            match Name::from_bytes(name) {
                 Name::Lookalike => return Err(Reason::BadRequest),
                 Name::Expect if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
                     return Err(Reason::ExpectationFailed);
                 }
+                Name::Expect => seen.expects_continue = true,
+                Name::Host if seen.hosts > 0 => return Err(Reason::BadRequest),
+                Name::Host => seen.hosts += 1,
+                Name::ContentLength if seen.length.is_some() => return Err(Reason::BadRequest),
+                Name::ContentLength => seen.length = Some(parse_length(value).ok_or(Reason::BadRequest)?),
+                Name::Other if name == b"content-type" => seen.is_grpc = grpc::is_grpc(value.as_bytes()),
                 _ => {}
             }
         }
-        if bytes > limits.max_head_bytes { Err(Reason::HeaderTooLarge) } else { Ok(()) }
-    }
-
-    /// That a body has this length, the library sees to; digits alone are a length, and one of them.
-    fn content_length(&self) -> Result<Option<u64>, Reason> {
-        let mut lengths = self.fields.get_all(header::CONTENT_LENGTH).iter();
-        let Some(length) = lengths.next() else { return Ok(None) };
-        let digits = length.as_bytes();
-        let plain = !digits.is_empty() && digits.len() <= 19 && digits.iter().all(u8::is_ascii_digit);
-        let number = length.to_str().ok().filter(|_| plain).and_then(|text| text.parse::<u64>().ok());
-        match number.filter(|length| *length <= i64::MAX as u64) {
-            Some(number) if lengths.next().is_none() => Ok(Some(number)),
-            _ => Err(Reason::BadRequest),
-        }
+        if bytes > limits.max_head_bytes { Err(Reason::HeaderTooLarge) } else { Ok(seen) }
     }
 
     /// The same target for an endpoint that is reached by that hop.
@@ -125,11 +132,23 @@ impl Head {
     pub fn known_method(&self) -> Known {
         Known::from_bytes(self.method.as_str().as_bytes())
     }
+}
 
-    /// Whether the client waits for a 100 before it sends the body.
-    pub fn expects_continue(&self) -> bool {
-        self.length != BodyLength::None && self.fields.contains_key(header::EXPECT)
-    }
+/// What a walk over the fields has found.
+#[derive(Default)]
+struct Seen {
+    hosts: u32,
+    length: Option<u64>,
+    is_grpc: bool,
+    expects_continue: bool,
+}
+
+/// That a body has this length, the library sees to; digits alone are a length.
+pub(crate) fn parse_length(value: &HeaderValue) -> Option<u64> {
+    let digits = value.as_bytes();
+    let plain = !digits.is_empty() && digits.len() <= 19 && digits.iter().all(u8::is_ascii_digit);
+    let number = value.to_str().ok().filter(|_| plain)?.parse::<u64>().ok()?;
+    (number <= i64::MAX as u64).then_some(number)
 }
 
 impl head::Head for &Head {
@@ -153,7 +172,7 @@ impl head::Head for &Head {
         if name.eq_ignore_ascii_case("host") {
             return Some(self.authority_bytes());
         }
-        self.fields.get(name).map(header::HeaderValue::as_bytes)
+        self.fields.get(name).map(HeaderValue::as_bytes)
     }
 
     fn for_each_field(&self, visit: &mut dyn FnMut(&[u8], &[u8])) {

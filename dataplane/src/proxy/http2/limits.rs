@@ -6,9 +6,10 @@ use std::time::Duration;
 /// of a MiB keeps 100 Mbit/s busy over 20 ms.
 pub const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 
-/// What all streams of a connection may send ahead of being passed on: the most that a connection makes us hold.
-pub const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
-const _: () = assert!(STREAM_WINDOW_BYTES <= CONNECTION_WINDOW_BYTES);
+/// What all streams of a connection may send ahead of being passed on: as much as a hundred of them together. What a stream
+/// holds that nobody reads counts here too, so that a smaller window would make a few slow readers stop all others of a
+/// connection that many share.
+pub const CONNECTION_WINDOW_BYTES: u32 = 100 * STREAM_WINDOW_BYTES;
 
 /// What of one stream may wait to be sent: more would only lie here longer.
 pub const MAX_SEND_BUFFER_BYTES: usize = 128 * 1024;

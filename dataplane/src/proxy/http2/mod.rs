@@ -55,12 +55,16 @@ pub struct Session<N: Net> {
     /// When to look after it again.
     clock: Stop,
     header_timeout: Duration,
+    start: Start<N>,
 }
 
 type Library = server::Connection<Duplex, Data>;
 
-/// Serves a connection to its end. `arrived`: its first bytes, if some were read.
-pub async fn serve<N: Net>(connection: Rc<Connection<N>>, arrived: Buffer) -> End {
+/// Starts the task of a stream.
+type Start<N> = Box<dyn Fn(stream::Begun<N>)>;
+
+/// Serves a connection to its end. `start` begins to serve a stream; `arrived`: its first bytes, if some were read.
+pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: Start<N>, arrived: Buffer) -> End {
     let worker = connection.worker.clone();
     let tables = worker.tables();
     let Some(listener) = tables.listener(connection.listener) else { return End::Close };
@@ -82,6 +86,7 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, arrived: Buffer) -> En
         in_head: Cell::new(false),
         clock: worker.net.stop(),
         header_timeout: limits.header_timeout,
+        start,
         connection: connection.clone(),
     });
     session.received(arrived.filled());
@@ -151,7 +156,7 @@ impl<N: Net> Session<N> {
         self.served.set(self.served.get() + 1);
         let stop = self.connection.worker.net.stop();
         let registered = self.streams.add(stop.clone(), 0);
-        ringmesh_ring::spawn(stream::serve(self.clone(), stop, registered, request, respond));
+        (self.start)(stream::Begun { session: self.clone(), stop, registered, request, respond });
     }
 }
 

@@ -40,14 +40,23 @@ pub type Request = http::Request<RecvStream>;
 /// The way of its response.
 pub type Respond = SendResponse<Data>;
 
-/// Serves one request. `stop` ends it; it is registered for as long as it is served.
-pub async fn serve<N: Net>(
-    session: Rc<Session<N>>,
-    stop: Stop,
-    _registered: Registered,
-    request: Request,
-    mut respond: Respond,
-) {
+/// A request that has begun.
+pub struct Begun<N: Net> {
+    /// Where it came.
+    pub session: Rc<Session<N>>,
+    /// Ends it.
+    pub stop: Stop,
+    /// Keeps it among the session's streams.
+    pub registered: Registered,
+    /// What has come of it.
+    pub request: Request,
+    /// The way of its response.
+    pub respond: Respond,
+}
+
+/// Serves one request.
+pub async fn serve<N: Net>(begun: Begun<N>) {
+    let Begun { session, stop, registered: _registered, request, mut respond } = begun;
     let connection = &session.connection;
     let worker = &connection.worker;
     let tables = worker.tables();
@@ -63,7 +72,6 @@ pub async fn serve<N: Net>(
         worker,
         listener,
         stop: &stop,
-        is_grpc: grpc::is_call(&head.fields),
         head,
         body: http2::Body::new(body),
         reply: &reply,
@@ -100,7 +108,6 @@ struct Stream<'a, N: Net> {
     listener: &'a Listener,
     stop: &'a Stop,
     head: Head,
-    is_grpc: bool,
     body: http2::Body,
     reply: &'a http2::Shared,
     kept: Kept,
@@ -113,7 +120,7 @@ impl<N: Net> Call<N> for Stream<'_, N> {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if self.is_grpc { grpc::timeout(&self.head.fields) } else { None }
+        if self.head.is_grpc { grpc::timeout(&self.head.fields) } else { None }
     }
 
     async fn exchange(&mut self, lease: Leased<N>, patience: Patience, account: &mut Account) -> Result<(), Failed> {
@@ -122,7 +129,7 @@ impl<N: Net> Call<N> for Stream<'_, N> {
             Leased::Shared(lease) => self.over_http2(&lease, &deadlines, patience, account).await,
             Leased::Own(lease) => Box::pin(self.over_http1(lease, &deadlines, account)).await,
         };
-        if self.is_grpc && result.is_ok() {
+        if self.head.is_grpc && result.is_ok() {
             account.grpc_status.get_or_insert(UNKNOWN);
         }
         match result {
@@ -133,7 +140,7 @@ impl<N: Net> Call<N> for Stream<'_, N> {
 
     async fn answer(&mut self, reason: Reason, account: &mut Account) {
         let status = reason.status();
-        if self.is_grpc {
+        if self.head.is_grpc {
             account.grpc_status = Some(grpc::status(reason));
         }
         if self.stage != Stage::Waiting || status == 0 {
@@ -141,8 +148,11 @@ impl<N: Net> Call<N> for Stream<'_, N> {
             self.reply.reset(if reason == Reason::ClientAborted { Code::CANCEL } else { Code::INTERNAL_ERROR });
             return;
         }
-        let (response, body) =
-            if self.is_grpc { (grpc::answer(reason), String::new()) } else { local(reason, self.head.known_method()) };
+        let (response, body) = if self.head.is_grpc {
+            (grpc::answer(reason), String::new())
+        } else {
+            local(reason, self.head.known_method())
+        };
         let sent = response.status().as_u16();
         self.session.sends(body.len());
         if self.reply.send(response, body).is_ok() {
@@ -170,7 +180,7 @@ impl<N: Net> Stream<'_, N> {
     fn uploaded(&self) -> Uploaded {
         match self.head.length {
             BodyLength::None => Uploaded::whole(),
-            _ => Uploaded::underway(self.head.expects_continue()),
+            _ => Uploaded::underway(self.head.expects_continue),
         }
     }
 
@@ -192,7 +202,7 @@ impl<N: Net> Stream<'_, N> {
         *request.method_mut() = self.head.method.clone();
         *request.uri_mut() = self.head.uri_for(lease.hop()).ok_or(Failed::Ended(Reason::BadRequest))?;
         *request.headers_mut() = self.head.fields.clone();
-        if self.is_grpc {
+        if self.head.is_grpc {
             grpc::pass_timeout_on(request.headers_mut(), patience.deadline, self.worker.net.now());
         }
         let (uploaded, watch, turn) = (self.uploaded(), Watch::nobody(), Turn::default());
@@ -204,6 +214,7 @@ impl<N: Net> Stream<'_, N> {
             watch: &watch,
             turn: &turn,
             stale: lease.reused && self.may_repeat(),
+            is_grpc: self.head.is_grpc,
         };
         let session = self.session;
         let mut reply = http2::Download::new(self.reply, |bytes| session.sends(bytes));
@@ -227,6 +238,7 @@ impl<N: Net> Stream<'_, N> {
             watch: &watch,
             turn: &turn,
             stale: lease.reused && self.may_repeat(),
+            is_grpc: self.head.is_grpc,
         };
         let mut scratch = self.worker.take_scratch();
         let (head, output) = scratch.for_endpoint();

@@ -1,0 +1,67 @@
+//! Busy connections and streams run in boxes that are used again: an idle one holds none, and a new one allocates none.
+
+use std::rc::Rc;
+
+use ringmesh_ring::net::Net;
+use ringmesh_ring::slot::Pool;
+
+use super::connection::{Connection, Exchanges, Next};
+use super::http1;
+use super::http2::stream::{self, Begun};
+
+/// Boxes of both kinds. Clones are the same.
+struct Pooled<F, M, G, L> {
+    connections: Pool<F, M>,
+    streams: Pool<G, L>,
+}
+
+/// Boxes for everything that a worker serves.
+pub fn pooled<N: Net>() -> impl Exchanges<N> {
+    Pooled { connections: Pool::new(http1::serve::<N>), streams: Pool::new(stream::serve::<N>) }
+}
+
+impl<F, M: Clone, G, L: Clone> Clone for Pooled<F, M, G, L> {
+    fn clone(&self) -> Self {
+        Self { connections: self.connections.clone(), streams: self.streams.clone() }
+    }
+}
+
+impl<N: Net, F, M, G, L> Exchanges<N> for Pooled<F, M, G, L>
+where
+    F: Future<Output = Next> + 'static,
+    M: Fn(Rc<Connection<N>>) -> F + Clone + 'static,
+    G: Future<Output = ()> + 'static,
+    L: Fn(Begun<N>) -> G + Clone + 'static,
+{
+    fn run(&self, connection: Rc<Connection<N>>) -> impl Future<Output = Next> {
+        self.connections.run(connection)
+    }
+
+    fn stream(&self, begun: Begun<N>) -> impl Future<Output = ()> + 'static {
+        self.streams.run(begun)
+    }
+
+    fn clear(&self) {
+        self.connections.clear();
+        self.streams.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ringmesh_ring::net::Sockets;
+
+    use super::*;
+
+    fn bytes<A, F, M: Fn(A) -> F>(_: M) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_busy_connection_fits_a_page_and_so_does_a_stream() {
+        let connection = bytes(http1::serve::<Sockets>);
+        assert!((1024..=4096).contains(&connection), "a busy connection's future has {connection} bytes");
+        let stream = bytes(stream::serve::<Sockets>);
+        assert!((1024..=4096).contains(&stream), "a stream's future has {stream} bytes");
+    }
+}

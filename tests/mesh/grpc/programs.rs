@@ -1,0 +1,110 @@
+//! grpcio, and nginx between it and the proxy.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+
+use ringmesh_tests::{Driver, Proxy, eventually, on_both_drivers, ports};
+
+use crate::http2::programs::Nginx;
+use crate::support::{RINGMESH, ringmesh};
+
+/// The Python that has grpcio, which `./tests/run` puts beside the build.
+fn python() -> PathBuf {
+    let target = PathBuf::from(RINGMESH).ancestors().nth(2).unwrap().to_owned();
+    let python = target.join("peers/bin/python");
+    assert!(
+        python.exists(),
+        "grpcio is needed: python3 -m venv {0}/peers && {0}/peers/bin/pip install grpcio",
+        target.display()
+    );
+    python
+}
+
+fn script() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/mesh/grpc/peer.py")
+}
+
+/// A service by grpcio. It ends when it is dropped.
+struct Grpcio {
+    child: Child,
+    output: BufReader<ChildStdout>,
+    address: SocketAddr,
+}
+
+impl Grpcio {
+    fn start() -> Self {
+        let mut command = Command::new(python());
+        command.arg(script()).arg("serve").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut port = String::new();
+        output.read_line(&mut port).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], port.trim().parse::<u16>().expect("a port")));
+        Self { child, output, address }
+    }
+
+    /// Waits until it has seen a call cancelled.
+    fn wait_for_cancelled(&mut self) {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        assert_eq!(line.trim(), "cancelled");
+    }
+}
+
+impl Drop for Grpcio {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Calls of all kinds, by grpcio.
+#[track_caller]
+fn call(address: SocketAddr) {
+    let Output { status, stdout, stderr } =
+        Command::new(python()).arg(script()).args(["call", &address.to_string(), "app"]).output().unwrap();
+    let said = String::from_utf8_lossy(&stdout);
+    assert!(status.success() && said.contains("all well"), "{said}{}", String::from_utf8_lossy(&stderr));
+}
+
+/// A proxy that knows `app` alone.
+fn routed(driver: Driver, app: SocketAddr) -> (Proxy, SocketAddr) {
+    let front = ports::free();
+    let config = format!(
+        "[[listener]]\nname = \"front\"\nbind = \"{front}\"\n[[route]]\nhosts = [\"app\"]\n\
+         [[service]]\nname = \"app\"\nprotocol = \"http2\"\nendpoints = [\"{app}\"]\n"
+    );
+    (ringmesh(driver).config(config).start(), front)
+}
+
+#[test]
+fn grpcio_calls_grpcio_in_all_four_kinds_with_deadlines_cancellation_statuses_and_metadata() {
+    on_both_drivers(|driver| {
+        let mut service = Grpcio::start();
+        let (proxy, front) = routed(driver, service.address);
+        call(front);
+        // One by its deadline, one by its caller.
+        service.wait_for_cancelled();
+        service.wait_for_cancelled();
+        let metrics = proxy.metrics();
+        assert_eq!(metrics.sum("ringmesh_worker_panics_total", &[]), 0);
+        eventually("nothing is left", || {
+            (proxy.metrics().sum("ringmesh_worker_requests_in_flight", &[]) == 0).then_some(())
+        });
+    });
+}
+
+#[test]
+fn grpcio_calls_through_nginx_in_front_of_the_proxy() {
+    on_both_drivers(|driver| {
+        let service = Grpcio::start();
+        let (_proxy, front) = routed(driver, service.address);
+        let nginx = Nginx::start(&format!(
+            "client_max_body_size 0; client_body_timeout 30s; \
+             location / {{ grpc_pass grpc://{front}; grpc_set_header Host $host; grpc_read_timeout 30s; }}"
+        ));
+        call(nginx.address());
+    });
+}
