@@ -27,5 +27,6 @@ mod panic;
 mod hostile;
 mod idle;
 mod cli;
+mod exec;
 mod demo;
 mod pages;
