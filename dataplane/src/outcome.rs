@@ -126,6 +126,9 @@ reasons! {
     ClientReadsSlowly = 29, "client_reads_slowly", 0, Downstream, Never;
     /// The endpoint took what there was for it slower than the listener allows (RFC 9110 section 15.6.5).
     UpstreamReadsSlowly = 30, "upstream_reads_slowly", 504, Upstream, Never;
+    /// The service goes to where the client wanted to go, and that is a port of ours, or it came to us by itself (RFC 9110
+    /// section 15.5.20).
+    NoOriginalDestination = 41, "no_original_destination", 421, Downstream, Never;
 }
 
 /// Upper bound on the number of reasons, for tables indexed by them.
@@ -135,7 +138,7 @@ const _: () = assert!(Reason::ALL.len() <= MAX_REASONS);
 impl Reason {
     /// The reason with this number, if there is one.
     pub fn from_number(number: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(number)).copied()
+        Self::ALL.iter().copied().find(|reason| *reason as u8 == number)
     }
 
     /// What an unreadable request head ends in.
@@ -175,6 +178,7 @@ pub const fn phrase(status: u16) -> &'static str {
         408 => "Request Timeout",
         414 => "URI Too Long",
         417 => "Expectation Failed",
+        421 => "Misdirected Request",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
         501 => "Not Implemented",
@@ -192,8 +196,8 @@ mod tests {
 
     #[test]
     fn every_reason_is_found_by_its_number_and_has_a_label_of_its_own() {
-        for (index, reason) in Reason::ALL.iter().enumerate() {
-            assert_eq!(*reason as usize, index);
+        for reason in Reason::ALL {
+            assert!((*reason as usize) < MAX_REASONS);
             assert_eq!(Reason::from_number(*reason as u8), Some(*reason));
             assert_eq!(Reason::ALL.iter().filter(|other| other.label() == reason.label()).count(), 1);
         }

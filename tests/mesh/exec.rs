@@ -1,16 +1,15 @@
 //! `ringmesh exec`: the command finds its proxy serving, has its streams and signals to itself, and takes it along when it
 //! ends.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ringmesh_tests::process::{self, Role};
-use ringmesh_tests::wait::within;
-use ringmesh_tests::{Client, Driver, Proxy, Service, eventually, on_both_drivers, peers, ports};
+use ringmesh_tests::{Client, Driver, Proxy, Service, eventually, hold, on_both_drivers, peers, ports};
 use rustix::process::Signal;
 
 use crate::support::{RINGMESH, forwarding, ringmesh};
@@ -54,13 +53,37 @@ impl Exec {
         exec.args(all).arg("exec").arg("-c").arg(self.proxy.file());
         exec.arg("--runtime-dir").arg(self.proxy.runtime_directory());
         exec.args(&self.words).arg("--").args(command).current_dir(self.proxy.folder()).env_remove("RUST_LOG");
-        exec.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Files, since whoever is left over would keep a pipe open, and the test waiting.
+        let open = |name| File::create(self.file(name)).unwrap();
+        exec.stdin(Stdio::null()).stdout(open("out")).stderr(open("error"));
         exec
     }
 
     /// Runs a command to its end.
     fn run(&self, command: &[&str]) -> Said {
-        Said::from(bounded(&self.command(command)).output().unwrap())
+        let mut running = self.command(command).spawn().unwrap();
+        self.said(&mut running)
+    }
+
+    /// What it said, and its exit code once it has ended.
+    #[track_caller]
+    fn said(&self, running: &mut Child) -> Said {
+        let begun = Instant::now();
+        let status = loop {
+            match running.try_wait().unwrap() {
+                Some(status) => break Some(status),
+                None if begun.elapsed() > Duration::from_secs(60) => break None,
+                None => hold(Duration::from_millis(5)),
+            }
+        };
+        let text = |name| fs::read_to_string(self.file(name)).unwrap();
+        let said = Said { code: status.and_then(|status| status.code()), out: text("out"), error: text("error") };
+        if status.is_none() {
+            let _ = running.kill();
+            let _ = running.wait();
+            panic!("exec does not end: {said:?}");
+        }
+        said
     }
 
     /// Runs a shell's script to its end.
@@ -88,15 +111,6 @@ impl Exec {
     }
 }
 
-/// The same, ended by a deadline.
-fn bounded(command: &Command) -> Command {
-    let mut bounded = Command::new("timeout");
-    bounded.args(["-k", "5", "60"]).arg(command.get_program()).args(command.get_args());
-    bounded.current_dir(command.get_current_dir().unwrap()).env_remove("RUST_LOG");
-    bounded.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    bounded
-}
-
 impl Running {
     fn signal(&self, signal: Signal) {
         process::signal(self.child.id(), signal);
@@ -105,9 +119,7 @@ impl Running {
     /// Its exit code, and what was said.
     #[track_caller]
     fn wait(&mut self) -> Said {
-        within(Duration::from_secs(20), "exec ends", || self.child.try_wait().unwrap());
-        let child = std::mem::replace(&mut self.child, Command::new("true").spawn().unwrap());
-        Said::from(child.wait_with_output().unwrap())
+        self.exec.said(&mut self.child)
     }
 }
 
@@ -123,13 +135,6 @@ struct Said {
     code: Option<i32>,
     out: String,
     error: String,
-}
-
-impl From<Output> for Said {
-    fn from(output: Output) -> Self {
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Self { code: output.status.code(), out: text(output.stdout), error: text(output.stderr) }
-    }
 }
 
 #[test]
@@ -151,11 +156,11 @@ fn the_command_starts_when_its_proxy_serves_and_the_proxy_ends_with_it() {
 fn the_commands_streams_are_its_own() {
     let app = Service::saying("hello");
     let exec = Exec::before(Driver::Epoll, app.address());
-    let mut child = bounded(&exec.command(&["sh", "-c", "cat; echo end >&2"])).stdin(Stdio::piped()).spawn().unwrap();
+    let mut child = exec.command(&["sh", "-c", "cat; echo end >&2"]).stdin(Stdio::piped()).spawn().unwrap();
     let bytes = "line\n".repeat(100_000);
     let (mut input, sent) = (child.stdin.take().unwrap(), bytes.clone());
     let writing = std::thread::spawn(move || input.write_all(sent.as_bytes()));
-    let said = Said::from(child.wait_with_output().unwrap());
+    let said = exec.said(&mut child);
     writing.join().unwrap().unwrap();
     assert_eq!(said.code, Some(0), "{}", said.error);
     assert!(said.out == bytes, "{} bytes instead of {}", said.out.len(), bytes.len());
@@ -292,8 +297,9 @@ print(said.count(b'interrupted'), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1
     let inner = exec.command(&["sh", "-c", script]);
     let mut typing = Command::new("python3");
     typing.args(["-c", program]).arg(inner.get_program()).args(inner.get_args()).current_dir(exec.proxy.folder());
-    let said = Said::from(typing.output().unwrap());
-    assert_eq!(said.out, "1 1\n", "{said:?}");
+    let output = typing.output().unwrap();
+    let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(said, "1 1\n", "{error}");
 }
 
 #[test]
@@ -340,14 +346,14 @@ fn what_a_command_leaves_open_holds_up_its_end_no_longer_than_it_may() {
         }
         // Who asks once more does not wait at all.
         let mut running =
-            Exec::before(driver, app.address()).options(&["--drain-timeout", "60s"]).start("trap 'exit 5' TERM");
+            Exec::before(driver, app.address()).options(&["--drain-timeout", "120s"]).start("trap 'exit 5' TERM");
         let mut client = Client::connect(running.exec.front);
         client.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n");
         eventually("the request is with the service", || (app.open() == 1).then_some(()));
         running.signal(Signal::TERM);
         eventually("it drains", || Client::try_connect(running.exec.front).is_err().then_some(()));
         running.signal(Signal::TERM);
-        assert_eq!(running.wait().code, Some(5), "within 20 s, not 60");
+        assert_eq!(running.wait().code, Some(5), "at once, not after 120 s");
         running.exec.assert_nothing_left();
     });
 }

@@ -28,5 +28,6 @@ mod hostile;
 mod idle;
 mod cli;
 mod exec;
+mod intercept;
 mod demo;
 mod pages;

@@ -16,8 +16,8 @@ use ringmesh_dataplane::telemetry::{Reader, layout};
 use ringmesh_dataplane::{Running, Start, entry, start};
 use ringmesh_loadgen::load::{Entry, Reuse};
 use ringmesh_model::snapshot::{
-    AccessLog, Address, Balance, Endpoint, Key, Listener, ListenerLimits, ListenerTarget, Mtls, Object, Protocol,
-    Service, Settings, Snapshot,
+    AccessLog, Address, Balance, Destination, Endpoint, Key, Listener, ListenerLimits, ListenerTarget, Mtls, Object,
+    Protocol, Service, Settings, Snapshot,
 };
 use ringmesh_model::wire::{self, Pin, Runtime, ToControl, ToDataPlane, WIRE_VERSION};
 use ringmesh_ring::shared_memory::SharedMemory;
@@ -146,6 +146,7 @@ fn snapshot(front: SocketAddr, app: SocketAddr) -> Snapshot {
         name: "front".into(),
         bind: Address::Ip(front),
         protocol: Protocol::Http,
+        intercept: None,
         mtls: Mtls::Off,
         tls: Vec::new(),
         target: ListenerTarget::Service("app".into()),
@@ -155,6 +156,8 @@ fn snapshot(front: SocketAddr, app: SocketAddr) -> Snapshot {
         name: "app".into(),
         protocol: Protocol::Http,
         peer: None,
+        destination: Destination::Endpoints,
+        mark: None,
         endpoints: vec![Endpoint { address: Address::Ip(app), zone: None }],
         balance: Balance::LeastRequest,
         connect_timeout: Duration::from_secs(5),

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::error::{Cause, Located};
 use crate::name::Name;
-use crate::reader::{Field, Keys, Section, Word};
-use crate::snapshot::{Address, ListenerLimits, Mtls, Protocol};
+use crate::reader::{Field, Keys, Section, Word, word};
+use crate::snapshot::{Address, Direction, ListenerLimits, Mtls, Protocol};
 use crate::unit::ByteSize;
 
 /// Keys of `[[listener]]`.
@@ -18,6 +18,7 @@ pub const KEYS: Keys = Keys {
         "name",
         "bind",
         "protocol",
+        "intercept",
         "mtls",
         "tls",
         "service",
@@ -109,6 +110,8 @@ pub struct Listener {
     pub bind: Located<Address>,
     /// What is spoken there.
     pub protocol: Protocol,
+    /// Which intercepted connections it takes, if any.
+    pub intercept: Option<Located<Direction>>,
     /// Whether peers must prove who they are.
     pub mtls: Located<Mtls>,
     /// The certificates that it shows to clients which need not prove who they are: the edge's TLS. Empty: none.
@@ -133,12 +136,14 @@ impl Listener {
         let name = section.required::<Located<Name>>("name", "name = \"inbound\"");
         let bind = section.required("bind", "bind = \"127.0.0.1:8080\"");
         let protocol = section.word("protocol", DEFAULT_PROTOCOL);
+        let intercept =
+            section.field("intercept").and_then(|field| Some(Located { value: word(&field)?, place: field.place() }));
         let mtls = section.field("mtls").map_or(section.place(), |field| field.place());
         let mtls = Located { value: section.word("mtls", DEFAULT_MTLS), place: mtls };
         let tls = certificates(section, folder);
         let service = section.optional::<Located<Name>>("service").map(Name::unwrap);
         let limits = limits(section, protocol);
-        Some(Self { name: Name::unwrap(name?), bind: bind?, protocol, mtls, tls, service, limits })
+        Some(Self { name: Name::unwrap(name?), bind: bind?, protocol, intercept, mtls, tls, service, limits })
     }
 }
 
@@ -199,6 +204,10 @@ fn min_transfer_rate(section: &Section<'_>, protocol: Protocol) -> Option<NonZer
 
 impl Word for Protocol {
     const WORDS: &'static [(&'static str, Self)] = &[("http", Self::Http), ("tcp", Self::Tcp)];
+}
+
+impl Word for Direction {
+    const WORDS: &'static [(&'static str, Self)] = &[("inbound", Self::Inbound), ("outbound", Self::Outbound)];
 }
 
 impl Word for Mtls {

@@ -181,6 +181,8 @@ pub struct Listener {
     pub bind: Address,
     /// What is spoken there.
     pub protocol: Protocol,
+    /// Which intercepted connections it takes, if any: what their clients wanted to reach then belongs to them.
+    pub intercept: Option<Direction>,
     /// Whether peers must prove who they are.
     pub mtls: Mtls,
     /// The certificates that it shows to clients which need not prove who they are. Empty: no such TLS.
@@ -196,6 +198,15 @@ impl Listener {
     pub fn tls_expires(&self) -> Option<u64> {
         self.tls.iter().map(|certificate| certificate.expires).min()
     }
+}
+
+/// Which connections of a machine, container or pod are intercepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Direction {
+    /// Those that others make to it.
+    Inbound,
+    /// Those that it makes to others.
+    Outbound,
 }
 
 /// A protocol that a listener or service speaks.
@@ -257,6 +268,10 @@ pub struct Service {
     pub protocol: Protocol,
     /// The identity that its endpoints must prove by mutual TLS. None: plain connections.
     pub peer: Option<SpiffeId>,
+    /// Where its requests go.
+    pub destination: Destination,
+    /// What connections to its endpoints carry (`SO_MARK`), so that they are not intercepted. None: nothing.
+    pub mark: Option<u32>,
     /// Its endpoints, resolved. May be empty (a name that did not resolve yet): then requests get 503.
     pub endpoints: Vec<Endpoint>,
     /// How an endpoint is chosen.
@@ -271,6 +286,15 @@ pub struct Service {
     pub max_in_flight: Option<u32>,
     /// Most idle connections that one worker keeps to one endpoint.
     pub max_idle_per_endpoint: u32,
+}
+
+/// Where the requests for a service go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Destination {
+    /// To one of its endpoints.
+    Endpoints,
+    /// To where the client of the intercepted connection wanted to go. The service has no endpoints.
+    Original,
 }
 
 /// One address that serves a service.

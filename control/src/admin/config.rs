@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use ringmesh_model::snapshot::{
-    AccessLog, AllowRule, Balance, Certificate, HostPattern, Identity, Listener, ListenerTarget, Mtls, Object,
-    PathMatch, Policy, Protocol, Route, RouteRule, Service, Settings, Snapshot,
+    AccessLog, AllowRule, Balance, Certificate, Destination, Direction, HostPattern, Identity, Listener,
+    ListenerTarget, Mtls, Object, PathMatch, Policy, Protocol, Route, RouteRule, Service, Settings, Snapshot,
 };
 use ringmesh_model::unit::{self, ByteSize};
 use serde_json::{Value, json};
@@ -77,6 +77,10 @@ fn listener_value(listener: &Listener) -> Value {
         "name": listener.name,
         "bind": listener.bind.to_string(),
         "protocol": protocol_word(listener.protocol),
+        "intercept": listener.intercept.map(|direction| match direction {
+            Direction::Inbound => "inbound",
+            Direction::Outbound => "outbound",
+        }),
         "mtls": match listener.mtls { Mtls::Off => "off", Mtls::Strict => "strict" },
         "tls": listener.tls.iter().map(certificate_value).collect::<Vec<_>>(),
         "service": service,
@@ -99,7 +103,11 @@ fn service_value(service: &Service) -> Value {
         "name": service.name,
         "protocol": protocol_word(service.protocol),
         "peer": service.peer.as_ref().map(|peer| peer.as_str()),
-        "endpoints": endpoints,
+        "endpoints": match service.destination {
+            Destination::Endpoints => json!(endpoints),
+            Destination::Original => json!("original_destination"),
+        },
+        "mark": service.mark,
         "balance": match service.balance { Balance::LeastRequest => "least_request", Balance::RoundRobin => "round_robin" },
         "connect_timeout": unit::show(service.connect_timeout),
         "connect_retries": service.connect_retries,

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ringmesh_model::snapshot::{
-    AccessLog, Address, AllowRule, Balance, Endpoint, HostPattern, Identity, Key, Listener, ListenerLimits,
-    ListenerTarget, Mtls, Object, PathMatch, Policy, Protocol, Route, RouteMatch, RouteRule, Service, Settings,
-    Snapshot, Target,
+    AccessLog, Address, AllowRule, Balance, Destination, Endpoint, HostPattern, Identity, Key, Listener,
+    ListenerLimits, ListenerTarget, Mtls, Object, PathMatch, Policy, Protocol, Route, RouteMatch, RouteRule, Service,
+    Settings, Snapshot, Target,
 };
 
 use crate::state::{self, Phase, State};
@@ -84,6 +84,7 @@ fn listener() -> Listener {
         name: "inbound".to_owned(),
         bind: Address::Ip("127.0.0.1:15006".parse().unwrap()),
         protocol: Protocol::Http,
+        intercept: None,
         mtls: Mtls::Strict,
         tls: Vec::new(),
         target: ListenerTarget::Service("local".to_owned()),
@@ -105,6 +106,8 @@ fn service() -> Service {
         name: "local".to_owned(),
         protocol: Protocol::Http,
         peer: None,
+        destination: Destination::Endpoints,
+        mark: None,
         endpoints: vec![Endpoint { address: Address::Unix(PathBuf::from("/run/app.sock")), zone: None }],
         balance: Balance::LeastRequest,
         connect_timeout: Duration::from_millis(250),

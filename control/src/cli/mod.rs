@@ -2,6 +2,7 @@
 
 mod run;
 mod exec;
+mod intercept;
 mod check;
 mod status;
 mod stop;
@@ -26,6 +27,8 @@ Examples:
   ringmesh run -c sidecar.toml       the proxy; an edit is live in a second
   ringmesh exec -c sidecar.toml -- ./job
                                      a command with a proxy beside it, which ends with it
+  ringmesh intercept --on -c sidecar.toml
+                                     brings connections to the proxy by themselves
   ringmesh status -c sidecar.toml    what it is doing
   ringmesh stop -c sidecar.toml      ends it, open requests first
   ringmesh ca init ca/               a certificate authority for mutual TLS
@@ -47,6 +50,7 @@ struct Ringmesh {
 enum Command {
     Run(run::Args),
     Exec(exec::Args),
+    Intercept(intercept::Args),
     Check(check::Args),
     Status(status::Args),
     Stop(stop::Args),
@@ -97,6 +101,7 @@ pub fn main() -> ExitCode {
     let done = match Ringmesh::parse().command {
         Command::Run(arguments) => run::run(arguments),
         Command::Exec(arguments) => return exec::run(arguments),
+        Command::Intercept(arguments) => intercept::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Stop(arguments) => stop::run(&arguments),

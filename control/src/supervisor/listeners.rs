@@ -200,6 +200,7 @@ mod tests {
                 name: (*name).into(),
                 bind,
                 protocol: Protocol::Http,
+                intercept: None,
                 mtls: Mtls::Off,
                 tls: Vec::new(),
                 target: ListenerTarget::Routes,

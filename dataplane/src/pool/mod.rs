@@ -11,7 +11,7 @@ use ringmesh_ring::stream::{Idle, Stream};
 use crate::balance::Candidate;
 use crate::places::Place;
 use crate::proxy::transport::Transport;
-use crate::tables::{Endpoint, Service};
+use crate::tables::Service;
 use crate::worker::Worker;
 
 /// How often connections that nobody used are looked after, while there are any.
@@ -72,7 +72,8 @@ impl<S: Stream> Drop for InFlight<S> {
 }
 
 impl<S: Stream> State<S> {
-    fn new(generation: u32) -> Self {
+    /// Nothing is known yet.
+    pub fn new(generation: u32) -> Self {
         Self {
             generation,
             in_flight: Cell::new(0),
@@ -156,6 +157,17 @@ impl<S: Stream> Candidate for Rc<State<S>> {
 }
 
 impl<N: Net> Lease<N> {
+    /// An unused connection to the endpoint that the state is of.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn unused(state: Rc<State<N::Stream>>, service: &Service, now: Instant) -> Result<Self, Rc<State<N::Stream>>> {
+        match state.take(service.pool_key, now) {
+            Some(transport) => Ok(Self::new(InFlight::begin(state), service, transport, true)),
+            None => Err(state),
+        }
+    }
+
     /// A connection that was just made.
     pub fn fresh(state: Rc<State<N::Stream>>, service: &Service, transport: Transport<N::Stream>) -> Self {
         Self::new(InFlight::begin(state), service, transport, false)
@@ -216,13 +228,6 @@ impl<S: Stream> Pools<S> {
         let states = self.states.borrow();
         let state = states.get(place.index as usize)?.as_ref();
         state.filter(|state| state.generation == place.generation).cloned()
-    }
-
-    /// An unused connection to an endpoint, if there is one.
-    pub fn lease<N: Net<Stream = S>>(&self, service: &Service, endpoint: &Endpoint, now: Instant) -> Option<Lease<N>> {
-        let state = self.state(endpoint.place);
-        let transport = state.take(service.pool_key, now)?;
-        Some(Lease::new(InFlight::begin(state), service, transport, true))
     }
 
     /// Closes all unused connections.

@@ -19,6 +19,7 @@ use crate::listener::Reserved;
 use crate::outcome::Reason;
 use crate::places::Place;
 use crate::proxy::opaque;
+use crate::proxy::original::Original;
 use crate::proxy::relay::{Raced, Turn, race};
 use crate::proxy::transport::Transport;
 use crate::tables::Listener;
@@ -49,6 +50,8 @@ pub struct Connection<N: Net> {
     client: Option<SocketAddr>,
     client_text: OnceCell<Box<str>>,
     peer: Option<tls::Peer>,
+    /// Where its client wanted to go, if it was intercepted.
+    pub original: Option<Box<Original<N::Stream>>>,
     registered: Registered,
     /// What it does in a row.
     pub turn: Turn,
@@ -90,6 +93,7 @@ impl<N: Net> Connection<N> {
             client: None,
             client_text: OnceCell::new(),
             peer: None,
+            original: None,
             _reserved: None,
         }
     }
@@ -177,6 +181,7 @@ async fn admit<N: Net>(
     }
     let stop = worker.net.stop();
     let registered = worker.connections.add(stop.clone(), listener.index);
+    let original = Original::of(&tables, found, &stream, client);
     let (transport, peer) = match found.tls {
         None => (Transport::Plain(stream), None),
         Some(_) => {
@@ -195,6 +200,7 @@ async fn admit<N: Net>(
         client,
         client_text,
         peer,
+        original,
         registered,
         turn: Turn::default(),
         served: Cell::new(false),

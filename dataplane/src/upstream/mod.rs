@@ -8,7 +8,7 @@ use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use ringmesh_ring::stream::Error as StreamError;
 
 use crate::outcome::Reason;
-use crate::pool::Lease;
+use crate::pool::{Lease, State};
 use crate::proxy::transport::Transport;
 use crate::tables::{Endpoint, Service};
 use crate::telemetry::event::Direction;
@@ -16,7 +16,7 @@ use crate::telemetry::layout::{gauge, service as counter};
 use crate::tls;
 use crate::worker::Worker;
 
-/// A connection to an endpoint for one request. `deadline` is the request's, if it has one.
+/// A connection to an endpoint, of which `state` is known, for one request. `deadline` is the request's, if it has one.
 ///
 /// # Errors
 /// The way the attempt ended; nothing was sent on it.
@@ -24,14 +24,17 @@ pub async fn lease<N: Net>(
     worker: &Rc<Worker<N>>,
     service: &Service,
     endpoint: &Endpoint,
+    state: Rc<State<N::Stream>>,
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Lease<N>, Reason> {
-    if let Some(lease) = worker.pools.lease(service, endpoint, worker.net.now()) {
-        worker.recorder.add(service.series, counter::REUSED, 1);
-        return Ok(lease);
+    match Lease::unused(state, service, worker.net.now()) {
+        Ok(lease) => {
+            worker.recorder.add(service.series, counter::REUSED, 1);
+            Ok(lease)
+        }
+        Err(state) => connect(worker, service, endpoint, state, stop, deadline).await,
     }
-    connect(worker, service, endpoint, stop, deadline).await
 }
 
 /// A new connection to an endpoint.
@@ -42,10 +45,10 @@ pub async fn connect<N: Net>(
     worker: &Rc<Worker<N>>,
     service: &Service,
     endpoint: &Endpoint,
+    state: Rc<State<N::Stream>>,
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Lease<N>, Reason> {
-    let state = worker.pools.state(endpoint.place);
     let begun = worker.net.now();
     let own = begun + service.config.connect_timeout;
     let (until, late) = match deadline {
@@ -105,7 +108,7 @@ async fn open<N: Net>(
         }
         reason
     };
-    let stream = match worker.net.connect(&endpoint.address, stop).await {
+    let stream = match worker.net.connect(&endpoint.address, service.config.mark, stop).await {
         Ok(stream) => stream,
         Err(StreamError::Stopped(reason)) => return Err(stopped(reason)),
         Err(StreamError::Io(_)) => return Err(Reason::ConnectFailed),

@@ -77,6 +77,7 @@ impl<'a> Resolver<'a> {
         let target = match &listener.service {
             Some(service) => {
                 self.call(subject, "service", service, service.place, listener.protocol);
+                self.needs_interception(subject, "service", service, service.place, [listener]);
                 ListenerTarget::Service(service.value.clone())
             }
             None => {
@@ -92,6 +93,7 @@ impl<'a> Resolver<'a> {
             name: listener.name.value.clone(),
             bind: listener.bind.value.clone(),
             protocol: listener.protocol,
+            intercept: listener.intercept.as_ref().map(|direction| direction.value),
             mtls: listener.mtls.value,
             tls,
             target,

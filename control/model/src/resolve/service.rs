@@ -21,6 +21,8 @@ impl<'a> Resolver<'a> {
             name: service.name.value.clone(),
             protocol: service.protocol.as_ref().map_or(implied, |protocol| protocol.value),
             peer,
+            destination: service.destination,
+            mark: self.mark,
             endpoints,
             balance: service.balance,
             connect_timeout: service.connect_timeout,
