@@ -292,9 +292,21 @@ except OSError:
     pass
 print(said.count(b'interrupted'), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 ";
-    let script = "n=0; trap 'n=$((n+1)); echo interrupted' INT; echo ready\n\
-                  for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do sleep 0.1; done; exit $n";
-    let inner = exec.command(&["sh", "-c", script]);
+    // No shell, which would take two for one while it waits.
+    let counting = "\
+import signal, time
+count = 0
+def interrupted(*_):
+    global count
+    count += 1
+    print('interrupted', flush=True)
+signal.signal(signal.SIGINT, interrupted)
+print('ready', flush=True)
+end = time.monotonic() + 1.5
+while time.monotonic() < end: time.sleep(0.05)
+raise SystemExit(count)
+";
+    let inner = exec.command(&["python3", "-c", counting]);
     let mut typing = Command::new("python3");
     typing.args(["-c", program]).arg(inner.get_program()).args(inner.get_args()).current_dir(exec.proxy.folder());
     let output = typing.output().unwrap();
@@ -356,6 +368,18 @@ fn what_a_command_leaves_open_holds_up_its_end_no_longer_than_it_may() {
         assert_eq!(running.wait().code, Some(5), "at once, not after 120 s");
         running.exec.assert_nothing_left();
     });
+}
+
+#[test]
+fn a_control_that_hangs_is_killed_at_the_end_with_its_data_plane() {
+    let app = Service::saying("hello");
+    let exec = Exec::before(Driver::Epoll, app.address()).options(&["--drain-timeout", "100ms"]);
+    let mut running = exec.start("trap 'exit 6' TERM");
+    process::signal(running.exec.proxy.pids(Role::Run)[0], Signal::STOP);
+    running.signal(Signal::TERM);
+    let said = running.wait();
+    assert_eq!(said.code, Some(6), "{said:?}");
+    eventually("nothing is left", || running.exec.proxy.dataplane_pids().is_empty().then_some(()));
 }
 
 #[test]

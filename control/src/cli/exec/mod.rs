@@ -210,8 +210,7 @@ fn finish(mut proxy: Proxy, events: &Receiver<Received>, patience: Duration) {
             Ok(Received::Signal(_)) => {}
             Err(_) if Instant::now() > deadline => {
                 tracing::error!("the proxy has not ended in time");
-                proxy.pass_on(Signal::KILL);
-                return;
+                return proxy.kill();
             }
             Err(_) => {}
         }

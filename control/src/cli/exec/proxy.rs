@@ -146,6 +146,16 @@ impl Proxy {
         readiness
     }
 
+    /// Ends both at once.
+    pub(super) fn kill(&mut self) {
+        self.pass_on(Signal::KILL);
+        if self.served
+            && let Err(failure) = stop::end(self.directory.clone(), Some(Duration::ZERO))
+        {
+            tracing::error!("{failure}");
+        }
+    }
+
     /// Ends control and data plane; what is open may go on for this time.
     pub(super) fn end(&mut self, patience: Duration) -> Ending {
         self.again = None;
