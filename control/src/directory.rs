@@ -156,7 +156,8 @@ impl Directory {
         }
         DirBuilder::new().recursive(true).mode(0o700).create(&self.path).map_err(at(&self.path))?;
         // Who owns the folder around it could put another in its place.
-        for path in self.path.parent().into_iter().chain([self.path.as_path()]) {
+        let around = self.path.parent().map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
+        for path in around.into_iter().chain([self.path.as_path()]) {
             let folder = fs::metadata(path).map_err(at(path))?;
             let foreign = folder.uid() != getuid().as_raw() && (folder.uid() != 0 || path == self.path);
             if foreign {

@@ -15,6 +15,7 @@ pub mod identity;
 pub mod publish;
 pub mod link;
 pub mod supervisor;
+pub mod intercept;
 
 pub mod state;
 pub mod telemetry;

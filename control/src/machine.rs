@@ -1,9 +1,15 @@
 //! What the machine grants: cores, CPU time, descriptors, locked memory.
 
+use std::fs;
+use std::io;
+
+use ringmesh_model::intercept::{Account, MARK, Marking};
 use ringmesh_model::runtime::Machine;
 use ringmesh_model::wire::Driver;
 use ringmesh_ring::affinity;
 use ringmesh_ring::setup::Wish;
+use rustix::process::{getegid, geteuid};
+use socket2::{Domain, Socket, Type};
 
 /// Cores and CPU time that this process may use.
 pub fn look() -> Machine {
@@ -21,4 +27,28 @@ pub fn wish(driver: Driver) -> Wish {
         Driver::IoUring => Wish::IoUring,
         Driver::Epoll => Wish::Epoll,
     }
+}
+
+/// Whether connections of this process and its children may be marked.
+pub fn marking() -> Marking {
+    let marked = Socket::new(Domain::IPV4, Type::STREAM, None).and_then(|socket| socket.set_mark(MARK));
+    match marked {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Marking::Denied {
+            user: account(geteuid().as_raw(), "/etc/passwd"),
+            group: account(getegid().as_raw(), "/etc/group"),
+        },
+        // Without sockets there is nothing to mark.
+        _ => Marking::Granted,
+    }
+}
+
+/// An account by its number, and by its name if the file has it (passwd(5), group(5)).
+fn account(id: u32, file: &str) -> Vec<Account> {
+    let table = fs::read_to_string(file).unwrap_or_default();
+    let named = table.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(id)).then(|| Account::Name(name.to_owned()))
+    });
+    std::iter::once(Account::Id(id)).chain(named).collect()
 }

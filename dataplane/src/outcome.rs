@@ -136,6 +136,9 @@ reasons! {
     ProxyHeaderTimeout = 34, "proxy_header_timeout", 0, Downstream, Never;
     /// The client is none of the proxies that a listener is for.
     NotAProxy = 35, "not_a_proxy", 0, Downstream, Never;
+    /// The service goes to where the client wanted to go, and that is a port of ours, or it came to us by itself (RFC 9110
+    /// section 15.5.20).
+    NoOriginalDestination = 41, "no_original_destination", 421, Downstream, Never;
 }
 
 /// Upper bound on the number of reasons, for tables indexed by them.
@@ -191,6 +194,7 @@ pub const fn phrase(status: u16) -> &'static str {
         408 => "Request Timeout",
         414 => "URI Too Long",
         417 => "Expectation Failed",
+        421 => "Misdirected Request",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
         501 => "Not Implemented",
@@ -209,6 +213,7 @@ mod tests {
     #[test]
     fn every_reason_is_found_by_its_number_and_has_a_label_of_its_own() {
         for reason in Reason::ALL {
+            assert!((*reason as usize) < MAX_REASONS);
             assert_eq!(Reason::from_number(*reason as u8), Some(*reason));
             assert_eq!(Reason::ALL.iter().filter(|other| other.label() == reason.label()).count(), 1);
         }

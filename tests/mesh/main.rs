@@ -31,5 +31,7 @@ mod panic;
 mod hostile;
 mod idle;
 mod cli;
+mod exec;
+mod intercept;
 mod demo;
 mod pages;

@@ -23,7 +23,7 @@ fn examples() -> Vec<PathBuf> {
     let files = fs::read_dir(repository().join("configs")).unwrap().map(|entry| entry.unwrap().path());
     let mut examples: Vec<_> = files.filter(|file| file.extension().is_some_and(|end| end == "toml")).collect();
     examples.sort();
-    assert!(examples.len() >= 5, "{examples:?}");
+    assert!(examples.len() >= 6, "{examples:?}");
     examples
 }
 

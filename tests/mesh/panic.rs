@@ -16,8 +16,8 @@ use ringmesh_dataplane::telemetry::{Reader, layout};
 use ringmesh_dataplane::{Running, Start, entry, start};
 use ringmesh_loadgen::load::{Entry, Reuse};
 use ringmesh_model::snapshot::{
-    AccessLog, Address, Balance, Endpoint, Key, Listener, ListenerLimits, ListenerTarget, Mtls, Object, Protocol,
-    Service, Settings, Snapshot,
+    AccessLog, Address, Balance, Destination, Endpoint, Key, Listener, ListenerLimits, ListenerTarget, Mtls, Object,
+    Protocol, Service, Settings, Snapshot,
 };
 use ringmesh_model::wire::{self, Pin, Runtime, ToControl, ToDataPlane, WIRE_VERSION};
 use ringmesh_ring::shared_memory::SharedMemory;
@@ -149,6 +149,7 @@ fn snapshot(front: SocketAddr, app: SocketAddr) -> Snapshot {
         ipv6_only: false,
         permissions: Default::default(),
         protocol: Protocol::Http,
+        intercept: None,
         mtls: Mtls::Off,
         tls: Vec::new(),
         proxy_protocol: None,
@@ -160,6 +161,8 @@ fn snapshot(front: SocketAddr, app: SocketAddr) -> Snapshot {
         protocol: Protocol::Http,
         peer: None,
         proxy_protocol: None,
+        destination: Destination::Endpoints,
+        mark: None,
         endpoints: vec![Endpoint { address: Address::Ip(app), zone: None }],
         balance: Balance::LeastRequest,
         connect_timeout: Duration::from_secs(5),

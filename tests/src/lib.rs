@@ -11,6 +11,7 @@
 
 pub mod wait;
 pub mod ports;
+pub mod network;
 pub mod driver;
 
 pub mod message;

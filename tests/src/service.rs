@@ -83,6 +83,36 @@ impl Service {
         Self::raw(move |stream, shared| serve(stream, Record(shared.clone())))
     }
 
+    /// Answers every request at this address with 200 and this text.
+    ///
+    /// # Panics
+    /// If the address cannot be had.
+    pub fn saying_at(address: &str, text: &'static str) -> Self {
+        let listener = TcpListener::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"));
+        Self::on(listener, move |stream, shared| {
+            let mut talk = Talk { reader: Reader::new(stream), shared: shared.clone() };
+            while let Ok(Some(_)) = talk.request() {
+                if talk.send(ok(text)).is_err() {
+                    return;
+                }
+            }
+        })
+    }
+
+    /// Greets every connection at this address and sends back what comes.
+    ///
+    /// # Panics
+    /// If the address cannot be had.
+    pub fn echoing_at(address: &str, greeting: &'static [u8]) -> Self {
+        let listener = TcpListener::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"));
+        Self::on(listener, move |mut stream, _| {
+            if let (Ok(()), Ok(mut from)) = (stream.write_all(greeting), stream.try_clone()) {
+                let _ = io::copy(&mut from, &mut stream);
+                let _ = stream.shutdown(Shutdown::Write);
+            }
+        })
+    }
+
     fn raw(serve: impl Fn(TcpStream, &Arc<Shared>) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         Self::on(listener, serve)

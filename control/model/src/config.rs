@@ -9,6 +9,7 @@ use toml::de::DeTable;
 
 use crate::admin::{self, Admin};
 use crate::error::{Cause, Located, Problem, Problems};
+use crate::intercept::{self, Intercept};
 use crate::listener::{self, CertificateFiles, Listener};
 use crate::log::{self, Log};
 use crate::mesh::{self, Mesh};
@@ -29,7 +30,7 @@ pub const MAX_FILE: ByteSize = ByteSize(64 << 20);
 pub const KEYS: Keys = Keys {
     path: "",
     header: "the top of the file",
-    names: &["mesh", "workload", "runtime", "admin", "log", "listener", "service", "route", "policy"],
+    names: &["mesh", "workload", "runtime", "admin", "log", "intercept", "listener", "service", "route", "policy"],
 };
 
 /// Every kind of table with its keys: all that the parser knows.
@@ -45,6 +46,7 @@ pub const SECTIONS: &[&Keys] = &[
     &listener::PERMISSIONS_KEYS,
     &listener::PROXY_PROTOCOL_KEYS,
     &admin::KEYS,
+    &intercept::KEYS,
     &service::KEYS,
     &service::ENDPOINT_KEYS,
     &route::KEYS,
@@ -70,6 +72,8 @@ pub struct Config {
     pub admin: Admin,
     /// `[log]`.
     pub log: Log,
+    /// `[intercept]`.
+    pub intercept: Intercept,
     /// `[[listener]]`, in the order of the file.
     pub listeners: Vec<Listener>,
     /// `[[service]]`, in the order of the file.
@@ -83,12 +87,14 @@ pub struct Config {
 impl PartialEq for Config {
     fn eq(&self, other: &Self) -> bool {
         // Taken apart, so that a new field cannot be forgotten.
-        let Self { file: _, mesh, workload, runtime, admin, log, listeners, services, routes, policies } = self;
+        let Self { file: _, mesh, workload, runtime, admin, log, intercept, listeners, services, routes, policies } =
+            self;
         *mesh == other.mesh
             && *workload == other.workload
             && *runtime == other.runtime
             && *admin == other.admin
             && *log == other.log
+            && *intercept == other.intercept
             && *listeners == other.listeners
             && *services == other.services
             && *routes == other.routes
@@ -155,6 +161,7 @@ fn interpret(source: &Source<'_>, table: &DeTable<'_>, file: &str) -> Config {
         runtime: top.table(&runtime::KEYS).map(|section| Runtime::read(&section)).unwrap_or_default(),
         admin: top.table(&admin::KEYS).map(|section| Admin::read(&section)).unwrap_or_default(),
         log: top.table(&log::KEYS).map(|section| Log::read(&section)).unwrap_or_default(),
+        intercept: top.table(&intercept::KEYS).map(|section| Intercept::read(&section)).unwrap_or_default(),
         listeners: top
             .tables(&listener::KEYS, "")
             .iter()

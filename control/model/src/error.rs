@@ -353,6 +353,41 @@ pub enum Cause {
     #[error("path \"{0}\" must be absolute")]
     RelativePath(String),
 
+    /// Connections are brought to a port, in either family.
+    #[error(
+        "a Unix socket or a port that the kernel chooses cannot take intercepted connections; give `bind` an address with a port"
+    )]
+    InterceptsNoPort,
+    /// Connections from outside do not reach loopback.
+    #[error("connections from outside cannot be brought to {0}; bind \"0.0.0.0:PORT\" or \"[::]:PORT\"")]
+    InterceptsLoopback(String),
+    /// One connection goes to one listener.
+    #[error(
+        "listener \"{other}\" (line {line}) takes these connections already; each direction has one listener for IPv4 and one for IPv6"
+    )]
+    InterceptedTwice {
+        /// The other listener.
+        other: String,
+        /// Its line.
+        line: u32,
+    },
+    /// Nobody knows where such a connection wanted to go.
+    #[error(
+        "service \"{service}\" goes to the original destination, which connections of listener \"{listener}\" do not have; set `intercept` there"
+    )]
+    NoOriginal {
+        /// The service.
+        service: String,
+        /// The listener.
+        listener: String,
+    },
+    /// The proxy would intercept itself.
+    #[error(
+        "the proxy may not mark its own connections, so they would be intercepted as well; give it CAP_NET_ADMIN (from Linux 5.17 on \
+         CAP_NET_RAW is enough), or run it as a user of its own and write `exclude_users = [{0}]` in [intercept]"
+    )]
+    CannotMark(String),
+
     /// Two objects of a kind have one name.
     #[error("the name \"{name}\" is taken since line {first}; give each its own")]
     DuplicateName {

@@ -15,6 +15,7 @@ pub mod listener;
 pub mod service;
 pub mod route;
 pub mod policy;
+pub mod intercept;
 pub mod resolve;
 pub mod snapshot;
 pub mod delta;

@@ -7,8 +7,10 @@ use std::time::Duration;
 use crate::error::{Cause, Located};
 use crate::name::Name;
 use crate::network::Network;
-use crate::reader::{Field, FromField, Keys, Section, Word};
-use crate::snapshot::{Address, ListenerLimits, Mtls, Others, Permissions, Protocol, ProxyAt, ProxyProtocol};
+use crate::reader::{Field, FromField, Keys, Section, Word, word};
+use crate::snapshot::{
+    Address, Direction, ListenerLimits, Mtls, Others, Permissions, Protocol, ProxyAt, ProxyProtocol,
+};
 use crate::unit::ByteSize;
 
 /// Keys of `[[listener]]`.
@@ -21,6 +23,7 @@ pub const KEYS: Keys = Keys {
         "ipv6_only",
         "permissions",
         "protocol",
+        "intercept",
         "mtls",
         "tls",
         "proxy_protocol",
@@ -143,6 +146,8 @@ pub struct Listener {
     pub permissions: Option<Located<Permissions>>,
     /// What is spoken there.
     pub protocol: Protocol,
+    /// Which intercepted connections it takes, if any.
+    pub intercept: Option<Located<Direction>>,
     /// Whether peers must prove who they are.
     pub mtls: Located<Mtls>,
     /// The certificates that it shows to clients which need not prove who they are: the edge's TLS. Empty: none.
@@ -169,6 +174,8 @@ impl Listener {
         let name = section.required::<Located<Name>>("name", "name = \"inbound\"");
         let bind = section.required("bind", "bind = \"127.0.0.1:8080\"");
         let protocol = section.word("protocol", DEFAULT_PROTOCOL);
+        let intercept =
+            section.field("intercept").and_then(|field| Some(Located { value: word(&field)?, place: field.place() }));
         let mtls = section.field("mtls").map_or(section.place(), |field| field.place());
         let mtls = Located { value: section.word("mtls", DEFAULT_MTLS), place: mtls };
         let tls = certificates(section, folder);
@@ -180,7 +187,19 @@ impl Listener {
         let permissions = permissions(section);
         let name = Name::unwrap(name?);
         let bind = bind?;
-        Some(Self { name, bind, ipv6_only, permissions, protocol, mtls, tls, proxy_protocol, service, limits })
+        Some(Self {
+            name,
+            bind,
+            ipv6_only,
+            permissions,
+            protocol,
+            intercept,
+            mtls,
+            tls,
+            proxy_protocol,
+            service,
+            limits,
+        })
     }
 }
 
@@ -298,6 +317,10 @@ impl Word for Protocol {
 
 impl Word for Others {
     const WORDS: &'static [(&'static str, Self)] = &[("refuse", Self::Refuse), ("serve", Self::Serve)];
+}
+
+impl Word for Direction {
+    const WORDS: &'static [(&'static str, Self)] = &[("inbound", Self::Inbound), ("outbound", Self::Outbound)];
 }
 
 impl Word for Mtls {

@@ -9,7 +9,7 @@ use crate::error::{Cause, Located};
 use crate::listener::{MAX_TIMEOUT, MIN_TIMEOUT};
 use crate::name::Name;
 use crate::reader::{Field, FromField, Keys, Section, UNIX, Word, unix, word};
-use crate::snapshot::{Address, Balance, Protocol, ProxyVersion};
+use crate::snapshot::{Address, Balance, Destination, Protocol, ProxyVersion};
 
 /// Keys of `[[service]]`.
 pub const KEYS: Keys = Keys {
@@ -62,7 +62,9 @@ pub struct Service {
     pub name: Located<String>,
     /// The identity that its endpoints must prove, as written: short, `ns/name`, or whole. None: plain connections.
     pub peer: Option<Located<String>>,
-    /// Its endpoints; at least one.
+    /// Where its requests go.
+    pub destination: Destination,
+    /// Its endpoints: at least one, or none if they go to the original destination.
     pub endpoints: Vec<Located<Endpoint>>,
     /// What its endpoints speak. None: tcp if only tcp listeners send to it, else http.
     pub protocol: Option<Located<Protocol>>,
@@ -128,7 +130,11 @@ impl Service {
     pub(crate) fn read(section: &Section<'_>) -> Option<Self> {
         let name = section.required::<Located<Name>>("name", "name = \"payments\"");
         let peer = section.optional::<Located<String>>("peer");
-        let endpoints = endpoints(section);
+        let destination = destination(section);
+        let endpoints = match destination {
+            Destination::Endpoints => endpoints(section),
+            Destination::Original => Some(Vec::new()),
+        };
         let protocol =
             section.field("protocol").and_then(|field| Some(Located { value: word(&field)?, place: field.place() }));
         let proxy_protocol = section.field("proxy_protocol").and_then(|field| word(&field));
@@ -142,6 +148,7 @@ impl Service {
         Some(Self {
             name: Name::unwrap(name?),
             peer,
+            destination,
             endpoints: endpoints?,
             protocol,
             proxy_protocol,
@@ -155,8 +162,18 @@ impl Service {
     }
 }
 
+/// What `endpoints` says instead of a list.
+const ORIGINAL: &str = "original_destination";
+
+fn destination(section: &Section<'_>) -> Destination {
+    match section.field("endpoints").and_then(|field| field.text()) {
+        Some(ORIGINAL) => Destination::Original,
+        _ => Destination::Endpoints,
+    }
+}
+
 fn endpoints(section: &Section<'_>) -> Option<Vec<Located<Endpoint>>> {
-    const EXPECTED: &str = "a list such as [\"10.0.0.7:8080\"]";
+    const EXPECTED: &str = "a list such as [\"10.0.0.7:8080\"], or \"original_destination\"";
     let Some(field) = section.field("endpoints") else {
         section.miss("endpoints", "endpoints = [\"10.0.0.7:8080\"]");
         return None;

@@ -186,6 +186,8 @@ pub struct Listener {
     pub permissions: Permissions,
     /// What is spoken there.
     pub protocol: Protocol,
+    /// Which intercepted connections it takes, if any: what their clients wanted to reach then belongs to them.
+    pub intercept: Option<Direction>,
     /// Whether peers must prove who they are.
     pub mtls: Mtls,
     /// The certificates that it shows to clients which need not prove who they are. Empty: no such TLS.
@@ -214,6 +216,15 @@ pub struct Permissions {
     pub owner: Option<String>,
     /// The file's group, by name or number.
     pub group: Option<String>,
+}
+
+/// Which connections of a machine, container or pod are intercepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Direction {
+    /// Those that others make to it.
+    Inbound,
+    /// Those that it makes to others.
+    Outbound,
 }
 
 /// A protocol that a listener or service speaks.
@@ -343,6 +354,10 @@ pub struct Service {
     pub peer: Option<SpiffeId>,
     /// The PROXY header that each connection to an endpoint begins with. None: none.
     pub proxy_protocol: Option<ProxyVersion>,
+    /// Where its requests go.
+    pub destination: Destination,
+    /// What connections to its endpoints carry (`SO_MARK`), so that they are not intercepted. None: nothing.
+    pub mark: Option<u32>,
     /// Its endpoints, resolved. May be empty (a name that did not resolve yet): then requests get 503.
     pub endpoints: Vec<Endpoint>,
     /// How an endpoint is chosen.
@@ -357,6 +372,15 @@ pub struct Service {
     pub max_in_flight: Option<u32>,
     /// Most idle connections that one worker keeps to one endpoint.
     pub max_idle_per_endpoint: u32,
+}
+
+/// Where the requests for a service go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Destination {
+    /// To one of its endpoints.
+    Endpoints,
+    /// To where the client of the intercepted connection wanted to go. The service has no endpoints.
+    Original,
 }
 
 /// One address that serves a service.

@@ -31,7 +31,11 @@ fn credentials(config: &Config) -> Credentials {
         let certificate = Certificate { names: Vec::new(), chain: Vec::new(), key: Vec::new(), expires: 0 };
         (files.value.clone(), certificate)
     };
-    Credentials { identity: identity(config), certificates: config.certificates().map(nothing).collect() }
+    Credentials {
+        identity: identity(config),
+        certificates: config.certificates().map(nothing).collect(),
+        ..Credentials::default()
+    }
 }
 
 fn snapshot(path: &Path) -> Snapshot {

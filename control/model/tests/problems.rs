@@ -240,7 +240,7 @@ access = \"yes\"
 workers = [1]
 ",
         &[
-            "x.toml:3: service \"a\": `endpoints`: expected a list such as [\"10.0.0.7:8080\"], found string \"10.0.0.1:80\"",
+            "x.toml:3: service \"a\": `endpoints`: expected a list such as [\"10.0.0.7:8080\"], or \"original_destination\", found string \"10.0.0.1:80\"",
             "x.toml:4: service \"a\": `connect_timeout`: expected a duration such as \"250ms\", found integer 250",
             "x.toml:5: service \"a\": `connect_retries`: expected a whole number, found string \"two\"",
             "x.toml:6: service \"a\": `balance`: expected `least_request` or `round_robin`, found integer 3",
@@ -891,4 +891,93 @@ fn a_file_that_cannot_be_read_says_why() {
     let device = config::read("/dev/zero".as_ref()).expect_err("it has no end").to_string();
     assert_eq!(device, "/dev/zero: is larger than 64MiB, the most that is read; is it the right file?");
     fs::remove_dir_all(&folder).expect("the folder is removed");
+}
+
+#[test]
+fn interception_needs_a_port_for_each_direction_and_family_that_can_be_reached() {
+    let listener = |name: &str, bind: &str, intercept: &str| {
+        format!("[[listener]]\nname = \"{name}\"\nbind = \"{bind}\"\nintercept = \"{intercept}\"\nservice = \"s\"\n")
+    };
+    let service = "[[service]]\nname = \"s\"\nendpoints = \"original_destination\"\n";
+    let all = [
+        listener("out", "127.0.0.1:15001", "outbound"),
+        listener("out6", "[::1]:15001", "outbound"),
+        listener("in", "0.0.0.0:15006", "inbound"),
+        listener("in6", "[::]:15006", "inbound"),
+    ];
+    check(&(all.concat() + service), &[]);
+    check(
+        &(listener("out", "unix:/run/out.sock", "outbound") + &listener("chosen", "127.0.0.1:0", "outbound") + service),
+        &["out", "chosen"].map(|name| {
+            let line = if name == "out" { 4 } else { 9 };
+            format!(
+                "x.toml:{line}: listener \"{name}\": `intercept`: a Unix socket or a port that the kernel chooses cannot take intercepted \
+                 connections; give `bind` an address with a port"
+            )
+        })
+        .each_ref()
+        .map(String::as_str),
+    );
+    check(
+        &(listener("in", "127.0.0.1:15006", "inbound") + service),
+        &[
+            "x.toml:4: listener \"in\": `intercept`: connections from outside cannot be brought to 127.0.0.1; bind \"0.0.0.0:PORT\" or \
+             \"[::]:PORT\"",
+        ],
+    );
+    check(
+        &(listener("a", "127.0.0.1:1", "outbound") + &listener("b", "127.0.0.2:1", "outbound") + service),
+        &[
+            "x.toml:9: listener \"b\": `intercept`: listener \"a\" (line 2) takes these connections already; each direction has one \
+             listener for IPv4 and one for IPv6",
+        ],
+    );
+    check(
+        &(listener("a", "127.0.0.1:1", "out") + service),
+        &["x.toml:4: listener \"a\": `intercept`: unknown value \"out\"; expected `inbound` or `outbound`"],
+    );
+}
+
+#[test]
+fn the_original_destination_belongs_to_intercepted_connections() {
+    let original = "[[service]]\nname = \"away\"\nendpoints = \"original_destination\"\n";
+    let none = |line: u32, subject: &str, field: &str, listener: &str| {
+        format!(
+            "x.toml:{line}: {subject}: `{field}`: service \"away\" goes to the original destination, which connections of listener \
+             \"{listener}\" do not have; set `intercept` there"
+        )
+    };
+    check(
+        &("[[listener]]\nname = \"a\"\nbind = \"127.0.0.1:1\"\nservice = \"away\"\n".to_owned() + original),
+        &[&none(4, "listener \"a\"", "service", "a")],
+    );
+    let routed = "[[listener]]\nname = \"a\"\nbind = \"127.0.0.1:1\"\nintercept = \"outbound\"\n\
+                  [[listener]]\nname = \"b\"\nbind = \"127.0.0.1:2\"\n[[route]]\nhosts = [\"*\"]\nto = \"away\"\n";
+    check(&(routed.to_owned() + original), &[&none(10, "route \"*\"", "to", "b")]);
+    let narrowed = routed.replace("hosts = [\"*\"]", "listeners = [\"a\"]\nhosts = [\"*\"]");
+    let other = "[[route]]\nname = \"other\"\nhosts = [\"*\"]\nlisteners = [\"b\"]\nto = \"c\"\n[[service]]\nname = \"c\"\nendpoints = [\"a:1\"]\n";
+    check(&(narrowed + other + original), &[]);
+}
+
+#[test]
+fn exclusions_of_interception_are_ports_networks_and_accounts() {
+    check(
+        "[intercept]\nexclude_inbound_ports = [0, 22, 65536]\nexclude_outbound_networks = [\"10.0.0.1/8\"]\n\
+         exclude_users = [-1, \"a b\", \"postgres\"]\nexclude_groups = [4294967295]\n",
+        &[
+            "x.toml:2: [intercept]: `exclude_inbound_ports[0]`: must be 1 to 65535, found 0",
+            "x.toml:2: [intercept]: `exclude_inbound_ports[2]`: must be 1 to 65535, found 65536",
+            "x.toml:3: [intercept]: `exclude_outbound_networks[0]`: expected a network such as \"10.0.0.0/8\" or \"fd00::/8\", or an \
+             address, found \"10.0.0.1/8\"",
+            "x.toml:4: [intercept]: `exclude_users[0]`: must be 0 to 4294967294, found -1",
+            "x.toml:4: [intercept]: `exclude_users[1]`: expected a user's or group's number or name, such as 1337 or \"backup\", found \
+             \"a b\"",
+            "x.toml:5: [intercept]: `exclude_groups[0]`: must be 0 to 4294967294, found 4294967295",
+        ],
+    );
+    let many: Vec<String> = (1..=257).map(|port: u32| port.to_string()).collect();
+    check(
+        &format!("[intercept]\nexclude_inbound_ports = [{}]\n", many.join(", ")),
+        &["x.toml:2: [intercept]: `exclude_inbound_ports`: the list has 257 entries; at most 256 are allowed"],
+    );
 }

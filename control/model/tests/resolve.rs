@@ -298,3 +298,36 @@ fn ten_thousand_mistakes_are_found_in_time() {
     assert_eq!(problems.count(), 10_000);
     assert!(started.elapsed() < Duration::from_secs(30), "took {:?}", started.elapsed());
 }
+
+#[test]
+fn connections_to_endpoints_are_marked_where_others_are_intercepted() {
+    use ringmesh_model::intercept::{Account, MARK, Marking};
+    use ringmesh_model::resolve::Credentials;
+    let text = "[[listener]]\nname = \"a\"\nbind = \"127.0.0.1:1\"\nservice = \"s\"\nintercept = \"outbound\"\n\
+                [[service]]\nname = \"s\"\nendpoints = [\"10.0.0.1:80\"]\n";
+    let with = |text: &str, marking: Marking| {
+        resolve(&parse(text), &Answers::new(), Credentials { marking, ..Credentials::default() }, 1)
+    };
+    let mark = |snapshot: Snapshot| service(&snapshot, "s").mark;
+    assert_eq!(mark(with(text, Marking::Granted).expect("valid")), Some(MARK));
+    assert_eq!(mark(with(&text.replace("intercept = \"outbound\"\n", ""), Marking::Granted).expect("valid")), None);
+
+    let denied = || Marking::Denied {
+        user: vec![Account::Id(1337), Account::Name("proxy".to_owned())],
+        group: vec![Account::Id(1338)],
+    };
+    let problems = with(text, denied()).expect_err("it would call itself").to_string();
+    assert!(problems.starts_with("x.toml:5: listener \"a\": `intercept`: the proxy may not mark"), "{problems}");
+    assert!(problems.contains("exclude_users = [1337]"), "{problems}");
+    for (exclusion, fits) in [
+        ("exclude_users = [1337]", true),
+        ("exclude_users = [\"proxy\"]", true),
+        ("exclude_groups = [1338]", true),
+        ("exclude_users = [1338]", false),
+        ("exclude_groups = [\"proxy\"]", false),
+    ] {
+        let found = with(&format!("{text}[intercept]\n{exclusion}\n"), denied());
+        assert_eq!(found.is_ok(), fits, "{exclusion}");
+        assert!(found.ok().is_none_or(|snapshot| mark(snapshot).is_none()), "{exclusion}");
+    }
+}

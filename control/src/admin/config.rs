@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use ringmesh_model::snapshot::{
-    AccessLog, AllowRule, Balance, Certificate, HostPattern, Identity, Listener, ListenerTarget, Mtls, Object, Others,
-    PathMatch, Permissions, Policy, ProxyProtocol, ProxyVersion, Route, RouteRule, Service, Settings, Snapshot,
+    AccessLog, AllowRule, Balance, Certificate, Destination, Direction, HostPattern, Identity, Listener,
+    ListenerTarget, Mtls, Object, Others, PathMatch, Permissions, Policy, ProxyProtocol, ProxyVersion, Route,
+    RouteRule, Service, Settings, Snapshot,
 };
 use ringmesh_model::unit::{self, ByteSize};
 use serde_json::{Value, json};
@@ -79,6 +80,10 @@ fn listener_value(listener: &Listener) -> Value {
         "ipv6_only": listener.ipv6_only,
         "permissions": permissions_value(&listener.permissions),
         "protocol": listener.protocol.word(),
+        "intercept": listener.intercept.map(|direction| match direction {
+            Direction::Inbound => "inbound",
+            Direction::Outbound => "outbound",
+        }),
         "mtls": match listener.mtls { Mtls::Off => "off", Mtls::Strict => "strict" },
         "tls": listener.tls.iter().map(certificate_value).collect::<Vec<_>>(),
         "proxy_protocol": listener.proxy_protocol.as_ref().map(proxies_value),
@@ -122,7 +127,11 @@ fn service_value(service: &Service) -> Value {
             ProxyVersion::V1 => "v1",
             ProxyVersion::V2 => "v2",
         }),
-        "endpoints": endpoints,
+        "endpoints": match service.destination {
+            Destination::Endpoints => json!(endpoints),
+            Destination::Original => json!("original_destination"),
+        },
+        "mark": service.mark,
         "balance": match service.balance { Balance::LeastRequest => "least_request", Balance::RoundRobin => "round_robin" },
         "connect_timeout": unit::show(service.connect_timeout),
         "connect_retries": service.connect_retries,

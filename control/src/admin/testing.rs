@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use ringmesh_model::network::Network;
 use ringmesh_model::snapshot::{
-    AccessLog, Address, AllowRule, Balance, Endpoint, HostPattern, Identity, Key, Listener, ListenerLimits,
-    ListenerTarget, Mtls, Object, Others, PathMatch, Permissions, Policy, Protocol, ProxyAt, ProxyProtocol,
-    ProxyVersion, Route, RouteMatch, RouteRule, Service, Settings, Snapshot, Target,
+    AccessLog, Address, AllowRule, Balance, Destination, Endpoint, HostPattern, Identity, Key, Listener,
+    ListenerLimits, ListenerTarget, Mtls, Object, Others, PathMatch, Permissions, Policy, Protocol, ProxyAt,
+    ProxyProtocol, ProxyVersion, Route, RouteMatch, RouteRule, Service, Settings, Snapshot, Target,
 };
 
 use crate::state::{self, Phase, State};
@@ -87,6 +87,7 @@ fn listener() -> Listener {
         ipv6_only: false,
         permissions: Permissions { mode: Some(0o660), ..Permissions::default() },
         protocol: Protocol::Http,
+        intercept: None,
         mtls: Mtls::Strict,
         tls: Vec::new(),
         proxy_protocol: Some(ProxyProtocol {
@@ -114,6 +115,8 @@ fn service() -> Service {
         protocol: Protocol::Http,
         peer: None,
         proxy_protocol: Some(ProxyVersion::V2),
+        destination: Destination::Endpoints,
+        mark: None,
         endpoints: vec![Endpoint { address: Address::Unix(PathBuf::from("/run/app.sock")), zone: None }],
         balance: Balance::LeastRequest,
         connect_timeout: Duration::from_millis(250),

@@ -1,6 +1,8 @@
 //! The command line: one command a file.
 
 mod run;
+mod exec;
+mod intercept;
 mod check;
 mod status;
 mod stop;
@@ -23,6 +25,10 @@ Examples:
   ringmesh demo                      a shop of three services, meshed; Ctrl-C ends it
   ringmesh check sidecar.toml        what is wrong, and what the machine grants
   ringmesh run -c sidecar.toml       the proxy; an edit is live in a second
+  ringmesh exec -c sidecar.toml -- ./job
+                                     a command with a proxy beside it, which ends with it
+  ringmesh intercept --on -c sidecar.toml
+                                     brings connections to the proxy by themselves
   ringmesh status -c sidecar.toml    what it is doing
   ringmesh stop -c sidecar.toml      ends it, open requests first
   ringmesh ca init ca/               a certificate authority for mutual TLS
@@ -43,6 +49,8 @@ struct Ringmesh {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
+    Exec(exec::Args),
+    Intercept(intercept::Args),
     Check(check::Args),
     Status(status::Args),
     Stop(stop::Args),
@@ -92,6 +100,8 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 pub fn main() -> ExitCode {
     let done = match Ringmesh::parse().command {
         Command::Run(arguments) => run::run(arguments),
+        Command::Exec(arguments) => return exec::run(arguments),
+        Command::Intercept(arguments) => intercept::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Stop(arguments) => stop::run(&arguments),

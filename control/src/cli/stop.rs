@@ -7,6 +7,7 @@ use ringmesh_model::unit;
 
 use super::place::{Place, ask};
 use super::{Failure, print};
+use crate::directory::Directory;
 use crate::supervisor::orphan;
 use crate::supervisor::socket::{Answer, Question};
 
@@ -36,29 +37,31 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(arguments: &Args) -> Result<(), Failure> {
-    let directory = arguments.place.find()?;
+    print(&end(arguments.place.find()?, arguments.timeout)?)
+}
+
+/// Ends the proxy of a runtime directory, and says what it found.
+pub(super) fn end(directory: Directory, timeout: Option<Duration>) -> Result<String, Failure> {
     let shown = directory.path().display().to_string();
-    if let Some((answer, mut control)) = ask(&directory, &Question::Stop { timeout: arguments.timeout })? {
+    if let Some((answer, mut control)) = ask(&directory, &Question::Stop { timeout })? {
         let Answer::Stopping { timeout } = answer else {
             return Err(anyhow!("control does not say that it ends").into());
         };
         // It closes the connection when all is done.
         return match control.next(Some(timeout)) {
-            Ok(_) => print(&format!("stopped {shown}\n")),
+            Ok(_) => Ok(format!("stopped {shown}\n")),
             Err(error) => Err(anyhow!("control has not ended within {timeout:?}: {error}").into()),
         };
     }
-    let timeout = arguments.timeout.unwrap_or(ringmesh_model::runtime::DEFAULT_DRAIN_TIMEOUT);
+    let timeout = timeout.unwrap_or(ringmesh_model::runtime::DEFAULT_DRAIN_TIMEOUT);
     match orphan::stop(directory, timeout)? {
         orphan::Ended::Nobody => Err(anyhow!("nothing runs in {shown}").into()),
         orphan::Ended::Killed => {
-            print(&format!("killed the data plane of {shown}: its control was gone, and it did not answer\n"))
+            Ok(format!("killed the data plane of {shown}: its control was gone, and it did not answer\n"))
         }
-        orphan::Ended::Drained { cut: 0 } => {
-            print(&format!("stopped the data plane of {shown}; its control was gone\n"))
+        orphan::Ended::Drained { cut: 0 } => Ok(format!("stopped the data plane of {shown}; its control was gone\n")),
+        orphan::Ended::Drained { cut } => {
+            Ok(format!("stopped the data plane of {shown}; its control was gone, and {cut} open requests were cut\n"))
         }
-        orphan::Ended::Drained { cut } => print(&format!(
-            "stopped the data plane of {shown}; its control was gone, and {cut} open requests were cut\n"
-        )),
     }
 }

@@ -15,7 +15,7 @@ use ringmesh_model::snapshot::Snapshot;
 use ringmesh_model::workload::IdentitySource;
 
 use self::dns::{Answers, Names};
-use crate::identity;
+use crate::{identity, machine};
 
 /// What the files say together; all of it fits.
 #[derive(Clone)]
@@ -105,6 +105,9 @@ impl Files {
             let wrong = |source| Error::Certificate { file: config.file.clone(), line: files.place.line, source };
             let read = identity::files::read_certificate(files).map_err(wrong);
             credentials.certificates.insert(files.value.clone(), or_known(read, known, &mut fault)?);
+        }
+        if config.listeners.iter().any(|listener| listener.intercept.is_some()) {
+            credentials.marking = machine::marking();
         }
         let files = Self { config: Arc::new(config), credentials };
         files.resolve(&resolve::Answers::new())?;

@@ -1,4 +1,4 @@
-//! How soon a data plane that died is started again.
+//! How soon a process that died is started again.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ const HEALTHY: Duration = Duration::from_secs(10);
 
 /// Counts deaths in a row.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     deaths: u32,
 }
 
 impl Backoff {
     /// The pause before the next start, after one that ran for `ran`.
-    pub(super) fn pause(&mut self, ran: Duration) -> Duration {
+    pub(crate) fn pause(&mut self, ran: Duration) -> Duration {
         self.deaths = if ran >= HEALTHY { 1 } else { self.deaths.saturating_add(1) };
         match self.deaths {
             0 | 1 => Duration::ZERO,

@@ -3,6 +3,7 @@
 //! orphans that the kernel hands to process 1, the data plane of a control that died among them.
 
 use std::env;
+use std::fmt;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -36,11 +37,22 @@ pub fn run() -> Result<(), Failure> {
     runtime.block_on(watch())
 }
 
-/// How control ended.
-#[derive(Debug, PartialEq, Eq)]
-enum End {
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// By itself, with this exit code.
     Code(i32),
+    /// By this signal.
     Killed(i32),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Killed(signal) => write!(f, "killed by signal {signal}"),
+        }
+    }
 }
 
 async fn watch() -> Result<(), Failure> {
@@ -59,7 +71,7 @@ async fn watch() -> Result<(), Failure> {
                     pass_on(control, signal);
                 }
                 _ = children.recv() => {
-                    if let Some(end) = reap(control) {
+                    if let Some((_, end)) = reap().into_iter().find(|(pid, _)| *pid == control) {
                         break end;
                     }
                 }
@@ -103,15 +115,10 @@ fn pass_on(control: Pid, signal: Signal) {
     let _ = kill_process(control, number);
 }
 
-/// Reaps whoever has ended, and says how control did if it was among them.
-fn reap(control: Pid) -> Option<End> {
-    let mut end = None;
-    while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-        if pid == control {
-            end = Some(describe(status));
-        }
-    }
-    end
+/// Reaps whoever has ended, and says how each did.
+pub fn reap() -> Vec<(Pid, End)> {
+    let next = || wait(WaitOptions::NOHANG).ok().flatten();
+    std::iter::from_fn(next).map(|(pid, status)| (pid, describe(status))).collect()
 }
 
 fn describe(status: WaitStatus) -> End {

@@ -286,6 +286,7 @@ mod tests {
                 ipv6_only: false,
                 permissions: Default::default(),
                 protocol: Protocol::Http,
+                intercept: None,
                 mtls: Mtls::Off,
                 tls: Vec::new(),
                 proxy_protocol: None,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use ringmesh_model::snapshot::{Mtls, Object, Service, Snapshot};
+use ringmesh_model::snapshot::{Destination, Mtls, Object, Service, Snapshot};
 use ringmesh_model::wire::{EndpointReport, Report};
 
 use super::{Supervisor, instance_of, listeners, plane::Plane};
@@ -204,7 +204,13 @@ fn services(snapshot: &Snapshot, report: Option<&Report>) -> Vec<state::Service>
         .map(|service| state::Service {
             name: service.name.clone(),
             peer: service.peer.as_ref().map(ToString::to_string),
-            endpoints: service.endpoints.iter().map(|one| endpoint(service, one)).collect(),
+            endpoints: match service.destination {
+                Destination::Endpoints => service.endpoints.iter().map(|one| endpoint(service, one)).collect(),
+                // Any there is.
+                Destination::Original => {
+                    vec![Endpoint { address: "original destination".to_owned(), ..Endpoint::default() }]
+                }
+            },
         })
         .collect()
 }

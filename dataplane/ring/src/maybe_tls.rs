@@ -111,6 +111,13 @@ impl<S: Stream, T: Stream> Stream for MaybeTls<S, T> {
     }
 
     #[inline]
+    fn original_destination(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Plain(stream) => stream.original_destination(),
+            Self::Tls(stream) => stream.original_destination(),
+        }
+    }
+
     fn local_address(&self) -> Option<SocketAddr> {
         match self {
             Self::Plain(stream) => stream.local_address(),

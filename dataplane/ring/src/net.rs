@@ -50,8 +50,13 @@ pub trait Net: Clone + 'static {
     /// A random number; good enough to spread load, not to keep a secret.
     fn random(&self) -> u64;
 
-    /// Connects.
-    fn connect(&self, address: &Address, stop: &Stop) -> impl Future<Output = Result<Self::Stream, Error>>;
+    /// Connects. What is sent carries `mark` where the kernel has marks, if there is one (`SO_MARK`, socket(7)).
+    fn connect(
+        &self,
+        address: &Address,
+        mark: Option<u32>,
+        stop: &Stop,
+    ) -> impl Future<Output = Result<Self::Stream, Error>>;
 }
 
 /// The real world.
@@ -76,8 +81,8 @@ impl Net for Sockets {
         CHANCE.with(next_random)
     }
 
-    async fn connect(&self, address: &Address, stop: &Stop) -> Result<Socket, Error> {
-        Socket::connect(address, stop).await
+    async fn connect(&self, address: &Address, mark: Option<u32>, stop: &Stop) -> Result<Socket, Error> {
+        Socket::connect(address, mark, stop).await
     }
 }
 

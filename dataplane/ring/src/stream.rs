@@ -109,6 +109,12 @@ pub trait Stream: 'static {
     fn local_address(&self) -> Option<SocketAddr> {
         None
     }
+
+    /// Where an accepted connection went before the kernel brought it to us (`SO_ORIGINAL_DST`, `IP6T_SO_ORIGINAL_DST`). That
+    /// of one that was not brought anywhere is [`Self::local_address`], or nothing.
+    fn original_destination(&self) -> Option<SocketAddr> {
+        None
+    }
 }
 
 /// A connection with nothing around it yet, as it was accepted: what comes before everything else can be taken without

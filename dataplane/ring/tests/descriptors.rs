@@ -101,7 +101,7 @@ fn clients_and_handed_over_connections_are_closed_once() {
         for _ in 0..100 {
             let (listener, address) = common::listener();
             let listener = Listener::from_fd(listener.into()).unwrap();
-            let client = Socket::connect(&address, &unhurried()).await.unwrap();
+            let client = Socket::connect(&address, None, &unhurried()).await.unwrap();
             listener.readable().await.unwrap();
             let (accepted, _) = listener.accept().unwrap().unwrap();
             let accepted = Socket::from_fd(accepted).unwrap();

@@ -35,7 +35,7 @@ fn connections_carry_bytes_both_ways_in_chosen_chunks() {
             }
         });
         let stop = network.stop();
-        let near = network.connect(&address("10.0.0.1:80").into(), &stop).await.unwrap();
+        let near = network.connect(&address("10.0.0.1:80").into(), None, &stop).await.unwrap();
         assert_eq!(near.peer_address(), Some(address("10.0.0.1:80")));
         let sent: Vec<u8> = (0..200).collect();
         let (mut buffer, mut output) = (Buffer::take(Size::Small), Output::new());
@@ -82,20 +82,20 @@ fn connecting_is_refused_or_hangs_until_the_deadline() {
     network.silence(address("10.0.0.9:80"));
     block_on(&network.clone(), async move {
         let stop = network.stop();
-        let refused = network.connect(&address("10.0.0.1:80").into(), &stop).await;
+        let refused = network.connect(&address("10.0.0.1:80").into(), None, &stop).await;
         assert!(matches!(refused, Err(Error::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused));
         drop(network.listen(address("10.0.0.1:80")));
-        assert!(network.connect(&address("10.0.0.1:80").into(), &stop).await.is_err());
+        assert!(network.connect(&address("10.0.0.1:80").into(), None, &stop).await.is_err());
 
         let start = network.now();
         stop.set_deadline(Some(start + Duration::from_secs(30)));
-        let silent = network.connect(&address("10.0.0.9:80").into(), &stop).await;
+        let silent = network.connect(&address("10.0.0.9:80").into(), None, &stop).await;
         assert!(matches!(silent, Err(Error::Stopped(Reason::Deadline))));
         assert!(network.now() >= start + Duration::from_secs(30));
         let unix = Address::Unix("/run/app.sock".into());
         let _listener = network.listen(unix.clone());
         stop.clear();
-        assert_eq!(network.connect(&unix, &stop).await.unwrap().peer_address(), None);
+        assert_eq!(network.connect(&unix, None, &stop).await.unwrap().peer_address(), None);
     });
 }
 

@@ -375,6 +375,6 @@ fn futures_and_values_held_per_connection_are_small() {
         check("splice", size_of_val(&near.splice_to(&far, &mut pipe, 1, &stop)), 256..=408);
         check("yield", size_of_val(&ringmesh_ring::yield_now()), 96..=136);
         let address = ringmesh_ring::Address::Unix("x".into());
-        check("connect", size_of_val(&ringmesh_ring::Socket::connect(&address, &stop)), 300..=640);
+        check("connect", size_of_val(&ringmesh_ring::Socket::connect(&address, None, &stop)), 300..=640);
     });
 }

@@ -41,7 +41,7 @@ fn timers_and_fresh_connections_advance_beside_tasks_that_yield() {
         let accepted = Socket::from_fd(accepted).unwrap();
         let mut buffer = Buffer::take(Size::Small);
         assert_eq!(accepted.fill(&mut buffer, &unhurried()).await.unwrap(), 1);
-        let own = Socket::connect(&address, &unhurried()).await.unwrap();
+        let own = Socket::connect(&address, None, &unhurried()).await.unwrap();
         sleep_until(start + Duration::from_millis(100)).await;
         let stop = Stop::new();
         stop.set_deadline(Some(Instant::now() + Duration::from_millis(50)));
@@ -264,12 +264,12 @@ fn io_uring_is_granted_with_its_best_flags_or_says_why_not() {
 fn connecting_is_refused_stopped_or_done() {
     on_every_driver(|| async {
         let (listener, address) = common::listener();
-        let socket = Socket::connect(&address, &unhurried()).await.unwrap();
+        let socket = Socket::connect(&address, None, &unhurried()).await.unwrap();
         let Address::Ip(expected) = address else { unreachable!() };
         assert_eq!(socket.peer_address(), Some(expected));
 
         drop(listener);
-        match Socket::connect(&address, &unhurried()).await {
+        match Socket::connect(&address, None, &unhurried()).await {
             Err(Error::Io(error)) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused),
             other => panic!("{other:?}"),
         }
@@ -283,7 +283,7 @@ fn connecting_is_refused_stopped_or_done() {
         loop {
             let stop = Stop::new();
             stop.set_deadline(Some(Instant::now() + Duration::from_millis(200)));
-            match Socket::connect(&address, &stop).await {
+            match Socket::connect(&address, None, &stop).await {
                 Ok(socket) => kept.push(socket),
                 Err(Error::Stopped(Reason::Deadline)) => break,
                 Err(error) => panic!("{error}"),
@@ -306,7 +306,7 @@ fn unix_sockets_connect_also_through_a_full_backlog() {
         let stop = unhurried();
         let connecting = async {
             for _ in 0..5 {
-                clients.push(Socket::connect(&address, &stop).await.unwrap());
+                clients.push(Socket::connect(&address, None, &stop).await.unwrap());
             }
         };
         let accepting = async {

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
-use ringmesh_model::snapshot::{Balance, Protocol};
+use ringmesh_model::snapshot::{Balance, Destination, Protocol};
 
 fn service(max: Option<u32>, workers: u16) -> Service {
     Service {
@@ -15,6 +15,8 @@ fn service(max: Option<u32>, workers: u16) -> Service {
             protocol: Protocol::Http,
             peer: None,
             proxy_protocol: None,
+            destination: Destination::Endpoints,
+            mark: None,
             endpoints: Vec::new(),
             balance: Balance::LeastRequest,
             connect_timeout: Duration::from_secs(1),

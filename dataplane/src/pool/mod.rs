@@ -14,7 +14,7 @@ use ringmesh_ring::stream::{Idle, Stream};
 use crate::balance::Candidate;
 use crate::places::Place;
 use crate::proxy::transport::Transport;
-use crate::tables::{Endpoint, Service};
+use crate::tables::Service;
 use crate::worker::Worker;
 
 /// How often connections that nobody used are looked after, while there are any.
@@ -90,7 +90,8 @@ impl<S: Stream> Drop for InFlight<S> {
 }
 
 impl<S: Stream> State<S> {
-    fn new(generation: u32) -> Self {
+    /// Nothing is known yet.
+    pub fn new(generation: u32) -> Self {
         Self {
             generation,
             in_flight: Cell::new(0),
@@ -190,6 +191,26 @@ impl<S: Stream> Candidate for Rc<State<S>> {
 }
 
 impl<N: Net> Lease<N> {
+    /// An unused connection to the endpoint that the state is of, which began with `preface`.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn unused(
+        state: Rc<State<N::Stream>>,
+        service: &Service,
+        preface: Option<&[u8]>,
+        now: Instant,
+    ) -> Result<Self, Rc<State<N::Stream>>> {
+        let taken = match preface {
+            None => state.take(service.pool_key, now),
+            Some(preface) => state.take_of(service.pool_key, preface, now),
+        };
+        match taken {
+            Some(transport) => Ok(Self::new(InFlight::begin(state), service, transport, preface, true)),
+            None => Err(state),
+        }
+    }
+
     /// A connection that was just made, and began with `preface`.
     pub fn fresh(
         state: Rc<State<N::Stream>>,
@@ -266,22 +287,6 @@ impl<S: Stream> Pools<S> {
         let states = self.states.borrow();
         let state = states.get(place.index as usize)?.as_ref();
         state.filter(|state| state.generation == place.generation).cloned()
-    }
-
-    /// An unused connection to an endpoint, if there is one that began with `preface`.
-    pub fn lease<N: Net<Stream = S>>(
-        &self,
-        service: &Service,
-        endpoint: &Endpoint,
-        preface: Option<&[u8]>,
-        now: Instant,
-    ) -> Option<Lease<N>> {
-        let state = self.state(endpoint.place);
-        let transport = match preface {
-            None => state.take(service.pool_key, now)?,
-            Some(preface) => state.take_of(service.pool_key, preface, now)?,
-        };
-        Some(Lease::new(InFlight::begin(state), service, transport, preface, true))
     }
 
     /// Closes all unused connections.

@@ -24,7 +24,7 @@ use crate::proxy::http2::calm::Calm;
 use crate::proxy::http2::keeper::{Keeper, Seen, Verdict};
 use crate::proxy::http2::limits;
 use crate::proxy::transport::Transport;
-use crate::tables::{Endpoint, Service};
+use crate::tables::Service;
 use crate::worker::Worker;
 
 /// Most connections that a worker keeps to one endpoint. More than one only where the endpoint allows few streams.
@@ -177,10 +177,14 @@ impl<N: Net> Drop for Lease<N> {
 }
 
 /// A place on a connection that is open.
-pub(crate) fn lease<N: Net>(worker: &Worker<N>, service: &Service, endpoint: &Endpoint) -> Option<Lease<N>> {
-    let state = worker.pools.state(endpoint.place);
-    let connection = state.shared.pick(service.pool_key)?;
-    Some(Lease::new(connection, InFlight::begin(state)))
+///
+/// # Errors
+/// If there is none.
+pub(crate) fn lease<N: Net>(state: Rc<State<N::Stream>>, service: &Service) -> Result<Lease<N>, Rc<State<N::Stream>>> {
+    match state.shared.pick(service.pool_key) {
+        Some(connection) => Ok(Lease::new(connection, InFlight::begin(state))),
+        None => Err(state),
+    }
 }
 
 /// A place on a connection that somebody makes: `connect`, or a request that began to make one before.
@@ -190,12 +194,11 @@ pub(crate) fn lease<N: Net>(worker: &Worker<N>, service: &Service, endpoint: &En
 pub(crate) async fn open<N: Net>(
     worker: &Rc<Worker<N>>,
     service: &Service,
-    endpoint: &Endpoint,
+    state: Rc<State<N::Stream>>,
     stop: &Stop,
     deadline: Option<Instant>,
     connect: impl AsyncFnOnce() -> Result<Transport<N::Stream>, Reason>,
 ) -> Result<Lease<N>, Reason> {
-    let state = worker.pools.state(endpoint.place);
     loop {
         if let Some(connection) = state.shared.pick(service.pool_key) {
             return Ok(Lease::new(connection, InFlight::begin(state)));

@@ -22,6 +22,7 @@ use crate::listener::proxy_header::{self, Expected, Source};
 use crate::outcome::Reason;
 use crate::places::Place;
 use crate::proxy::http2::stream::Begun;
+use crate::proxy::original::Original;
 use crate::proxy::preface::canonical;
 use crate::proxy::relay::{Raced, Turn, race};
 use crate::proxy::transport::Transport;
@@ -55,6 +56,8 @@ pub struct Connection<N: Net> {
     client_text: OnceCell<Box<str>>,
     peer: Option<tls::Peer>,
     proxied: Option<Box<Header>>,
+    /// Where its client wanted to go, if it was intercepted.
+    pub original: Option<Box<Original<N::Stream>>>,
     registered: Registered,
     /// What it does in a row.
     pub turn: Turn,
@@ -105,6 +108,7 @@ impl<N: Net> Connection<N> {
             client_text: OnceCell::new(),
             peer: None,
             proxied: None,
+            original: None,
             _reserved: None,
         }
     }
@@ -239,6 +243,7 @@ async fn admit<N: Net>(
             stop.clear();
         }
     }
+    let original = Original::of(&tables, found, &stream, client);
     let (transport, peer) = match found.tls {
         None => (Transport::Plain(stream), None),
         Some(_) => {
@@ -258,6 +263,7 @@ async fn admit<N: Net>(
         client_text,
         peer,
         proxied,
+        original,
         registered,
         turn: Turn::default(),
         served: Cell::new(false),

@@ -4,6 +4,7 @@
 pub mod transport;
 pub mod pace;
 pub mod deadline;
+pub mod original;
 pub mod connection;
 pub mod preface;
 pub mod request;

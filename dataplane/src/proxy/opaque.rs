@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use ringmesh_model::snapshot::Destination;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stream::Stream;
 
@@ -63,7 +64,7 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>) {
 }
 
 async fn forward<'t, N: Net>(
-    connection: &Rc<Connection<N>>,
+    connection: &'t Connection<N>,
     tables: &'t Tables,
     listener: &'t Listener,
     way: &mut Way<'t>,
@@ -96,13 +97,19 @@ async fn forward<'t, N: Net>(
 
 /// A connection to one of the service's endpoints.
 async fn reach<'t, N: Net>(
-    connection: &Rc<Connection<N>>,
+    connection: &'t Connection<N>,
     service: &'t Service,
     index: u32,
     way: &mut Way<'t>,
 ) -> Result<Lease<N>, Reason> {
     let worker = &connection.worker;
     let preface = connection.preface(service);
+    if service.config.destination == Destination::Original {
+        let original = connection.original.as_deref().ok_or(Reason::NoOriginalDestination)?;
+        way.endpoint = Some(&original.endpoint);
+        let (endpoint, state) = (&original.endpoint, original.state.clone());
+        return upstream::dedicated(worker, service, endpoint, state, preface.as_deref(), &connection.stop, None).await;
+    }
     let mut tried = Tried::default();
     let mut last = Reason::NoEndpoint;
     for _attempt in 0..=service.config.connect_retries {
@@ -113,7 +120,8 @@ async fn reach<'t, N: Net>(
         tried.note(picked);
         let endpoint = &service.endpoints[picked];
         way.endpoint = Some(endpoint);
-        match upstream::dedicated(worker, service, endpoint, preface.as_deref(), &connection.stop, None).await {
+        let (state, preface) = (state(picked), preface.as_deref());
+        match upstream::dedicated(worker, service, endpoint, state, preface, &connection.stop, None).await {
             Ok(lease) => return Ok(lease),
             Err(reason) if reason.retry() == Retry::Elsewhere => last = reason,
             Err(reason) => return Err(reason),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ringmesh_codec::head::Head;
 use ringmesh_codec::normalize;
-use ringmesh_model::snapshot::AccessLog;
+use ringmesh_model::snapshot::{AccessLog, Destination};
 use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::Stop;
@@ -158,7 +158,7 @@ struct Asked<'a> {
 #[allow(clippy::too_many_arguments, reason = "one story, told once")]
 async fn forward<'t, N: Net>(
     worker: &Rc<Worker<N>>,
-    connection: &Connection<N>,
+    connection: &'t Connection<N>,
     tables: &'t Tables,
     listener: &'t Listener,
     stop: &Stop,
@@ -210,13 +210,26 @@ async fn forward<'t, N: Net>(
         let state = |index: usize| worker.pools.state(service.endpoints[index].place);
         let turn = worker.turn(target.service);
         let (now, random) = (worker.net.now(), worker.net.random());
-        let index = balance::pick(service.config.balance, service.endpoints.len(), state, &tried, now, turn, random)
-            .ok_or(last)?;
-        let endpoint = &service.endpoints[index];
+        let (endpoint, original) = match service.config.destination {
+            Destination::Endpoints => {
+                let count = service.endpoints.len();
+                let index =
+                    balance::pick(service.config.balance, count, state, &tried, now, turn, random).ok_or(last)?;
+                tried.note(index);
+                (&service.endpoints[index], None)
+            }
+            Destination::Original => {
+                let original = connection.original.as_deref().ok_or(Reason::NoOriginalDestination)?;
+                if account.attempts > 0 {
+                    return Err(last);
+                }
+                (&original.endpoint, Some(&original.state))
+            }
+        };
+        let state = || original.map_or_else(|| worker.pools.state(endpoint.place), Rc::clone);
         way.endpoint = Some(endpoint);
-        tried.note(index);
         account.attempts = account.attempts.saturating_add(1);
-        let lease = match upstream::lease(worker, service, endpoint, preface, stop, patience.deadline).await {
+        let lease = match upstream::lease(worker, service, endpoint, state(), preface, stop, patience.deadline).await {
             Ok(lease) => lease,
             Err(reason) if may_try_elsewhere(reason, account, service) => {
                 last = reason;
@@ -232,7 +245,7 @@ async fn forward<'t, N: Net>(
         debug_assert!(stale);
         // The endpoint closed the connection while it was unused. A new one tells whether it is there at all.
         account.attempts = account.attempts.saturating_add(1);
-        match upstream::connect(worker, service, endpoint, preface, stop, patience.deadline).await {
+        match upstream::connect(worker, service, endpoint, state(), preface, stop, patience.deadline).await {
             Ok(lease) => {
                 return call.exchange(lease, patience, account).await.map_err(|failed| match failed {
                     Failed::Stale => Reason::UpstreamReset,

@@ -140,6 +140,10 @@ impl<S: Stream> Stream for TlsStream<S> {
         self.shared.inner.peer_address()
     }
 
+    fn original_destination(&self) -> Option<SocketAddr> {
+        self.shared.inner.original_destination()
+    }
+
     fn local_address(&self) -> Option<SocketAddr> {
         self.shared.inner.local_address()
     }

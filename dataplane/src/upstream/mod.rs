@@ -10,7 +10,7 @@ use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use ringmesh_ring::stream::{Error as StreamError, Stream};
 
 use crate::outcome::Reason;
-use crate::pool::{Lease, Leased, shared};
+use crate::pool::{Lease, Leased, State, shared};
 use crate::proxy::transport::Transport;
 use crate::tables::{Endpoint, Service};
 use crate::telemetry::event::Direction;
@@ -18,8 +18,8 @@ use crate::telemetry::layout::{gauge, service as counter};
 use crate::tls::{self, Alpn};
 use crate::worker::Worker;
 
-/// A connection to an endpoint for one request. `preface` is the PROXY header that it begins with, if the service wants one;
-/// `deadline` is the request's, if it has one.
+/// A connection to an endpoint, of which `state` is known, for one request. `preface` is the PROXY header that it begins with,
+/// if the service wants one; `deadline` is the request's, if it has one.
 ///
 /// # Errors
 /// The way the attempt ended; nothing was sent on it.
@@ -27,19 +27,22 @@ pub async fn lease<N: Net>(
     worker: &Rc<Worker<N>>,
     service: &Service,
     endpoint: &Endpoint,
+    state: Rc<State<N::Stream>>,
     preface: Option<&[u8]>,
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Leased<N>, Reason> {
     let found = match service.config.protocol {
-        Protocol::Http2 => shared::lease(worker, service, endpoint).map(Leased::Shared),
-        _ => worker.pools.lease(service, endpoint, preface, worker.net.now()).map(Leased::Own),
+        Protocol::Http2 => shared::lease(state, service).map(Leased::Shared),
+        _ => Lease::unused(state, service, preface, worker.net.now()).map(Leased::Own),
     };
-    if let Some(lease) = found {
-        worker.recorder.add(service.series, counter::REUSED, 1);
-        return Ok(lease);
+    match found {
+        Ok(lease) => {
+            worker.recorder.add(service.series, counter::REUSED, 1);
+            Ok(lease)
+        }
+        Err(state) => connect(worker, service, endpoint, state, preface, stop, deadline).await,
     }
-    connect(worker, service, endpoint, preface, stop, deadline).await
 }
 
 /// A new connection to an endpoint, see [`lease`]; in HTTP/2 one that was not there before, which another request may have
@@ -51,19 +54,20 @@ pub async fn connect<N: Net>(
     worker: &Rc<Worker<N>>,
     service: &Service,
     endpoint: &Endpoint,
+    state: Rc<State<N::Stream>>,
     preface: Option<&[u8]>,
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Leased<N>, Reason> {
     match service.config.protocol {
         Protocol::Http2 => {
-            let dial = async || dial(worker, service, endpoint, preface, stop, deadline).await;
-            let opened = Box::pin(shared::open(worker, service, endpoint, stop, deadline, dial)).await;
+            let dial = async || dial(worker, service, endpoint, &state, preface, stop, deadline).await;
+            let opened = Box::pin(shared::open(worker, service, state.clone(), stop, deadline, dial)).await;
             stop.set_deadline(deadline);
             opened.map(Leased::Shared)
         }
         Protocol::Http | Protocol::Tcp => {
-            dedicated(worker, service, endpoint, preface, stop, deadline).await.map(Leased::Own)
+            dedicated(worker, service, endpoint, state, preface, stop, deadline).await.map(Leased::Own)
         }
     }
 }
@@ -76,23 +80,24 @@ pub async fn dedicated<N: Net>(
     worker: &Rc<Worker<N>>,
     service: &Service,
     endpoint: &Endpoint,
+    state: Rc<State<N::Stream>>,
     preface: Option<&[u8]>,
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Lease<N>, Reason> {
-    let transport = dial(worker, service, endpoint, preface, stop, deadline).await?;
-    Ok(Lease::fresh(worker.pools.state(endpoint.place), service, transport, preface))
+    let transport = dial(worker, service, endpoint, &state, preface, stop, deadline).await?;
+    Ok(Lease::fresh(state, service, transport, preface))
 }
 
 async fn dial<N: Net>(
     worker: &Rc<Worker<N>>,
     service: &Service,
     endpoint: &Endpoint,
+    state: &Rc<State<N::Stream>>,
     preface: Option<&[u8]>,
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Transport<N::Stream>, Reason> {
-    let state = worker.pools.state(endpoint.place);
     let begun = worker.net.now();
     let own = begun + service.config.connect_timeout;
     let (until, late) = match deadline {
@@ -153,7 +158,7 @@ async fn open<N: Net>(
         }
         reason
     };
-    let stream = match worker.net.connect(&endpoint.address, stop).await {
+    let stream = match worker.net.connect(&endpoint.address, service.config.mark, stop).await {
         Ok(stream) => stream,
         Err(StreamError::Stopped(reason)) => return Err(stopped(reason)),
         Err(StreamError::Io(_)) => return Err(Reason::ConnectFailed),

@@ -37,7 +37,7 @@ pub(crate) struct Connection<S> {
 impl<S: Stream> Connection<S> {
     /// Connects.
     pub(crate) async fn open<N: Net<Stream = S>>(net: &N, address: &Address, stop: &Stop) -> Result<Self, Failure> {
-        match net.connect(address, stop).await {
+        match net.connect(address, None, stop).await {
             Ok(stream) => Ok(Self { stream }),
             Err(stream::Error::Stopped(_)) => Err(Failure::Timeout),
             Err(stream::Error::Io(_)) => Err(Failure::Connect),

@@ -37,7 +37,7 @@ impl Shared {
         stop: &Stop,
     ) -> Result<Transport, Failure> {
         let address = &self.settings.targets[target].address;
-        let socket = self.net.connect(address, stop).await.map_err(|error| match error {
+        let socket = self.net.connect(address, None, stop).await.map_err(|error| match error {
             stream::Error::Stopped(_) => Failure::Timeout,
             stream::Error::Io(error) => {
                 self.explain(|| format!("cannot connect to {address}: {error}{}", advice_on_connecting(&error)));

@@ -95,6 +95,7 @@ impl<'a> Resolver<'a> {
         let target = match &listener.service {
             Some(service) => {
                 self.call(subject, "service", service, service.place, listener.protocol);
+                self.needs_interception(subject, "service", service, service.place, [listener]);
                 ListenerTarget::Service(service.value.clone())
             }
             None => {
@@ -112,6 +113,7 @@ impl<'a> Resolver<'a> {
             ipv6_only: listener.ipv6_only.value,
             permissions: listener.permissions.as_ref().map(|permissions| permissions.value.clone()).unwrap_or_default(),
             protocol: listener.protocol,
+            intercept: listener.intercept.as_ref().map(|direction| direction.value),
             mtls: listener.mtls.value,
             tls,
             proxy_protocol,

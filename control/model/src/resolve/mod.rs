@@ -18,12 +18,14 @@ mod listener;
 mod service;
 mod route;
 mod policy;
+mod intercept;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 
 use crate::config::Config;
 use crate::error::{Cause, Hint, Located, Place, Problem, Problems};
+use crate::intercept::Marking;
 use crate::listener::{CertificateFiles, Listener};
 use crate::nearest;
 use crate::route::Route;
@@ -46,6 +48,8 @@ pub struct Credentials {
     pub identity: Option<Identity>,
     /// The listeners' certificates.
     pub certificates: BTreeMap<CertificateFiles, Certificate>,
+    /// Whether the data plane may mark its connections.
+    pub marking: Marking,
 }
 
 impl From<Option<Identity>> for Credentials {
@@ -64,10 +68,11 @@ pub fn resolve(
     credentials: impl Into<Credentials>,
     version: u64,
 ) -> Result<Snapshot, Problems> {
-    let Credentials { identity, certificates } = credentials.into();
+    let Credentials { identity, certificates, marking } = credentials.into();
     let mut resolver = Resolver::new(config, identity.is_some());
     resolver.identity(identity.as_ref());
     resolver.addresses();
+    resolver.interception(&marking);
     let mut objects = BTreeMap::new();
     objects.insert(Key::Settings, Object::Settings(settings(config).into()));
     for (index, listener) in config.listeners.iter().enumerate() {
@@ -127,6 +132,8 @@ struct Resolver<'a> {
     routed: HashSet<&'a str>,
     /// Which routes claim a host, and where: a listener, or all without a service (None).
     claims: HashMap<&'a HostPattern, Vec<(Option<&'a str>, &'a Route)>>,
+    /// What connections to endpoints carry.
+    mark: Option<u32>,
     problems: Vec<Problem>,
 }
 
@@ -145,6 +152,7 @@ impl<'a> Resolver<'a> {
             called_by_http: HashSet::new(),
             called_by_tcp: HashSet::new(),
             claims: HashMap::with_capacity(config.routes.len()),
+            mark: None,
             problems: Vec::new(),
         };
         resolver.unique("listener", config.listeners.iter().map(|listener| &listener.name));

@@ -15,6 +15,7 @@ impl<'a> Resolver<'a> {
         self.route_listeners(subject, route);
         self.claim_hosts(subject, route);
         let rules = self.rules(subject, route);
+        self.routes_to_original(subject, route);
         // Where something else is wrong with the route, that is what to look at first.
         if route.listeners.is_empty() && !self.has_free_listener && self.problems.len() == before {
             self.note(subject, "", route.name.place, Cause::RouteWithoutListener);

@@ -28,6 +28,8 @@ impl<'a> Resolver<'a> {
             protocol: service.protocol.as_ref().map_or(implied, |protocol| protocol.value),
             peer,
             proxy_protocol: service.proxy_protocol,
+            destination: service.destination,
+            mark: self.mark,
             endpoints,
             balance: service.balance,
             connect_timeout: service.connect_timeout,

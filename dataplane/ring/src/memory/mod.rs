@@ -147,7 +147,7 @@ impl Net for Network {
         next_random(&self.0.chance)
     }
 
-    async fn connect(&self, address: &Address, stop: &Stop) -> Result<Stream, Error> {
+    async fn connect(&self, address: &Address, _mark: Option<u32>, stop: &Stop) -> Result<Stream, Error> {
         if let Some(reason) = stop.reason() {
             return Err(Error::Stopped(reason));
         }

@@ -16,6 +16,8 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketFlags, SocketType, sockopt};
 
+use socket2::SockRef;
+
 use super::in_flight::{Filling, SendingMany, SendingOne};
 use super::unix::{self, PeerProcess};
 use crate::buffer::Buffer;
@@ -68,17 +70,20 @@ impl Socket {
         })
     }
 
-    /// Connects. TCP connections get `TCP_NODELAY`.
+    /// Connects. TCP connections get `TCP_NODELAY`, and the mark if there is one.
     ///
     /// # Errors
     /// What the kernel says about the peer, or that it was stopped.
-    pub async fn connect(address: &Address, stop: &Stop) -> Result<Socket, Error> {
+    pub async fn connect(address: &Address, mark: Option<u32>, stop: &Stop) -> Result<Socket, Error> {
         // The wait is one for readiness, so that it can be dropped: nothing is lost but an attempt.
         let descriptor = match address {
             Address::Ip(address) => {
                 let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
                 let descriptor = open(family)?;
                 sockopt::set_tcp_nodelay(&descriptor, true).map_err(io::Error::from)?;
+                if let Some(mark) = mark {
+                    SockRef::from(&descriptor).set_mark(mark)?;
+                }
                 match rustix::net::connect(&descriptor, address) {
                     Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}
                     Err(error) => return Err(io::Error::from(error).into()),
@@ -296,6 +301,14 @@ impl Stream for Socket {
 
     fn local_address(&self) -> Option<SocketAddr> {
         rustix::net::getsockname(self.descriptor()).ok()?.try_into().ok()
+    }
+
+    fn original_destination(&self) -> Option<SocketAddr> {
+        let descriptor = self.descriptor();
+        let socket = SockRef::from(&descriptor);
+        let original =
+            if self.local_address()?.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
+        original.ok()?.as_socket()
     }
 }
 
