@@ -82,7 +82,13 @@ fn route(host: String) -> Route {
         to: vec![Target { service: "app".into(), weight: 1 }],
         timeout: None,
     };
-    Route { name: host.clone(), listeners: Vec::new(), hosts: vec![HostPattern::Exact(host)], rules: vec![rule] }
+    Route {
+        name: host.clone(),
+        protocol: RouteProtocol::Http,
+        listeners: Vec::new(),
+        hosts: vec![HostPattern::Exact(host)],
+        rules: vec![rule],
+    }
 }
 
 fn policy() -> Policy {

@@ -263,7 +263,7 @@ impl Loader {
             ListenerTarget::Service(service) => {
                 Target::Service(self.target(&config.name, "", "", service, 1, snapshot)?)
             }
-            ListenerTarget::Routes => Target::Routes(self.routes(&config.name, snapshot)?),
+            ListenerTarget::Routes => Target::Routes(self.routes(config, snapshot)?),
         };
         let policies = snapshot.policies().map(Arc::as_ref).filter(|policy| policy.listener == config.name);
         Ok(Listener {
@@ -296,14 +296,18 @@ impl Loader {
         }
         let protocols: &[&str] = match config.protocol {
             Protocol::Http => &["http/1.1"],
-            Protocol::Tcp => &[],
+            Protocol::Tcp | Protocol::Tls => &[],
         };
         tls::edge_server(&config.tls, protocols)
     }
 
-    fn routes(&mut self, listener: &str, snapshot: &Snapshot) -> Result<route::Table, Error> {
+    fn routes(&mut self, listener: &snapshot::Listener, snapshot: &Snapshot) -> Result<route::Table, Error> {
+        let (listener, protocols) = (&listener.name, listener.protocol.routes());
         let mut table = route::Table::default();
         for route in snapshot.routes() {
+            if !protocols.contains(&route.protocol) {
+                continue;
+            }
             if !route.listeners.is_empty() && !route.listeners.iter().any(|name| name == listener) {
                 continue;
             }

@@ -16,6 +16,7 @@ mod driver;
 mod reload;
 mod tls;
 mod edge;
+mod passthrough;
 mod policy;
 mod route;
 mod balance;

@@ -78,6 +78,29 @@ pub fn service(svid: &Svid, answer: impl Fn(&Message) -> String + Send + Sync + 
         .with_client_cert_verifier(Arc::new(Everybody(provider())))
         .with_single_cert(svid.chain_der(), svid.key_der())
         .expect("key and chain fit");
+    serving(config, answer)
+}
+
+/// A service behind ordinary TLS, which asks for no certificate and speaks these protocols of ALPN, or none of any.
+///
+/// # Panics
+/// If key and certificate do not fit.
+pub fn web_service(
+    certificate: &Svid,
+    protocols: &[&str],
+    answer: impl Fn(&Message) -> String + Send + Sync + 'static,
+) -> Service {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has them")
+        .with_no_client_auth()
+        .with_single_cert(certificate.chain_der(), certificate.key_der())
+        .expect("key and chain fit");
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    serving(config, answer)
+}
+
+fn serving(config: ServerConfig, answer: impl Fn(&Message) -> String + Send + Sync + 'static) -> Service {
     let config = Arc::new(config);
     Service::sockets(move |stream| {
         let Ok(connection) = ServerConnection::new(config.clone()) else { return };

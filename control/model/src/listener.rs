@@ -67,7 +67,7 @@ pub const DEFAULT_MAX_HEADERS: u32 = 100;
 pub const MAX_MAX_HEADERS: u32 = 128;
 const _: () = assert!(DEFAULT_MAX_HEADERS <= MAX_MAX_HEADERS);
 
-/// From accept to the end of the TLS handshake. Two round trips round the world take half a second; a client that needs
+/// From accept to the end of the TLS handshake, or of the ClientHello where TLS is passed on unopened. Two round trips round the world take half a second; a client that needs
 /// more than ten times that holds a place without proving who it is.
 pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -172,7 +172,7 @@ fn limits(section: &Section<'_>, protocol: Protocol) -> ListenerLimits {
     let timeout = |key, default| section.ranged(key, default, MIN_TIMEOUT, MAX_TIMEOUT);
     let idle = match protocol {
         Protocol::Http => DEFAULT_HTTP_IDLE_TIMEOUT,
-        Protocol::Tcp => DEFAULT_TCP_IDLE_TIMEOUT,
+        Protocol::Tcp | Protocol::Tls => DEFAULT_TCP_IDLE_TIMEOUT,
     };
     let header_size = section.ranged("max_header_bytes", DEFAULT_MAX_HEADER, MIN_MAX_HEADER, MAX_MAX_HEADER);
     ListenerLimits {
@@ -191,14 +191,14 @@ fn min_transfer_rate(section: &Section<'_>, protocol: Protocol) -> Option<NonZer
     // Clients of a database pause while they leaf through a result: only who runs it can say what is too slow.
     let default = match protocol {
         Protocol::Http => Some(DEFAULT_HTTP_MIN_TRANSFER_RATE),
-        Protocol::Tcp => None,
+        Protocol::Tcp | Protocol::Tls => None,
     };
     let rate = section.ranged_or_off("min_transfer_rate", default, MIN_MIN_TRANSFER_RATE, MAX_MIN_TRANSFER_RATE)?;
     u32::try_from(rate.0).ok().and_then(NonZeroU32::new)
 }
 
 impl Word for Protocol {
-    const WORDS: &'static [(&'static str, Self)] = &[("http", Self::Http), ("tcp", Self::Tcp)];
+    const WORDS: &'static [(&'static str, Self)] = &[("http", Self::Http), ("tcp", Self::Tcp), ("tls", Self::Tls)];
 }
 
 impl Word for Mtls {

@@ -126,8 +126,9 @@ impl Service {
         let name = section.required::<Located<Name>>("name", "name = \"payments\"");
         let peer = section.optional::<Located<String>>("peer");
         let endpoints = endpoints(section);
-        let protocol =
-            section.field("protocol").and_then(|field| Some(Located { value: word(&field)?, place: field.place() }));
+        let protocol = section
+            .field("protocol")
+            .and_then(|field| Some(Located { value: word::<Spoken>(&field)?.0, place: field.place() }));
         let balance = section.word("balance", DEFAULT_BALANCE);
         let timeout = |key, default| section.ranged(key, default, MIN_TIMEOUT, MAX_TIMEOUT);
         let connect_timeout = timeout("connect_timeout", DEFAULT_CONNECT_TIMEOUT);
@@ -216,6 +217,14 @@ pub(crate) fn is_host(text: &str) -> bool {
     let label = |label: &str| !label.is_empty() && label.len() <= 63 && label.bytes().all(allowed);
     let last = text.rsplit('.').next().unwrap_or_default();
     text.len() <= 253 && text.split('.').all(label) && !last.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// What endpoints can speak: TLS that a listener passes on unopened is opaque to us.
+#[derive(Clone, Copy)]
+struct Spoken(Protocol);
+
+impl Word for Spoken {
+    const WORDS: &'static [(&'static str, Self)] = &[("http", Self(Protocol::Http)), ("tcp", Self(Protocol::Tcp))];
 }
 
 impl Word for Balance {

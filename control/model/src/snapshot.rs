@@ -205,6 +205,28 @@ pub enum Protocol {
     Http,
     /// Opaque bytes.
     Tcp,
+    /// TLS that is passed on unopened, by what its ClientHello asks for. Only listeners.
+    Tls,
+}
+
+impl Protocol {
+    /// Which routes may apply to a listener of this protocol.
+    pub const fn routes(self) -> &'static [RouteProtocol] {
+        match self {
+            Self::Http => &[RouteProtocol::Http],
+            Self::Tls => &[RouteProtocol::Tls],
+            Self::Tcp => &[],
+        }
+    }
+}
+
+/// What a route routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum RouteProtocol {
+    /// Requests, by their authority (Gateway API `HTTPRoute`).
+    Http,
+    /// TLS connections that are passed on unopened, by the server name that they ask for (Gateway API `TLSRoute`).
+    Tls,
 }
 
 /// Mutual TLS of a listener.
@@ -296,9 +318,11 @@ pub enum Balance {
 pub struct Route {
     /// Unique name.
     pub name: Name,
-    /// Listeners it applies to; empty means all that have no service of their own.
+    /// What it routes.
+    pub protocol: RouteProtocol,
+    /// Listeners it applies to; empty means all of its protocol that have no service of their own.
     pub listeners: Vec<Name>,
-    /// Hosts it applies to.
+    /// Hosts it applies to. TLS without a server name has any host and no other.
     pub hosts: Vec<HostPattern>,
     /// Its rules; the most specific match wins (see [`crate::resolve`]), already in that order here.
     pub rules: Vec<RouteRule>,
@@ -339,7 +363,7 @@ pub struct RouteRule {
     pub timeout: Option<Duration>,
 }
 
-/// What a request must be like.
+/// What a request must be like, or a TLS connection: then only `alpn` says something.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RouteMatch {
     /// Its path.
@@ -348,6 +372,8 @@ pub struct RouteMatch {
     pub methods: Vec<String>,
     /// Fields it carries; all of them.
     pub headers: Vec<HeaderMatch>,
+    /// Protocols of ALPN (RFC 7301) of which the client offers one; empty means any, or none at all.
+    pub alpn: Vec<String>,
 }
 
 /// How a path is matched, query excluded.

@@ -744,3 +744,79 @@ fn a_file_that_cannot_be_read_says_why() {
     assert_eq!(device, "/dev/zero: is larger than 64MiB, the most that is read; is it the right file?");
     fs::remove_dir_all(&folder).expect("the folder is removed");
 }
+
+#[test]
+fn tls_that_is_passed_on_is_routed_by_its_own_routes_and_by_what_can_be_seen() {
+    let tls = "[[listener]]\nname = \"pass\"\nbind = \"127.0.0.1:1\"\nprotocol = \"tls\"\n";
+    check_added(
+        tls,
+        &["x.toml:10: listener \"pass\": no route applies to it and it has no `service`; add one of them"],
+    );
+    check_added(&format!("{tls}service = \"shop\"\n"), &[]);
+    check_added(&format!("{tls}[[route]]\nprotocol = \"tls\"\nname = \"t\"\nhosts = [\"shop\"]\n"), &[]);
+    check_added(
+        &format!(
+            "{tls}mtls = \"strict\"\nservice = \"shop\"\n[mesh]\ntrust_domain = \"a\"\n[workload]\nname = \"a\"\nidentity = {{ files = \"a\" }}\n"
+        ),
+        &[
+            "x.toml:13: listener \"pass\": `mtls`: \"strict\" needs the identity in a, which is not loaded",
+            "x.toml:13: listener \"pass\": `mtls`: a tls listener passes TLS on unopened and so shows no certificate; to end TLS here, say what is inside: protocol \"http\" or \"tcp\"",
+        ],
+    );
+    check_added(
+        &format!(
+            "{tls}[[route]]\nname = \"a\"\nhosts = [\"a\"]\nlisteners = [\"pass\"]\nto = \"shop\"\n[[route]]\nprotocol = \"tls\"\nname = \"b\"\nhosts = [\"a\"]\nlisteners = [\"front\"]\nto = \"shop\"\n"
+        ),
+        &[
+            "x.toml:16: route \"a\": `listeners[0]`: listener \"pass\" takes TLS that is passed on unopened, and this route is for requests; set the route's `protocol`",
+            "x.toml:22: route \"b\": `listeners[0]`: listener \"front\" takes requests, and this route is for TLS that is passed on unopened; set the route's `protocol`",
+        ],
+    );
+    check_added(
+        &format!(
+            "{tls}[[route]]\nprotocol = \"tls\"\nname = \"a\"\nhosts = [\"a\"]\ntimeout = \"1s\"\nto = \"shop\"\n\
+             [[route.rule]]\nmatch = {{ path = \"/a\" }}\nto = \"shop\"\n\
+             [[route.rule]]\nmatch = {{ headers = {{ a = \"b\" }}, alpn = [\"h2\"] }}\nto = \"shop\"\ntimeout = \"1s\"\n\
+             [[route.rule]]\nmatch = {{ alpn = [\"h2\", \"h3\"] }}\nto = \"shop\"\n\
+             [[route.rule]]\nmatch = {{ alpn = [\"h3\", \"h2\"] }}\nto = \"shop\"\n"
+        ),
+        &[
+            "x.toml:17: route \"a\": `timeout`: the end of a response cannot be seen in TLS that is passed on unopened; only `alpn` can be matched",
+            "x.toml:20: route \"a\": `rule[0].match`: a path cannot be seen in TLS that is passed on unopened; only `alpn` can be matched",
+            "x.toml:23: route \"a\": `rule[1].match`: a header field cannot be seen in TLS that is passed on unopened; only `alpn` can be matched",
+            "x.toml:25: route \"a\": `rule[1].timeout`: the end of a response cannot be seen in TLS that is passed on unopened; only `alpn` can be matched",
+            "x.toml:30: route \"a\": `rule[3]`: is never reached: the rule in line 27 matches the same requests and comes first",
+        ],
+    );
+    check_added(
+        "[[route.rule]]\nmatch = { alpn = [\"h2\"] }\nto = \"shop\"\n",
+        &[
+            "x.toml:10: route \"shop\": `rule[0].match`: `alpn` is matched by a route with `protocol = \"tls\"`, which passes TLS on unopened",
+        ],
+    );
+    check_added(
+        "[[route.rule]]\nmatch = { alpn = [\"h2\", \"\", \"h 2\", \"h2\"] }\nto = \"shop\"\n",
+        &[
+            "x.toml:10: route \"shop\": `rule[0].match.alpn[1]`: expected a protocol of ALPN such as \"h2\" or \"http/1.1\", found \"\"",
+            "x.toml:10: route \"shop\": `rule[0].match.alpn[2]`: expected a protocol of ALPN such as \"h2\" or \"http/1.1\", found \"h 2\"",
+            "x.toml:10: route \"shop\": `rule[0].match.alpn[3]`: h2 is listed twice",
+        ],
+    );
+    check(
+        "[[route]]\nprotocol = \"tls\"\nhosts = [\"shop\"]\n[[service]]\nname = \"shop\"\nendpoints = [\"a:1\"]\nprotocol = \"tls\"\n",
+        &["x.toml:7: service \"shop\": `protocol`: unknown value \"tls\"; expected `http` or `tcp`"],
+    );
+    check(
+        "[[route]]\nprotocol = \"tls\"\nhosts = [\"shop\"]\n[[service]]\nname = \"shop\"\nendpoints = [\"a:1\"]\n",
+        &["x.toml:3: route \"shop\": no tls listener without a `service` of its own is left for this route"],
+    );
+    let guard = |rule: &str| {
+        format!("{tls}service = \"shop\"\n[[policy]]\nname = \"p\"\nlistener = \"pass\"\nallow = [{rule}]\n")
+    };
+    check_added(
+        &guard("{ methods = [\"GET\"] }"),
+        &[
+            "x.toml:17: policy \"p\": `allow[0].methods`: cannot be enforced: listener \"pass\" passes TLS on unopened, where neither methods nor paths can be seen",
+        ],
+    );
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ringmesh_model::snapshot::{
     AccessLog, AllowRule, Balance, Certificate, HostPattern, Identity, Listener, ListenerTarget, Mtls, Object,
-    PathMatch, Policy, Protocol, Route, RouteRule, Service, Settings, Snapshot,
+    PathMatch, Policy, Protocol, Route, RouteProtocol, RouteRule, Service, Settings, Snapshot,
 };
 use ringmesh_model::unit::{self, ByteSize};
 use serde_json::{Value, json};
@@ -112,6 +112,10 @@ fn service_value(service: &Service) -> Value {
 fn route_value(route: &Route) -> Value {
     json!({
         "name": route.name,
+        "protocol": match route.protocol {
+            RouteProtocol::Http => "http",
+            RouteProtocol::Tls => "tls",
+        },
         "listeners": route.listeners,
         "hosts": route.hosts.iter().map(host_text).collect::<Vec<_>>(),
         "rule": route.rules.iter().map(rule_value).collect::<Vec<_>>(),
@@ -122,6 +126,7 @@ fn rule_value(rule: &RouteRule) -> Value {
     let mut matches = path_value(&rule.matches.path);
     let headers = rule.matches.headers.iter();
     matches["methods"] = json!(rule.matches.methods);
+    matches["alpn"] = json!(rule.matches.alpn);
     matches["headers"] = headers.map(|header| json!({ "name": header.name, "value": header.value })).collect();
     let to = rule.to.iter().map(|target| json!({ "service": target.service, "weight": target.weight }));
     json!({
@@ -169,6 +174,7 @@ fn protocol_word(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Http => "http",
         Protocol::Tcp => "tcp",
+        Protocol::Tls => "tls",
     }
 }
 

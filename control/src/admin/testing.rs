@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ringmesh_model::snapshot::{
     AccessLog, Address, AllowRule, Balance, Endpoint, HostPattern, Identity, Key, Listener, ListenerLimits,
-    ListenerTarget, Mtls, Object, PathMatch, Policy, Protocol, Route, RouteMatch, RouteRule, Service, Settings,
-    Snapshot, Target,
+    ListenerTarget, Mtls, Object, PathMatch, Policy, Protocol, Route, RouteMatch, RouteProtocol, RouteRule, Service,
+    Settings, Snapshot, Target,
 };
 
 use crate::state::{self, Phase, State};
@@ -117,6 +117,7 @@ fn service() -> Service {
 
 fn route() -> Route {
     Route {
+        protocol: RouteProtocol::Http,
         name: "payments".to_owned(),
         listeners: Vec::new(),
         hosts: vec![

@@ -173,6 +173,7 @@ fn protocol(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Http => "http",
         Protocol::Tcp => "tcp",
+        Protocol::Tls => "tls",
     }
 }
 

@@ -53,7 +53,15 @@ struct ConnectionLine<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     peer: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
+    authority: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    alpn: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
     decided_by: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    route: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    rule: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     service: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -98,7 +106,11 @@ pub fn write_connection(connection: &Connection<'_>, into: &mut Vec<u8>) {
         listener: connection.listener,
         client: connection.client,
         peer: connection.peer,
+        authority: connection.authority,
+        alpn: connection.alpn,
         decided_by: connection.decided_by,
+        route: connection.route,
+        rule: connection.rule,
         service: connection.service,
         endpoint: connection.endpoint,
         reason: reason_word(connection.reason),
@@ -185,12 +197,11 @@ pub(super) mod tests {
             service: "postgres",
             endpoint: "10.0.0.9:5432",
             client: "127.0.0.1:40000",
-            peer: "",
-            decided_by: "",
             reason: 26,
             duration: 60_000_000,
             received: 10,
             sent: 20,
+            ..Connection::default()
         };
         let mut line = Vec::new();
         write_connection(&connection, &mut line);

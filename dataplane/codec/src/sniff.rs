@@ -14,8 +14,7 @@ pub const MAX_LINE_BYTES: usize = 8 * 1024;
 const MAX_METHOD_BYTES: usize = 32;
 
 /// Methods after which `/` is enough to know that it is a request.
-const METHODS: [&[u8]; 9] =
-    [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE", b"CONNECT"];
+const METHODS: [&[u8]; 9] = [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE", b"CONNECT"];
 
 /// What is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +83,7 @@ pub fn is_plain_http(bytes: &[u8]) -> bool {
 
 /// Whether a client that was to speak something in plain text has begun with TLS, as far as its first bytes say it.
 pub fn is_tls(bytes: &[u8]) -> bool {
-    matches!(bytes, [0x16, 3, 0..=4, ..])
+    matches!(bytes, [0x16] | [0x16, 3] | [0x16, 3, 0..=4, ..])
 }
 
 /// A record of a handshake that begins with a ClientHello (RFC 8446 sections 4 and 5.1).

@@ -128,8 +128,21 @@ fn names_that_dns_could_not_have_are_refused() {
     let too_long = format!("{label}.{label}.{label}.{}", "y".repeat(62));
     let long_label = format!("{label}x.example");
     let names = [
-        "", ".", "a..b", ".a", "a b", "a/b", "a:443", "*.a", "a\0.example", "\u{e4}.example", "10.0.0.7", "[::1]", "7",
-        &too_long, &long_label,
+        "",
+        ".",
+        "a..b",
+        ".a",
+        "a b",
+        "a/b",
+        "a:443",
+        "*.a",
+        "a\0.example",
+        "\u{e4}.example",
+        "10.0.0.7",
+        "[::1]",
+        "7",
+        &too_long,
+        &long_label,
     ];
     for name in names {
         check_refused(&hello(&[server_name(name.as_bytes())]), Refusal::BadName);

@@ -43,9 +43,14 @@ fn each_protocol_is_known_as_early_as_it_can_be() {
 
 #[test]
 fn what_a_lenient_server_could_take_for_a_request_is_one() {
-    for request in
-        ["get / http/1.1\r\n", "GET\t/\tHTTP/1.1\r\n", "\r\n\r\nGET / HTTP/1.1\r\n", "GET  / HTTP/1.1\n", "GET /\r\n", "PRI * HTTP/2.0\r\n\r\nXX"]
-    {
+    for request in [
+        "get / http/1.1\r\n",
+        "GET\t/\tHTTP/1.1\r\n",
+        "\r\n\r\nGET / HTTP/1.1\r\n",
+        "GET  / HTTP/1.1\n",
+        "GET /\r\n",
+        "PRI * HTTP/2.0\r\n\r\nXX",
+    ] {
         assert_eq!(sniff(request.as_bytes()).0, Some(Protocol::Http1), "{request:?}");
     }
     let endless = [b"GET x".to_vec(), b"x".repeat(MAX_LINE_BYTES)].concat();
@@ -71,7 +76,12 @@ fn a_client_at_the_wrong_port_is_known_by_its_first_bytes() {
     for bytes in [&b"GETTER"[..], b"get /", b"SSH-2.0", b"\x16\x03\x01", b""] {
         assert!(!is_plain_http(bytes));
     }
-    assert!(is_tls(b"\x16\x03\x01\x02") && !is_tls(b"\x16\x03") && !is_tls(b"\x16\x03\x05"));
+    for bytes in [&b"\x16"[..], b"\x16\x03", b"\x16\x03\x01\x02"] {
+        assert!(is_tls(bytes));
+    }
+    for bytes in [&b""[..], b"\x16\x02", b"\x16\x03\x05", b"\x15\x03\x03"] {
+        assert!(!is_tls(bytes));
+    }
 }
 
 proptest! {

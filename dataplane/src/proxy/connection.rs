@@ -124,7 +124,7 @@ pub fn serve<N: Net>(
     async move {
         let Some((connection, _open)) = admitted.await else { return };
         match connection.protocol {
-            Protocol::Tcp => Box::pin(opaque::serve(connection)).await,
+            Protocol::Tcp | Protocol::Tls => Box::pin(opaque::serve(connection)).await,
             Protocol::Http => requests(connection, exchanges).await,
         }
     }
@@ -225,7 +225,11 @@ async fn handshake<N: Net>(
         }
         Err(refused) => {
             worker.recorder.add(listener.series, counter::REFUSED + refused.number(), 1);
-            worker.recorder.add(listener.series, counter::REASON + Reason::TlsRefused as usize, 1);
+            let reason = match refused {
+                tls::Refused::PlainHttp => Reason::PlainToTlsPort,
+                _ => Reason::TlsRefused,
+            };
+            worker.recorder.add(listener.series, counter::REASON + reason as usize, 1);
             worker.tell_handshake(Direction::Inbound, name, ends, Err(&refused));
             None
         }
@@ -337,7 +341,7 @@ impl<N: Net> Connection<N> {
 }
 
 /// Ends the sending side and reads on for a while, so that the client gets our answer before it sees the end.
-async fn linger<N: Net>(connection: &Connection<N>) {
+pub async fn linger<N: Net>(connection: &Connection<N>) {
     if connection.transport.shutdown_write().is_err() {
         return;
     }

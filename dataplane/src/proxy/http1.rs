@@ -16,6 +16,7 @@ use ringmesh_codec::head::{Head, Method, Version};
 use ringmesh_codec::http1::{
     Chunked, Connection as ConnectionOption, Edits, Parsed, RequestHead, ResponseHead, Sink, write_local_response,
 };
+use ringmesh_codec::sniff;
 use ringmesh_ring::buffer::{Buffer, Size, Slice};
 use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
@@ -93,7 +94,11 @@ async fn one<N: Net>(
         Ok(true) => {}
         Ok(false) => return Some(Next::Idle),
         Err(Reason::ClientAborted) => return Some(Next::Close),
-        Err(reason) => {
+        Err(mut reason) => {
+            if sniff::is_tls(buffer.filled()) {
+                reason = Reason::TlsToPlainPort;
+                worker.tell_hint(listener, connection.client_text(), reason);
+            }
             let mut account = Account::default();
             let mut answer = Answer { reason, close: true, head_only: false, account: &mut account };
             let sent = answer.send(connection, scratch).await;
@@ -910,7 +915,7 @@ impl Answer<'_> {
         if status == 0 || connection.stop.reason() == Some(StopReason::Drain) {
             return false;
         }
-        let body = format_args!("{status} {}: {}\n", phrase(status), self.reason.label()).to_string();
+        let body = format_args!("{status} {}: {}\n", phrase(status), self.reason.words()).to_string();
         let mut fields = [("content-type", "text/plain"), ("x-ringmesh-reason", self.reason.label()), ("", "")];
         let mut count = 2;
         if self.close {

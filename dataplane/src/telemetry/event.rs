@@ -19,6 +19,19 @@ pub enum Event<'a> {
     Handshake(Handshake<'a>),
     /// An opaque connection ended.
     Connection(Connection<'a>),
+    /// A client speaks something else than its port does.
+    Hint(Hint<'a>),
+}
+
+/// A client that speaks something else than its port does: worth a word to whoever reads the log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hint<'a> {
+    /// Listener.
+    pub listener: &'a str,
+    /// The client's address, or empty.
+    pub client: &'a str,
+    /// Number of the [`crate::outcome::Reason`].
+    pub reason: u8,
 }
 
 /// A request that ended.
@@ -98,12 +111,16 @@ pub struct Handshake<'a> {
 }
 
 /// An opaque connection that ended.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Connection<'a> {
     /// Its end, in microseconds since the Unix epoch.
     pub time: u64,
     /// Listener.
     pub listener: &'a str,
+    /// Route, or empty.
+    pub route: &'a str,
+    /// Rule of the route, or empty.
+    pub rule: &'a str,
     /// Service, or empty.
     pub service: &'a str,
     /// The endpoint's address, or empty.
@@ -112,6 +129,10 @@ pub struct Connection<'a> {
     pub client: &'a str,
     /// The client's SPIFFE ID, or empty.
     pub peer: &'a str,
+    /// The server name that a TLS client asks for, or empty.
+    pub authority: &'a str,
+    /// The protocols that a TLS client offers by ALPN, with commas between them, or empty.
+    pub alpn: &'a str,
     /// The policy and rule that decided, or empty.
     pub decided_by: &'a str,
     /// Number of the [`crate::outcome::Reason`].

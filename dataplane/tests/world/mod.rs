@@ -160,6 +160,7 @@ fn snapshot(change: impl FnOnce(&mut Listener)) -> Snapshot {
         max_idle_per_endpoint: 8,
     };
     let route = Route {
+        protocol: RouteProtocol::Http,
         name: "s".into(),
         listeners: Vec::new(),
         hosts: vec![HostPattern::Exact("s".into())],

@@ -64,6 +64,14 @@ impl<'a> Resolver<'a> {
                 self.note(subject, "mtls", listener.mtls.place, Cause::TwoKindsOfTls);
             }
         }
+        if listener.protocol == Protocol::Tls {
+            if listener.mtls.value == Mtls::Strict {
+                self.note(subject, "mtls", listener.mtls.place, Cause::TlsEnded);
+            }
+            if let Some(files) = listener.tls.first() {
+                self.note(subject, "tls", files.place, Cause::TlsEnded);
+            }
+        }
         let mut tls = Vec::new();
         for files in &listener.tls {
             match certificates.get(&files.value) {
@@ -100,6 +108,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn is_routed(&self, listener: &Listener) -> bool {
-        self.routed_everywhere || self.routed.contains(listener.name.as_str())
+        let everywhere = listener.protocol.routes().iter().any(|protocol| self.routed_everywhere.contains(protocol));
+        everywhere || self.routed.contains(listener.name.as_str())
     }
 }
