@@ -55,6 +55,12 @@ fn listener(bind: SocketAddr) -> Listener {
             idle_timeout: Duration::from_mins(5),
             handshake_timeout: Duration::from_secs(5),
             request_timeout: None,
+            tcp_keepalive: None,
+            opaque: OpaqueLimits {
+                idle_timeout: Duration::from_mins(5),
+                min_transfer_rate: NonZeroU32::new(240),
+                max_duration: None,
+            },
         },
     }
 }
@@ -72,6 +78,7 @@ pub fn service(name: &str, endpoint: SocketAddr) -> Service {
         idle_timeout: Duration::from_secs(30),
         max_in_flight: None,
         max_idle_per_endpoint: 128,
+        tcp_keepalive: None,
     }
 }
 

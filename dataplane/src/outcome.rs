@@ -137,6 +137,8 @@ reasons! {
     UnrecognizedName = 39, "unrecognized_name", 0, Downstream, Never;
     /// The client's first message is no ClientHello that we take; see `ringmesh_codec::client_hello`.
     BadClientHello = 40, "bad_client_hello", 0, Downstream, Never;
+    /// An opaque connection was open for as long as it may be.
+    MaxDuration = 41, "max_duration", 0, Proxy, Never;
 }
 
 /// Upper bound on the number of reasons, for tables indexed by them.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::error::{Cause, Located};
 use crate::name::Name;
 use crate::reader::{Field, Keys, Section, Word};
-use crate::snapshot::{Address, ListenerLimits, Mtls, Protocol};
+use crate::snapshot::{Address, ListenerLimits, Mtls, OpaqueLimits, Protocol};
 use crate::unit::ByteSize;
 
 /// Keys of `[[listener]]`.
@@ -29,6 +29,8 @@ pub const KEYS: Keys = Keys {
         "min_transfer_rate",
         "request_timeout",
         "idle_timeout",
+        "max_connection_duration",
+        "tcp_keepalive",
     ],
 };
 
@@ -94,6 +96,16 @@ const _: () = assert!(
 
 /// Longest silence of an opaque connection, both directions taken together: as Envoy, since databases rest for long.
 pub const DEFAULT_TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Silence after which the kernel asks whether the other side is still there, and again every 15 s; four questions without an
+/// answer end the connection. Short enough for what stands between: load balancers forget silent connections after 4 to 6
+/// minutes, and a peer that lost its power is known in two. Nobody of ours wakes up for it.
+pub const DEFAULT_TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// Shortest: the kernel counts in seconds.
+pub(crate) const MIN_TCP_KEEPALIVE: Duration = Duration::from_secs(1);
+/// Longest: what the kernel takes (`MAX_TCP_KEEPIDLE`), in whole hours.
+pub(crate) const MAX_TCP_KEEPALIVE: Duration = Duration::from_secs(9 * 3600);
 
 /// Longest that any timeout may be.
 pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -170,9 +182,15 @@ fn certificates(section: &Section<'_>, folder: &Path) -> Vec<Located<Certificate
 
 fn limits(section: &Section<'_>, protocol: Protocol) -> ListenerLimits {
     let timeout = |key, default| section.ranged(key, default, MIN_TIMEOUT, MAX_TIMEOUT);
-    let idle = match protocol {
-        Protocol::Http => DEFAULT_HTTP_IDLE_TIMEOUT,
-        Protocol::Tcp | Protocol::Tls => DEFAULT_TCP_IDLE_TIMEOUT,
+    let idle = section.ranged_or_none("idle_timeout", MIN_TIMEOUT, MAX_TIMEOUT);
+    let rate = min_transfer_rate(section);
+    // Clients of a database pause while they leaf through a result: only who runs it can say what is too slow.
+    let http =
+        (idle.unwrap_or(DEFAULT_HTTP_IDLE_TIMEOUT), rate.unwrap_or(bytes_a_second(DEFAULT_HTTP_MIN_TRANSFER_RATE)));
+    let opaque = (idle.unwrap_or(DEFAULT_TCP_IDLE_TIMEOUT), rate.flatten());
+    let (http, opaque) = match protocol {
+        Protocol::Http => (http, http),
+        Protocol::Tcp | Protocol::Tls => (opaque, opaque),
     };
     let header_size = section.ranged("max_header_bytes", DEFAULT_MAX_HEADER, MIN_MAX_HEADER, MAX_MAX_HEADER);
     ListenerLimits {
@@ -180,20 +198,32 @@ fn limits(section: &Section<'_>, protocol: Protocol) -> ListenerLimits {
         max_headers: section.number("max_headers", DEFAULT_MAX_HEADERS, 1, MAX_MAX_HEADERS) as usize,
         max_connections: section.number("max_connections", DEFAULT_MAX_CONNECTIONS, 1, u32::MAX),
         header_timeout: timeout("header_timeout", DEFAULT_HEADER_TIMEOUT),
-        min_transfer_rate: min_transfer_rate(section, protocol),
-        idle_timeout: timeout("idle_timeout", idle),
+        min_transfer_rate: http.1,
+        idle_timeout: http.0,
         handshake_timeout: timeout("handshake_timeout", DEFAULT_HANDSHAKE_TIMEOUT),
         request_timeout: section.ranged_or_off("request_timeout", None, MIN_TIMEOUT, MAX_TIMEOUT),
+        tcp_keepalive: tcp_keepalive(section),
+        opaque: OpaqueLimits {
+            idle_timeout: opaque.0,
+            min_transfer_rate: opaque.1,
+            max_duration: section.ranged_or_off("max_connection_duration", None, MIN_TIMEOUT, MAX_TIMEOUT),
+        },
     }
 }
 
-fn min_transfer_rate(section: &Section<'_>, protocol: Protocol) -> Option<NonZeroU32> {
-    // Clients of a database pause while they leaf through a result: only who runs it can say what is too slow.
-    let default = match protocol {
-        Protocol::Http => Some(DEFAULT_HTTP_MIN_TRANSFER_RATE),
-        Protocol::Tcp | Protocol::Tls => None,
-    };
-    let rate = section.ranged_or_off("min_transfer_rate", default, MIN_MIN_TRANSFER_RATE, MAX_MIN_TRANSFER_RATE)?;
+/// `tcp_keepalive` of a listener or service.
+pub(crate) fn tcp_keepalive(section: &Section<'_>) -> Option<Duration> {
+    section.ranged_or_off("tcp_keepalive", Some(DEFAULT_TCP_KEEPALIVE), MIN_TCP_KEEPALIVE, MAX_TCP_KEEPALIVE)
+}
+
+/// The rate that is written; None: none is.
+fn min_transfer_rate(section: &Section<'_>) -> Option<Option<NonZeroU32>> {
+    section.field("min_transfer_rate")?;
+    let rate = section.ranged_or_off("min_transfer_rate", None, MIN_MIN_TRANSFER_RATE, MAX_MIN_TRANSFER_RATE);
+    Some(rate.and_then(bytes_a_second))
+}
+
+fn bytes_a_second(rate: ByteSize) -> Option<NonZeroU32> {
     u32::try_from(rate.0).ok().and_then(NonZeroU32::new)
 }
 

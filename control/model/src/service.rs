@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::error::{Cause, Located};
-use crate::listener::{MAX_TIMEOUT, MIN_TIMEOUT};
+use crate::listener::{MAX_TIMEOUT, MIN_TIMEOUT, tcp_keepalive};
 use crate::name::Name;
 use crate::reader::{Field, FromField, Keys, Section, UNIX, Word, unix, word};
 use crate::snapshot::{Address, Balance, Protocol};
@@ -26,6 +26,7 @@ pub const KEYS: Keys = Keys {
         "idle_timeout",
         "max_in_flight",
         "max_idle_per_endpoint",
+        "tcp_keepalive",
     ],
 };
 
@@ -77,6 +78,8 @@ pub struct Service {
     pub max_in_flight: Option<u32>,
     /// Most unused connections that one worker keeps to one endpoint.
     pub max_idle_per_endpoint: u32,
+    /// Silence after which the kernel asks whether an endpoint is still there.
+    pub tcp_keepalive: Option<Duration>,
 }
 
 /// One entry of `endpoints`.
@@ -147,6 +150,7 @@ impl Service {
             idle_timeout,
             max_in_flight,
             max_idle_per_endpoint,
+            tcp_keepalive: tcp_keepalive(section),
         })
     }
 }

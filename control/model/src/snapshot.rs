@@ -261,13 +261,28 @@ pub struct ListenerLimits {
     /// Fewest bytes a second that a peer may send or take, after some grace, while it is waited for. None: no bound but
     /// `idle_timeout`.
     pub min_transfer_rate: Option<NonZeroU32>,
-    /// Longest silence of a keep-alive connection between two requests, or of an opaque connection in both directions.
+    /// Longest silence of a keep-alive connection between two requests.
     pub idle_timeout: Duration,
     /// From accept to the end of the TLS handshake.
     pub handshake_timeout: Duration,
     /// From the head's end to the response's end, unless the route says otherwise. None: no bound but `idle_timeout` on
     /// each wait for a body.
     pub request_timeout: Option<Duration>,
+    /// Silence after which the kernel asks whether a client is still there (TCP keep-alive). None: it never asks.
+    pub tcp_keepalive: Option<Duration>,
+    /// For connections that are opaque.
+    pub opaque: OpaqueLimits,
+}
+
+/// What may be asked of an opaque connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpaqueLimits {
+    /// Longest silence in both directions together.
+    pub idle_timeout: Duration,
+    /// Fewest bytes a second that a peer may take while some wait for it, after some grace. None: no bound.
+    pub min_transfer_rate: Option<NonZeroU32>,
+    /// From accept to close, however busy. None: no bound.
+    pub max_duration: Option<Duration>,
 }
 
 /// What is called.
@@ -293,6 +308,8 @@ pub struct Service {
     pub max_in_flight: Option<u32>,
     /// Most idle connections that one worker keeps to one endpoint.
     pub max_idle_per_endpoint: u32,
+    /// Silence after which the kernel asks whether an endpoint is still there (TCP keep-alive). None: it never asks.
+    pub tcp_keepalive: Option<Duration>,
 }
 
 /// One address that serves a service.

@@ -1,6 +1,7 @@
 //! `/config`: the configuration in effect as JSON, with defaults filled in and names resolved, in the words of the config
 //! file. What is shown is picked field by field, so that a secret that is added to the model does not show up here.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use ringmesh_model::snapshot::{
@@ -83,11 +84,13 @@ fn listener_value(listener: &Listener) -> Value {
         "max_header_bytes": listener.limits.max_header_bytes,
         "max_headers": listener.limits.max_headers,
         "max_connections": listener.limits.max_connections,
-        "min_transfer_rate": listener.limits.min_transfer_rate.map(|rate| ByteSize(rate.get().into()).to_string()),
+        "min_transfer_rate": optional_rate(listener.limits.min_transfer_rate),
         "header_timeout": unit::show(listener.limits.header_timeout),
         "idle_timeout": unit::show(listener.limits.idle_timeout),
         "handshake_timeout": unit::show(listener.limits.handshake_timeout),
         "request_timeout": optional_duration(listener.limits.request_timeout),
+        "tcp_keepalive": optional_duration(listener.limits.tcp_keepalive),
+        "max_connection_duration": optional_duration(listener.limits.opaque.max_duration),
     })
 }
 
@@ -106,6 +109,7 @@ fn service_value(service: &Service) -> Value {
         "idle_timeout": unit::show(service.idle_timeout),
         "max_in_flight": service.max_in_flight,
         "max_idle_per_endpoint": service.max_idle_per_endpoint,
+        "tcp_keepalive": optional_duration(service.tcp_keepalive),
     })
 }
 
@@ -176,6 +180,10 @@ fn protocol_word(protocol: Protocol) -> &'static str {
         Protocol::Tcp => "tcp",
         Protocol::Tls => "tls",
     }
+}
+
+fn optional_rate(rate: Option<NonZeroU32>) -> Option<String> {
+    rate.map(|rate| ByteSize(rate.get().into()).to_string())
 }
 
 fn optional_duration(duration: Option<Duration>) -> Option<String> {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ringmesh_model::snapshot::{
     AccessLog, Address, AllowRule, Balance, Endpoint, HostPattern, Identity, Key, Listener, ListenerLimits,
-    ListenerTarget, Mtls, Object, PathMatch, Policy, Protocol, Route, RouteMatch, RouteProtocol, RouteRule, Service,
-    Settings, Snapshot, Target,
+    ListenerTarget, Mtls, Object, OpaqueLimits, PathMatch, Policy, Protocol, Route, RouteMatch, RouteProtocol,
+    RouteRule, Service, Settings, Snapshot, Target,
 };
 
 use crate::state::{self, Phase, State};
@@ -96,6 +96,12 @@ fn listener() -> Listener {
             idle_timeout: Duration::from_secs(60),
             handshake_timeout: Duration::from_secs(10),
             request_timeout: None,
+            tcp_keepalive: None,
+            opaque: OpaqueLimits {
+                idle_timeout: Duration::from_secs(60),
+                min_transfer_rate: NonZeroU32::new(240),
+                max_duration: None,
+            },
         },
     }
 }
@@ -112,6 +118,7 @@ fn service() -> Service {
         idle_timeout: Duration::from_secs(60),
         max_in_flight: None,
         max_idle_per_endpoint: 16,
+        tcp_keepalive: None,
     }
 }
 

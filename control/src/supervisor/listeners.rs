@@ -185,7 +185,7 @@ fn join_group(address: SocketAddr, members: u16) -> std::io::Result<Vec<OwnedFd>
 mod tests {
     use std::time::Duration;
 
-    use ringmesh_model::snapshot::{Key, ListenerLimits, ListenerTarget, Mtls, Protocol};
+    use ringmesh_model::snapshot::{Key, ListenerLimits, ListenerTarget, Mtls, OpaqueLimits, Protocol};
 
     use super::*;
 
@@ -212,6 +212,8 @@ mod tests {
                     idle_timeout: second,
                     handshake_timeout: second,
                     request_timeout: None,
+                    tcp_keepalive: None,
+                    opaque: OpaqueLimits { idle_timeout: second, min_transfer_rate: None, max_duration: None },
                 },
             };
             (Key::Listener(listener.name.clone()), Object::Listener(listener.into()))

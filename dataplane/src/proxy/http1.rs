@@ -781,8 +781,15 @@ impl<N: Net> Respond<'_, N> {
             self.watch.wait(Awaiting::Body, self.upload, self.deadlines, self.worker.net.now());
             let max = usize::try_from(body.unframed_bytes()).unwrap_or(usize::MAX);
             self.connection.turn.step().await;
-            let moved =
-                self.upstream.splice_to(&self.connection.transport, &mut pipe, max, &self.connection.stop).await;
+            // The first time all that is there waits for the client.
+            let mut end = None;
+            let waiting = |bytes| {
+                let now = self.worker.net.now();
+                let end = *end.get_or_insert_with(|| now + self.deadlines.pace().time_for(bytes));
+                self.deadlines.while_taking(Part::Back, now, end, Reason::ClientReadsSlowly);
+            };
+            let (client, stop) = (&self.connection.transport, &self.connection.stop);
+            let moved = self.upstream.splice_telling(client, &mut pipe, max, stop, waiting).await;
             self.watch.awaiting.set(Awaiting::Nothing);
             match moved {
                 Ok(0) => return Err(Reason::ResponseTruncated),

@@ -10,6 +10,7 @@ use ringmesh_codec::ClientHello;
 use ringmesh_codec::client_hello::Alert;
 use ringmesh_model::snapshot::Protocol;
 use ringmesh_ring::buffer::Buffer;
+use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::output::Output;
 use ringmesh_ring::stop::Reason as StopReason;
@@ -21,7 +22,9 @@ use crate::outcome::{Reason, Retry};
 use crate::policy::Decision;
 use crate::pool::Lease;
 use crate::proxy::connection::{Connection, linger};
-use crate::proxy::relay::{Sides, relay};
+use crate::proxy::deadline::Deadlines;
+use crate::proxy::pace::Pace;
+use crate::proxy::relay::{By, Ended, How, Sides, relay};
 use crate::proxy::request::OnDrop;
 use crate::route::{self, Rule};
 use crate::tables::{Endpoint, Listener, Service, Tables, Target};
@@ -56,9 +59,12 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>) {
     let (received, sent) = (Cell::new(0), Cell::new(0));
     worker.recorder.gauge_add(gauge::IN_FLIGHT, 1);
     let in_flight = OnDrop(|| worker.recorder.gauge_sub(gauge::IN_FLIGHT, 1));
-    let result = forward(&connection, &tables, listener, &mut way, &received, &sent).await;
+    let result = forward(&connection, &tables, listener, begun, &mut way, &received, &sent).await;
     drop(in_flight);
-    let reason = result.as_ref().map_or_else(|refused| refused.reason, |()| Reason::Ok);
+    let Ended { reason, by, how } = match &result {
+        Ok(ended) => *ended,
+        Err(refused) => before_relay(refused.reason),
+    };
     if reason == Reason::PlainToTlsPort {
         worker.tell_hint(listener, connection.client_text(), reason);
     }
@@ -78,15 +84,31 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>) {
         alpn: clip(way.hello.as_ref().map(alpn).unwrap_or_default().as_bytes()),
         decided_by: way.decided_by,
         reason: reason as u8,
+        ended_by: by.word(),
+        ended_how: how.word(),
         duration: worker.net.now().saturating_since(begun).as_micros() as u64,
         received: received.get(),
         sent: sent.get(),
     }));
-    if let Err(refused) = result
-        && !part(&connection, refused).await
-    {
+    let told = match result {
+        Ok(ended) => ended.reason == Reason::Ok,
+        Err(refused) => part(&connection, refused).await,
+    };
+    if !told {
         connection.transport.reset_on_close();
     }
+}
+
+/// Who ended a connection that did not come as far as to be relayed.
+fn before_relay(reason: Reason) -> Ended {
+    let (by, how) = match reason {
+        Reason::ClientAborted => (By::Client, How::End),
+        Reason::ClientTimeout | Reason::IdleTimeout => (By::Proxy, How::Limit),
+        Reason::Drained => (By::Proxy, How::Drain),
+        Reason::UpstreamReset => (By::Endpoint, How::Reset),
+        _ => (By::Proxy, How::Refused),
+    };
+    Ended { reason, by, how }
 }
 
 /// The protocols that a client offers, in one line.
@@ -115,12 +137,13 @@ async fn forward<'t, N: Net>(
     connection: &Rc<Connection<N>>,
     tables: &'t Tables,
     listener: &'t Listener,
+    begun: Instant,
     way: &mut Way<'t>,
     received: &Cell<u64>,
     sent: &Cell<u64>,
-) -> Result<(), Refused> {
+) -> Result<Ended, Refused> {
     let worker = &connection.worker;
-    let begun = worker.net.now();
+    let limits = &listener.config.limits.opaque;
     match listener.policy.authorize_connection(connection.peer_id()) {
         Decision::Allow(rule) => way.decided_by = rule,
         Decision::Deny(rule) => {
@@ -140,19 +163,20 @@ async fn forward<'t, N: Net>(
     let _permit = worker.admit(service, &connection.stop, None).await?;
     let lease = reach(connection, service, target.service, way).await?;
     received.set(first.len() as u64);
-    connection.stop.set_deadline(Some(worker.net.now() + listener.config.limits.idle_timeout));
+    connection.stop.set_deadline(Some(worker.net.now() + limits.idle_timeout));
     if !first.is_empty() {
         pass_on(first, &lease, connection).await?;
     }
+    let deadlines = Deadlines::new(&connection.stop, limits.idle_timeout, Pace::new(limits.min_transfer_rate));
     let sides = Sides {
         client: &connection.transport,
         upstream: &lease.transport,
-        stop: &connection.stop,
-        idle: listener.config.limits.idle_timeout,
+        deadlines: &deadlines,
+        end: limits.max_duration.map_or(Instant::FAR_FUTURE, |duration| begun + duration),
         received,
         sent,
     };
-    Ok(relay(worker, &sides).await?)
+    Ok(relay(worker, &sides).await)
 }
 
 /// The service that a connection goes to.

@@ -137,6 +137,10 @@ pub struct Connection<'a> {
     pub decided_by: &'a str,
     /// Number of the [`crate::outcome::Reason`].
     pub reason: u8,
+    /// Who ended it: `client`, `endpoint` or `proxy`.
+    pub ended_by: &'a str,
+    /// How it was ended, see `proxy::relay::How`.
+    pub ended_how: &'a str,
     /// From accept to close, in microseconds.
     pub duration: u64,
     /// Bytes received from the client.

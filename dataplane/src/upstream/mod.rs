@@ -5,7 +5,7 @@ use std::rc::Rc;
 use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
-use ringmesh_ring::stream::Error as StreamError;
+use ringmesh_ring::stream::{Error as StreamError, Stream};
 
 use crate::outcome::Reason;
 use crate::pool::Lease;
@@ -110,6 +110,9 @@ async fn open<N: Net>(
         Err(StreamError::Stopped(reason)) => return Err(stopped(reason)),
         Err(StreamError::Io(_)) => return Err(Reason::ConnectFailed),
     };
+    if let Some(silence) = service.config.tcp_keepalive {
+        stream.keep_alive(silence);
+    }
     let Some(config) = &service.tls else { return Ok(Transport::Plain(stream)) };
     let ends = Worker::<N>::ends(&stream);
     match tls::connect(stream, config.clone(), stop).await {

@@ -6,11 +6,13 @@ mod in_flight;
 mod limit;
 mod listener;
 mod owner;
+mod tcp;
 
 pub use bind::{BindError, bind_group, bind_unix};
 pub use connection::Socket;
 pub use limit::{DescriptorLimit, raise_descriptor_limit};
 pub use listener::{Listener, is_out_of_descriptors, refuse_newcomers};
 pub use owner::{Owner, owner_of_port};
+pub use tcp::keep_alive;
 
 pub(crate) use connection::{Turn, race};
