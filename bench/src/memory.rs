@@ -62,10 +62,10 @@ impl<F, M: Clone> Clone for Pooled<F, M> {
 impl<F, M> Exchanges<Network> for Pooled<F, M>
 where
     F: Future<Output = Next> + 'static,
-    M: Fn(Rc<Connection<Network>>) -> F + Clone + 'static,
+    M: Fn((Rc<Connection<Network>>, Buffer)) -> F + Clone + 'static,
 {
-    fn run(&self, connection: Rc<Connection<Network>>) -> impl Future<Output = Next> {
-        self.0.run(connection)
+    fn run(&self, connection: Rc<Connection<Network>>, buffer: Buffer) -> impl Future<Output = Next> {
+        self.0.run((connection, buffer))
     }
 }
 
@@ -106,7 +106,8 @@ impl World {
                 Between::Nothing => self.net.pair(),
                 Between::Proxy => {
                     let (client, far) = self.net.pair();
-                    let exchanges = Pooled(Pool::new(http1::serve::<Network>));
+                    let exchanges =
+                        Pooled(Pool::new(|(connection, buffer)| http1::serve::<Network>(connection, buffer)));
                     let served = connection::serve(self.worker.clone(), exchanges, far, None, self.listener, None);
                     ringmesh_ring::spawn(served);
                     send(&client, REQUEST, &mut Output::new(), &self.net.stop()).await;

@@ -54,6 +54,7 @@ fn listener(bind: SocketAddr) -> Listener {
             min_transfer_rate: NonZeroU32::new(240),
             idle_timeout: Duration::from_mins(5),
             handshake_timeout: Duration::from_secs(5),
+            detect_timeout: Duration::from_secs(5),
             request_timeout: None,
             tcp_keepalive: None,
             opaque: OpaqueLimits {

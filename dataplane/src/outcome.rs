@@ -139,6 +139,8 @@ reasons! {
     BadClientHello = 40, "bad_client_hello", 0, Downstream, Never;
     /// An opaque connection was open for as long as it may be.
     MaxDuration = 41, "max_duration", 0, Proxy, Never;
+    /// It did not become clear in time what the client speaks, and only what is clear may go on.
+    NotDetected = 42, "not_detected", 0, Downstream, Never;
 }
 
 /// Upper bound on the number of reasons, for tables indexed by them.

@@ -13,6 +13,7 @@ use ringmesh_model::delta::Delta;
 use ringmesh_model::snapshot::{Name, Snapshot};
 use ringmesh_model::wire::{EndpointReport, Pin, Report, Runtime, WorkerReport};
 use ringmesh_ring::affinity;
+use ringmesh_ring::buffer::Buffer;
 use ringmesh_ring::mailbox::{Receiver, Sender, mailbox};
 use ringmesh_ring::net::{Net, Sockets};
 use ringmesh_ring::reclaim;
@@ -670,10 +671,10 @@ impl<F, M: Clone> Clone for Pooled<F, M> {
 impl<F, M> Exchanges<Sockets> for Pooled<F, M>
 where
     F: Future<Output = Next> + 'static,
-    M: Fn(Rc<Connection<Sockets>>) -> F + Clone + 'static,
+    M: Fn((Rc<Connection<Sockets>>, Buffer)) -> F + Clone + 'static,
 {
-    fn run(&self, connection: Rc<Connection<Sockets>>) -> impl Future<Output = Next> {
-        self.0.run(connection)
+    fn run(&self, connection: Rc<Connection<Sockets>>, buffer: Buffer) -> impl Future<Output = Next> {
+        self.0.run((connection, buffer))
     }
 }
 
@@ -704,7 +705,7 @@ impl Seat {
         let filters = filters.iter().map(|make| make()).collect();
         let events = Events::new(move |bytes| events.push(bytes));
         let worker = Rc::new(Worker::new(number, Sockets, recorder, events, filters, coordinator));
-        let exchanges = Pooled(Pool::new(http1::serve::<Sockets>));
+        let exchanges = Pooled(Pool::new(|(connection, buffer)| http1::serve::<Sockets>(connection, buffer)));
         let others = RefCell::new(others);
         let placement = {
             let send = move |to: u16, handover| match others.borrow_mut()[usize::from(to)]
@@ -904,7 +905,7 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_a_small_task_and_a_busy_one_fits_a_page() {
-        let exchanges = Pooled(Pool::new(http1::serve::<Sockets>));
+        let exchanges = Pooled(Pool::new(|(connection, buffer)| http1::serve::<Sockets>(connection, buffer)));
         let bytes = task_bytes(&exchanges);
         assert!((256..=512).contains(&bytes), "an idle connection's task has {bytes} bytes");
         let bytes = exchange_bytes(&exchanges);

@@ -42,6 +42,7 @@ fn listener(name: &str, bind: SocketAddr, protocol: Protocol, service: &str) -> 
             min_transfer_rate: NonZeroU32::new(240),
             idle_timeout: Duration::from_secs(30),
             handshake_timeout: Duration::from_secs(5),
+            detect_timeout: Duration::from_secs(5),
             request_timeout: Some(Duration::from_secs(10)),
             tcp_keepalive: None,
             opaque: OpaqueLimits {

@@ -17,6 +17,7 @@ mod reload;
 mod tls;
 mod edge;
 mod passthrough;
+mod detect;
 mod policy;
 mod route;
 mod balance;

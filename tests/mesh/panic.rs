@@ -140,6 +140,7 @@ fn snapshot(front: SocketAddr, app: SocketAddr) -> Snapshot {
         min_transfer_rate: None,
         idle_timeout: Duration::from_secs(60),
         handshake_timeout: Duration::from_secs(5),
+        detect_timeout: Duration::from_secs(5),
         request_timeout: None,
         tcp_keepalive: None,
         opaque: OpaqueLimits { idle_timeout: Duration::from_secs(60), min_transfer_rate: None, max_duration: None },

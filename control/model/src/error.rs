@@ -428,6 +428,9 @@ pub enum Cause {
     /// An HTTP listener has nowhere to send anything.
     #[error("no route applies to it and it has no `service`; add one of them")]
     NoTarget,
+    /// A listener that detects the protocol, but has a place for one only.
+    #[error("only {0} have somewhere to go: add routes for the others or a `service`, or set the protocol to \"{1}\"")]
+    NothingToDetect(&'static str, &'static str),
     /// Routes match HTTP.
     #[error("listener \"{0}\" is a tcp one, which has no hosts to route by; set its `service` instead")]
     RouteOnTcp(String),

@@ -25,6 +25,7 @@ pub const KEYS: Keys = Keys {
         "max_header_bytes",
         "max_headers",
         "handshake_timeout",
+        "detect_timeout",
         "header_timeout",
         "min_transfer_rate",
         "request_timeout",
@@ -41,7 +42,8 @@ pub const TLS_KEYS: Keys =
 /// Most certificates of a listener.
 pub const MAX_CERTIFICATES: usize = 1000;
 
-/// What is spoken where nothing is said: what most services of a mesh speak. It is never guessed from the bytes.
+/// What is spoken where nothing is said: what most services of a mesh speak. It is guessed from the bytes only where
+/// a listener says so.
 pub const DEFAULT_PROTOCOL: Protocol = Protocol::Http;
 
 /// Mutual TLS must be asked for, because it needs an identity, and an edge listener has clients without one.
@@ -72,6 +74,11 @@ const _: () = assert!(DEFAULT_MAX_HEADERS <= MAX_MAX_HEADERS);
 /// From accept to the end of the TLS handshake, or of the ClientHello where TLS is passed on unopened. Two round trips round the world take half a second; a client that needs
 /// more than ten times that holds a place without proving who it is.
 pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Until it is clear what a client speaks, where that is detected. Whoever speaks first does so at once; a first packet that
+/// is lost twice is there after three seconds (RFC 6298). A protocol whose server speaks first is never waited for longer
+/// than this, and better declared.
+pub const DEFAULT_DETECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// From a head's first byte to its end: HAProxy's advice for `http-request`, against heads sent byte by byte.
 pub const DEFAULT_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -191,6 +198,7 @@ fn limits(section: &Section<'_>, protocol: Protocol) -> ListenerLimits {
     let (http, opaque) = match protocol {
         Protocol::Http => (http, http),
         Protocol::Tcp | Protocol::Tls => (opaque, opaque),
+        Protocol::Detect => (http, opaque),
     };
     let header_size = section.ranged("max_header_bytes", DEFAULT_MAX_HEADER, MIN_MAX_HEADER, MAX_MAX_HEADER);
     ListenerLimits {
@@ -202,6 +210,7 @@ fn limits(section: &Section<'_>, protocol: Protocol) -> ListenerLimits {
         idle_timeout: http.0,
         handshake_timeout: timeout("handshake_timeout", DEFAULT_HANDSHAKE_TIMEOUT),
         request_timeout: section.ranged_or_off("request_timeout", None, MIN_TIMEOUT, MAX_TIMEOUT),
+        detect_timeout: timeout("detect_timeout", DEFAULT_DETECT_TIMEOUT),
         tcp_keepalive: tcp_keepalive(section),
         opaque: OpaqueLimits {
             idle_timeout: opaque.0,
@@ -228,7 +237,8 @@ fn bytes_a_second(rate: ByteSize) -> Option<NonZeroU32> {
 }
 
 impl Word for Protocol {
-    const WORDS: &'static [(&'static str, Self)] = &[("http", Self::Http), ("tcp", Self::Tcp), ("tls", Self::Tls)];
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("http", Self::Http), ("tcp", Self::Tcp), ("tls", Self::Tls), ("detect", Self::Detect)];
 }
 
 impl Word for Mtls {

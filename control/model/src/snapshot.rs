@@ -207,6 +207,8 @@ pub enum Protocol {
     Tcp,
     /// TLS that is passed on unopened, by what its ClientHello asks for. Only listeners.
     Tls,
+    /// Whatever the first bytes say: HTTP, TLS that is passed on unopened, or opaque bytes. Only listeners.
+    Detect,
 }
 
 impl Protocol {
@@ -215,6 +217,7 @@ impl Protocol {
         match self {
             Self::Http => &[RouteProtocol::Http],
             Self::Tls => &[RouteProtocol::Tls],
+            Self::Detect => &[RouteProtocol::Http, RouteProtocol::Tls],
             Self::Tcp => &[],
         }
     }
@@ -245,6 +248,9 @@ pub enum ListenerTarget {
     Service(Name),
     /// To where the routes say that apply to this listener.
     Routes,
+    /// Requests and TLS to where the routes say that name this listener, if there are any for them; all else to one service.
+    /// Only where the protocol is detected.
+    RoutesElse(Name),
 }
 
 /// What a peer may ask of a listener.
@@ -268,6 +274,8 @@ pub struct ListenerLimits {
     /// From the head's end to the response's end, unless the route says otherwise. None: no bound but `idle_timeout` on
     /// each wait for a body.
     pub request_timeout: Option<Duration>,
+    /// From accept, or the end of the TLS handshake, until it is clear what a client speaks, where that is detected.
+    pub detect_timeout: Duration,
     /// Silence after which the kernel asks whether a client is still there (TCP keep-alive). None: it never asks.
     pub tcp_keepalive: Option<Duration>,
     /// For connections that are opaque.

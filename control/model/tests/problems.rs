@@ -820,3 +820,52 @@ fn tls_that_is_passed_on_is_routed_by_its_own_routes_and_by_what_can_be_seen() {
         ],
     );
 }
+
+#[test]
+fn a_port_that_detects_has_a_place_for_more_than_one_protocol() {
+    let detect = "[[listener]]\nname = \"any\"\nbind = \"127.0.0.1:1\"\nprotocol = \"detect\"\n";
+    let tls = "[[route]]\nprotocol = \"tls\"\nname = \"t\"\nhosts = [\"shop\"]\nto = \"shop\"\n";
+    check_added(
+        detect,
+        &[
+            "x.toml:10: listener \"any\": only requests have somewhere to go: add routes for the others or a `service`, or set the protocol to \"http\"",
+        ],
+    );
+    check_added(&format!("{detect}{tls}"), &[]);
+    check_added(&format!("{detect}service = \"shop\"\n"), &[]);
+    let named = "[[route]]\nname = \"n\"\nhosts = [\"a\"]\nlisteners = [\"any\"]\nto = \"shop\"\n";
+    check_added(
+        &format!(
+            "{detect}service = \"raw\"\n{named}[[service]]\nname = \"raw\"\nprotocol = \"tcp\"\nendpoints = [\"a:1\"]\n"
+        ),
+        &[],
+    );
+    check_added(
+        &format!("{detect}service = \"raw\"\n[[service]]\nname = \"raw\"\nprotocol = \"tcp\"\nendpoints = [\"a:1\"]\n"),
+        &["x.toml:13: listener \"any\": `service`: service \"raw\" speaks tcp, so requests cannot be sent to it"],
+    );
+    let only_tls = GOOD
+        .replace("[[route]]\nhosts = [\"shop\"]\n", "service = \"shop\"\n")
+        .replace("8000\"\n", "8000\"\nservice = \"shop\"\n")
+        .replace("8080\"]\nservice = \"shop\"\n", "8080\"]\n");
+    check(
+        &format!("{only_tls}{detect}{tls}"),
+        &[
+            "x.toml:9: listener \"any\": only TLS connections have somewhere to go: add routes for the others or a `service`, or set the protocol to \"tls\"",
+        ],
+    );
+    check_added(
+        "[[policy]]\nname = \"p\"\nlistener = \"any\"\nallow = [{ methods = [\"GET\"] }]\n[[listener]]\nname = \"any\"\nbind = \"127.0.0.1:1\"\nprotocol = \"detect\"\nservice = \"shop\"\n",
+        &[],
+    );
+    check_added(
+        &format!(
+            "{detect}service = \"shop\"\ndetect_timeout = \"1ms\"\ntcp_keepalive = \"100ms\"\nmax_connection_duration = \"never\"\n"
+        ),
+        &[
+            "x.toml:14: listener \"any\": `detect_timeout`: must be 10ms to 168h, found 1ms",
+            "x.toml:15: listener \"any\": `tcp_keepalive`: must be 1s to 9h, found 100ms",
+            "x.toml:16: listener \"any\": `max_connection_duration`: expected a duration such as \"250ms\", or \"off\", found \"never\"",
+        ],
+    );
+}

@@ -71,7 +71,7 @@ fn certificate_value(certificate: &Certificate) -> Value {
 
 fn listener_value(listener: &Listener) -> Value {
     let service = match &listener.target {
-        ListenerTarget::Service(name) => Some(name),
+        ListenerTarget::Service(name) | ListenerTarget::RoutesElse(name) => Some(name),
         ListenerTarget::Routes => None,
     };
     json!({
@@ -89,6 +89,7 @@ fn listener_value(listener: &Listener) -> Value {
         "idle_timeout": unit::show(listener.limits.idle_timeout),
         "handshake_timeout": unit::show(listener.limits.handshake_timeout),
         "request_timeout": optional_duration(listener.limits.request_timeout),
+        "detect_timeout": unit::show(listener.limits.detect_timeout),
         "tcp_keepalive": optional_duration(listener.limits.tcp_keepalive),
         "max_connection_duration": optional_duration(listener.limits.opaque.max_duration),
     })
@@ -179,6 +180,7 @@ fn protocol_word(protocol: Protocol) -> &'static str {
         Protocol::Http => "http",
         Protocol::Tcp => "tcp",
         Protocol::Tls => "tls",
+        Protocol::Detect => "detect",
     }
 }
 

@@ -95,6 +95,7 @@ fn listener() -> Listener {
             min_transfer_rate: NonZeroU32::new(240),
             idle_timeout: Duration::from_secs(60),
             handshake_timeout: Duration::from_secs(10),
+            detect_timeout: Duration::from_secs(5),
             request_timeout: None,
             tcp_keepalive: None,
             opaque: OpaqueLimits {

@@ -211,6 +211,7 @@ mod tests {
                     min_transfer_rate: None,
                     idle_timeout: second,
                     handshake_timeout: second,
+                    detect_timeout: Duration::from_secs(5),
                     request_timeout: None,
                     tcp_keepalive: None,
                     opaque: OpaqueLimits { idle_timeout: second, min_transfer_rate: None, max_duration: None },

@@ -174,6 +174,7 @@ fn protocol(protocol: Protocol) -> &'static str {
         Protocol::Http => "http",
         Protocol::Tcp => "tcp",
         Protocol::Tls => "tls",
+        Protocol::Detect => "detect",
     }
 }
 

@@ -14,11 +14,12 @@ use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use ringmesh_ring::stream::{Idle, Stream};
 
+use crate::detect::{Spoken, detect};
 use crate::drain::Registered;
 use crate::listener::Reserved;
 use crate::outcome::Reason;
 use crate::places::Place;
-use crate::proxy::opaque;
+use crate::proxy::opaque::{self, Opening};
 use crate::proxy::relay::{Raced, Turn, race};
 use crate::proxy::transport::Transport;
 use crate::tables::Listener;
@@ -70,8 +71,8 @@ pub enum Next {
 
 /// Runs the busy times of connections in storage that is used again, so that an idle connection holds none.
 pub trait Exchanges<N: Net>: Clone + 'static {
-    /// One busy time: from the first byte of a request until nothing more has come.
-    fn run(&self, connection: Rc<Connection<N>>) -> impl Future<Output = Next>;
+    /// One busy time: from the first byte of a request until nothing more has come. `buffer` has what came already.
+    fn run(&self, connection: Rc<Connection<N>>, buffer: Buffer) -> impl Future<Output = Next>;
 }
 
 impl<N: Net> Connection<N> {
@@ -124,7 +125,8 @@ pub fn serve<N: Net>(
     async move {
         let Some((connection, _open)) = admitted.await else { return };
         match connection.protocol {
-            Protocol::Tcp | Protocol::Tls => Box::pin(opaque::serve(connection)).await,
+            Protocol::Tcp | Protocol::Tls => Box::pin(opaque::serve(connection, Opening::declared())).await,
+            Protocol::Detect => Box::pin(detected(connection, exchanges)).await,
             Protocol::Http => requests(connection, exchanges).await,
         }
     }
@@ -250,13 +252,46 @@ async fn requests<N: Net>(connection: Rc<Connection<N>>, exchanges: impl Exchang
             MayBeThere::Last if Box::pin(connection.has_last_request()).await => {}
             MayBeThere::Last | MayBeThere::No => return,
         }
-        let next = exchanges.run(connection.clone()).await;
-        connection.served.set(true);
-        match next {
-            Next::Idle => {}
-            Next::Close => return,
-            Next::Linger => return Box::pin(linger(&connection)).await,
+        let next = exchanges.run(connection.clone(), Buffer::take(Size::Small)).await;
+        if !goes_on_after(&connection, next).await {
+            return;
         }
+    }
+}
+
+/// Whether a connection waits for further requests after a busy time.
+async fn goes_on_after<N: Net>(connection: &Connection<N>, next: Next) -> bool {
+    connection.served.set(true);
+    match next {
+        Next::Idle => true,
+        Next::Close => false,
+        Next::Linger => {
+            Box::pin(linger(connection)).await;
+            false
+        }
+    }
+}
+
+/// Finds out what a client speaks, and serves that.
+async fn detected<N: Net>(connection: Rc<Connection<N>>, exchanges: impl Exchanges<N>) {
+    let tables = connection.worker.tables();
+    let Some(listener) = tables.listener(connection.listener) else { return };
+    connection.stop.set_deadline(Some(connection.worker.net.now() + listener.config.limits.detect_timeout));
+    let mut bytes = Buffer::hollow();
+    let spoken = match detect(&connection.transport, &connection.stop, &mut bytes).await {
+        Ok(spoken) => spoken,
+        Err(reason) => {
+            connection.worker.recorder.add(listener.series, counter::REASON + reason as usize, 1);
+            return;
+        }
+    };
+    drop(tables);
+    if spoken != Spoken::Http {
+        return Box::pin(opaque::serve(connection, Opening { spoken: Some(spoken), bytes })).await;
+    }
+    let next = exchanges.run(connection.clone(), bytes).await;
+    if goes_on_after(&connection, next).await {
+        requests(connection, exchanges).await;
     }
 }
 

@@ -61,11 +61,10 @@ pub struct Scratch {
     text: Vec<u8>,
 }
 
-/// One busy time of a connection: serves requests until nothing more has come.
-pub async fn serve<N: Net>(connection: Rc<Connection<N>>) -> Next {
+/// One busy time of a connection: serves requests until nothing more has come. `buffer` has what came already.
+pub async fn serve<N: Net>(connection: Rc<Connection<N>>, mut buffer: Buffer) -> Next {
     let worker = connection.worker.clone();
     let mut scratch = worker.take_scratch();
-    let mut buffer = Buffer::take(Size::Small);
     let next = loop {
         connection.turn.step().await;
         match one(&worker, &connection, &mut buffer, &mut scratch).await {

@@ -17,7 +17,7 @@ use ringmesh_ring::stop::Reason as StopReason;
 use ringmesh_ring::stream::{Error, Stream};
 
 use crate::balance::{self, Tried};
-use crate::detect::{Refused, read_hello};
+use crate::detect::{Refused, Spoken, read_hello};
 use crate::outcome::{Reason, Retry};
 use crate::policy::Decision;
 use crate::pool::Lease;
@@ -27,7 +27,7 @@ use crate::proxy::pace::Pace;
 use crate::proxy::relay::{By, Ended, How, Sides, relay};
 use crate::proxy::request::OnDrop;
 use crate::route::{self, Rule};
-use crate::tables::{Endpoint, Listener, Service, Tables, Target};
+use crate::tables::{Endpoint, Listener, Service, Tables};
 use crate::telemetry::event::{self, Event, clip};
 use crate::telemetry::layout::{gauge, listener as counter};
 use crate::upstream;
@@ -38,6 +38,21 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Protocols of ALPN that the access log tells of one client; it offers two or three.
 const MAX_LOGGED_PROTOCOLS: usize = 16;
+
+/// What is known of a connection before it is served.
+pub struct Opening {
+    /// What its client speaks, if that was detected. None: what the listener says.
+    pub spoken: Option<Spoken>,
+    /// What has come from its client.
+    pub bytes: Buffer,
+}
+
+impl Opening {
+    /// Of a connection of which nothing was read.
+    pub const fn declared() -> Self {
+        Self { spoken: None, bytes: Buffer::hollow() }
+    }
+}
 
 /// Where a connection went, as far as it came.
 #[derive(Default)]
@@ -50,7 +65,7 @@ struct Way<'t> {
 }
 
 /// Serves one opaque connection until it has ended.
-pub async fn serve<N: Net>(connection: Rc<Connection<N>>) {
+pub async fn serve<N: Net>(connection: Rc<Connection<N>>, opening: Opening) {
     let worker = &connection.worker;
     let tables = worker.tables();
     let Some(listener) = tables.listener(connection.listener) else { return };
@@ -59,7 +74,7 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>) {
     let (received, sent) = (Cell::new(0), Cell::new(0));
     worker.recorder.gauge_add(gauge::IN_FLIGHT, 1);
     let in_flight = OnDrop(|| worker.recorder.gauge_sub(gauge::IN_FLIGHT, 1));
-    let result = forward(&connection, &tables, listener, begun, &mut way, &received, &sent).await;
+    let result = forward(&connection, &tables, listener, opening, begun, &mut way, &received, &sent).await;
     drop(in_flight);
     let Ended { reason, by, how } = match &result {
         Ok(ended) => *ended,
@@ -103,7 +118,7 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>) {
 fn before_relay(reason: Reason) -> Ended {
     let (by, how) = match reason {
         Reason::ClientAborted => (By::Client, How::End),
-        Reason::ClientTimeout | Reason::IdleTimeout => (By::Proxy, How::Limit),
+        Reason::ClientTimeout | Reason::IdleTimeout | Reason::NotDetected => (By::Proxy, How::Limit),
         Reason::Drained => (By::Proxy, How::Drain),
         Reason::UpstreamReset => (By::Endpoint, How::Reset),
         _ => (By::Proxy, How::Refused),
@@ -133,10 +148,12 @@ async fn part<N: Net>(connection: &Connection<N>, refused: Refused) -> bool {
     true
 }
 
+#[allow(clippy::too_many_arguments, reason = "one story, told once")]
 async fn forward<'t, N: Net>(
     connection: &Rc<Connection<N>>,
     tables: &'t Tables,
     listener: &'t Listener,
+    opening: Opening,
     begun: Instant,
     way: &mut Way<'t>,
     received: &Cell<u64>,
@@ -144,6 +161,11 @@ async fn forward<'t, N: Net>(
 ) -> Result<Ended, Refused> {
     let worker = &connection.worker;
     let limits = &listener.config.limits.opaque;
+    let Opening { spoken, bytes: mut first } = opening;
+    // What might become a request is no opaque connection: deny wins on doubt.
+    if spoken == Some(Spoken::Unclear) && (listener.policy.is_about_requests() || listener.opaque.is_none()) {
+        return Err(Reason::NotDetected.into());
+    }
     match listener.policy.authorize_connection(connection.peer_id()) {
         Decision::Allow(rule) => way.decided_by = rule,
         Decision::Deny(rule) => {
@@ -151,8 +173,7 @@ async fn forward<'t, N: Net>(
             return Err(Reason::PolicyDenied.into());
         }
     }
-    let mut first = Buffer::hollow();
-    if listener.config.protocol == Protocol::Tls {
+    if spoken == Some(Spoken::Tls) || listener.config.protocol == Protocol::Tls {
         connection.stop.set_deadline(Some(begun + listener.config.limits.handshake_timeout));
         let hello = read_hello(&connection.transport, &connection.stop, &mut first).await?;
         way.hello = Some(hello);
@@ -185,15 +206,14 @@ fn find<'t>(
     way: &mut Way<'t>,
     random: impl FnOnce() -> u64,
 ) -> Result<&'t route::Target, Refused> {
-    match (&listener.target, &way.hello) {
-        (Target::Service(target), _) => Ok(target),
-        (Target::Routes(routes), Some(hello)) => {
-            const NOBODY: Refused = Refused { reason: Reason::UnrecognizedName, alert: Some(Alert::UnrecognizedName) };
-            let rule = routes.find_name(hello).ok_or(NOBODY)?;
+    const NOBODY: Refused = Refused { reason: Reason::UnrecognizedName, alert: Some(Alert::UnrecognizedName) };
+    match (&way.hello, &listener.names) {
+        (Some(hello), Some(names)) => {
+            let rule = names.find_name(hello).ok_or(NOBODY)?;
             way.rule = Some(rule);
             Ok(rule.pick(random()))
         }
-        (Target::Routes(_), None) => Err(Reason::NoRoute.into()),
+        _ => listener.opaque.as_ref().ok_or_else(|| Reason::NoRoute.into()),
     }
 }
 

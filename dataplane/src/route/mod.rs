@@ -65,6 +65,11 @@ impl Table {
         rules.push(rule);
     }
 
+    /// Whether it has no rule.
+    pub fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.suffix.is_empty() && self.any.is_empty()
+    }
+
     /// The services of all rules.
     pub fn targets(&self) -> impl Iterator<Item = &Target> {
         self.exact.values().chain(self.suffix.values()).chain([&self.any]).flatten().flat_map(|rule| &rule.to)

@@ -48,8 +48,8 @@ pub(crate) struct World {
 struct Direct;
 
 impl Exchanges<Network> for Direct {
-    async fn run(&self, connection: Rc<Connection<Network>>) -> Next {
-        http1::serve(connection).await
+    async fn run(&self, connection: Rc<Connection<Network>>, buffer: Buffer) -> Next {
+        http1::serve(connection, buffer).await
     }
 }
 
@@ -152,6 +152,7 @@ fn snapshot(change: impl FnOnce(&mut Listener)) -> Snapshot {
             min_transfer_rate: NonZeroU32::new(MIN_TRANSFER_RATE),
             idle_timeout: Duration::from_secs(60),
             handshake_timeout: Duration::from_secs(5),
+            detect_timeout: Duration::from_secs(5),
             request_timeout: Some(REQUEST_TIMEOUT),
             tcp_keepalive: None,
             opaque: OpaqueLimits {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::{Resolver, Subject};
 use crate::error::Cause;
 use crate::listener::{CertificateFiles, Listener};
-use crate::snapshot::{self, Address, Certificate, ListenerTarget, Mtls, Protocol};
+use crate::snapshot::{self, Address, Certificate, ListenerTarget, Mtls, Protocol, RouteProtocol};
 
 impl<'a> Resolver<'a> {
     /// No two listeners, the admin pages included, on one address.
@@ -84,14 +84,35 @@ impl<'a> Resolver<'a> {
         }
         let target = match &listener.service {
             Some(service) => {
-                self.call(subject, "service", service, service.place, listener.protocol);
-                ListenerTarget::Service(service.value.clone())
+                let named = |protocol| self.routed.contains(&(protocol, listener.name.as_str()));
+                let (http, tls) = (named(RouteProtocol::Http), named(RouteProtocol::Tls));
+                let gets = match listener.protocol {
+                    Protocol::Detect if http => Protocol::Tcp,
+                    Protocol::Detect => Protocol::Http,
+                    declared => declared,
+                };
+                self.call(subject, "service", service, service.place, gets);
+                match listener.protocol {
+                    Protocol::Detect if http || tls => ListenerTarget::RoutesElse(service.value.clone()),
+                    _ => ListenerTarget::Service(service.value.clone()),
+                }
             }
             None => {
-                if listener.protocol == Protocol::Tcp {
-                    self.note(subject, "", listener.name.place, Cause::TcpWithoutService);
-                } else if !self.is_routed(listener) {
-                    self.note(subject, "", listener.name.place, Cause::NoTarget);
+                let place = listener.name.place;
+                match (
+                    listener.protocol,
+                    self.is_routed(listener, RouteProtocol::Http),
+                    self.is_routed(listener, RouteProtocol::Tls),
+                ) {
+                    (Protocol::Tcp, ..) => self.note(subject, "", place, Cause::TcpWithoutService),
+                    (_, false, false) => self.note(subject, "", place, Cause::NoTarget),
+                    (Protocol::Detect, true, false) => {
+                        self.note(subject, "", place, Cause::NothingToDetect("requests", "http"));
+                    }
+                    (Protocol::Detect, false, true) => {
+                        self.note(subject, "", place, Cause::NothingToDetect("TLS connections", "tls"));
+                    }
+                    _ => {}
                 }
                 ListenerTarget::Routes
             }
@@ -107,8 +128,8 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn is_routed(&self, listener: &Listener) -> bool {
-        let everywhere = listener.protocol.routes().iter().any(|protocol| self.routed_everywhere.contains(protocol));
-        everywhere || self.routed.contains(listener.name.as_str())
+    fn is_routed(&self, listener: &Listener, protocol: RouteProtocol) -> bool {
+        let named = self.routed.contains(&(protocol, listener.name.as_str()));
+        named || listener.protocol.routes().contains(&protocol) && self.routed_everywhere.contains(&protocol)
     }
 }

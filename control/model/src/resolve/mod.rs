@@ -113,6 +113,9 @@ struct Subject<'a> {
     name: &'a str,
 }
 
+/// A listener, or all without a service (None), and the route that claims a host there.
+type Claim<'a> = (Option<&'a str>, &'a Route);
+
 struct Resolver<'a> {
     config: &'a Config,
     has_identity: bool,
@@ -125,21 +128,21 @@ struct Resolver<'a> {
     free: HashSet<RouteProtocol>,
     /// What a route without `listeners` is there for, and the listeners that others name.
     routed_everywhere: HashSet<RouteProtocol>,
-    routed: HashSet<&'a str>,
-    /// Which routes claim a host, and where: a listener, or all without a service (None).
-    claims: HashMap<(RouteProtocol, &'a HostPattern), Vec<(Option<&'a str>, &'a Route)>>,
+    routed: HashSet<(RouteProtocol, &'a str)>,
+    /// Which routes claim a host, and where.
+    claims: HashMap<(RouteProtocol, &'a HostPattern), Vec<Claim<'a>>>,
     problems: Vec<Problem>,
 }
 
 impl<'a> Resolver<'a> {
     fn new(config: &'a Config, has_identity: bool) -> Self {
         let free = config.listeners.iter().filter(|listener| listener.service.is_none());
+        let named = |route: &'a Route| route.listeners.iter().map(|name| (route.protocol, name.as_str()));
         let everywhere = config.routes.iter().filter(|route| route.listeners.is_empty());
-        let named = config.routes.iter().flat_map(|route| &route.listeners);
         let mut resolver = Self {
             free: free.flat_map(|listener| listener.protocol.routes()).copied().collect(),
             routed_everywhere: everywhere.map(|route| route.protocol).collect(),
-            routed: named.map(|name| name.as_str()).collect(),
+            routed: config.routes.iter().flat_map(named).collect(),
             config,
             has_identity,
             listeners: HashMap::with_capacity(config.listeners.len()),
@@ -201,6 +204,11 @@ impl<'a> Resolver<'a> {
             let callers = match listener.protocol {
                 Protocol::Http => &mut self.called_by_http,
                 Protocol::Tcp | Protocol::Tls => &mut self.called_by_tcp,
+                // Requests have routes.
+                Protocol::Detect if self.routed.contains(&(RouteProtocol::Http, listener.name.as_str())) => {
+                    &mut self.called_by_tcp
+                }
+                Protocol::Detect => &mut self.called_by_http,
             };
             callers.extend(listener.service.iter().map(|service| service.as_str()));
         }

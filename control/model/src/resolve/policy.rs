@@ -47,7 +47,7 @@ impl<'a> Resolver<'a> {
         let plain = "takes clients that prove no identity; set `mtls = \"strict\"` there";
         let unopened = "passes TLS on unopened, where neither methods nor paths can be seen";
         let (is_opaque, opaque) = match listener.protocol {
-            Protocol::Http => (false, opaque),
+            Protocol::Http | Protocol::Detect => (false, opaque),
             Protocol::Tcp => (true, opaque),
             Protocol::Tls => (true, unopened),
         };

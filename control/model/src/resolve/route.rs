@@ -49,6 +49,7 @@ impl<'a> Resolver<'a> {
                         };
                         Cause::RouteProtocol { listener: name.value.clone(), takes, routes }
                     }
+                    (Some(_), Protocol::Detect) => continue,
                     (Some(service), _) => Cause::ListenerHasService {
                         listener: name.value.clone(),
                         service: service.value.clone(),
