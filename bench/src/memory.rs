@@ -14,7 +14,7 @@ use ringmesh_dataplane::telemetry::directory::Directory;
 use ringmesh_dataplane::telemetry::layout;
 use ringmesh_dataplane::telemetry::recorder::Recorder;
 use ringmesh_dataplane::worker::{Events, Worker};
-use ringmesh_model::snapshot::AccessLog;
+use ringmesh_model::snapshot::{AccessLog, Key, ListenerTarget, Object, Protocol, Snapshot};
 use ringmesh_ring::memory::{self, Network, Stream, block_on};
 use ringmesh_ring::shared_memory::SharedMemory;
 use ringmesh_ring::slot::Pool;
@@ -75,13 +75,38 @@ impl World {
     /// # Errors
     /// If there is no memory for its telemetry.
     pub fn new(hosts: usize) -> anyhow::Result<Self> {
+        Self::with(hosts, |_snapshot| {})
+    }
+
+    /// A worker that passes bytes on without looking at them.
+    ///
+    /// # Errors
+    /// If there is no memory for its telemetry.
+    pub fn opaque() -> anyhow::Result<Self> {
+        Self::with(1, |snapshot| {
+            // Rules about requests admit no opaque connection.
+            snapshot.objects.retain(|key, _| !matches!(key, Key::Policy(_)));
+            for object in snapshot.objects.values_mut() {
+                if let Object::Listener(listener) = object {
+                    let listener = Arc::make_mut(listener);
+                    listener.protocol = Protocol::Tcp;
+                    listener.target = ListenerTarget::Service(snapshot::SERVICE.into());
+                    listener.limits.opaque.min_transfer_rate = None;
+                }
+            }
+        })
+    }
+
+    fn with(hosts: usize, change: impl FnOnce(&mut Snapshot)) -> anyhow::Result<Self> {
         let net = Network::new(1);
         let endpoint = ENDPOINT.parse().expect("an address");
         let telemetry = SharedMemory::create("telemetry", layout::memory_bytes(1))?;
         let memory = Arc::new(telemetry.map_writer()?);
         let mut loader = Loader::new(Directory::open(memory.clone(), 1)?, 1);
         let bind = "127.0.0.1:1".parse().expect("an address");
-        let tables = loader.load(snapshot::snapshot(bind, endpoint, hosts, AccessLog::Off))?;
+        let mut snapshot = snapshot::snapshot(bind, endpoint, hosts, AccessLog::Off);
+        change(&mut snapshot);
+        let tables = loader.load(snapshot)?;
         let listener = tables.listeners.iter().flatten().next().context("the snapshot has a listener")?.place;
         let recorder = Recorder::new(memory, 0);
         let worker = Rc::new(Worker::new(0, net.clone(), recorder, Events::none(), Vec::new(), |_| false));

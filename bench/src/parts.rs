@@ -82,6 +82,7 @@ pub const ALL: &[Part] = &[
     Part { spread: 0.03, ..part("tls/record-of-1KiB", tls_record) },
     part(REQUEST_WITH_ENDS, || whole_request(Between::Proxy)),
     part(ENDS, || whole_request(Between::Nothing)),
+    part("tcp/round-trip-with-client-and-service", opaque_round_trip),
 ];
 
 const fn part(name: &'static str, prepare: fn() -> anyhow::Result<Run>) -> Part {
@@ -386,6 +387,14 @@ fn whole_request(between: Between) -> anyhow::Result<Run> {
     let world = World::new(1)?;
     Ok(Box::new(move |count| {
         world.run(between, 0, count, || ());
+    }))
+}
+
+/// The bytes of a request and its answer on a connection whose bytes are not looked at.
+fn opaque_round_trip() -> anyhow::Result<Run> {
+    let world = World::opaque()?;
+    Ok(Box::new(move |count| {
+        world.run(Between::Proxy, 0, count, || ());
     }))
 }
 

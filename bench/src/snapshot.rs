@@ -10,6 +10,9 @@ use ringmesh_model::snapshot::*;
 /// The listener's name.
 pub const LISTENER: &str = "front";
 
+/// The only service.
+pub const SERVICE: &str = "app";
+
 /// A host that is routed to the service.
 pub const HOST: &str = "app.bench.example";
 
@@ -24,7 +27,7 @@ pub fn snapshot(bind: SocketAddr, endpoint: SocketAddr, hosts: usize, access_log
     let mut objects = BTreeMap::from([
         (Key::Settings, Object::Settings(settings.into())),
         (Key::Listener(LISTENER.into()), Object::Listener(listener(bind).into())),
-        (Key::Service("app".into()), Object::Service(service("app", endpoint).into())),
+        (Key::Service(SERVICE.into()), Object::Service(service(SERVICE, endpoint).into())),
         (Key::Policy("reads".into()), Object::Policy(policy().into())),
     ]);
     for host in std::iter::once(HOST.to_owned()).chain((1..hosts).map(other_host)) {
@@ -87,7 +90,7 @@ fn route(host: String) -> Route {
     let rule = RouteRule {
         name: "0".into(),
         matches: RouteMatch::default(),
-        to: vec![Target { service: "app".into(), weight: 1 }],
+        to: vec![Target { service: SERVICE.into(), weight: 1 }],
         timeout: None,
     };
     Route {
