@@ -14,7 +14,7 @@ use ringmesh_dataplane::telemetry::directory::Directory;
 use ringmesh_dataplane::telemetry::layout;
 use ringmesh_dataplane::telemetry::recorder::Recorder;
 use ringmesh_dataplane::worker::{Events, Worker};
-use ringmesh_model::snapshot::{AccessLog, Object, Protocol};
+use ringmesh_model::snapshot::{AccessLog, Key, ListenerTarget, Object, Protocol, Snapshot};
 use ringmesh_ring::memory::{self, Network, Stream, block_on};
 use ringmesh_ring::shared_memory::SharedMemory;
 use ringmesh_ring::{Buffer, Net, Output, Size, Stop, Stream as _};
@@ -55,14 +55,43 @@ impl World {
     /// # Errors
     /// If there is no memory for its telemetry.
     pub fn new(hosts: usize) -> anyhow::Result<Self> {
-        Self::with(hosts, Protocol::Http)
+        Self::changed(hosts, |_snapshot| {})
     }
 
-    /// The same before a service that speaks `protocol`.
+    /// A worker before a service that speaks `protocol`.
     ///
     /// # Errors
     /// If there is no memory for its telemetry.
     pub fn with(hosts: usize, protocol: Protocol) -> anyhow::Result<Self> {
+        Self::changed(hosts, |snapshot| {
+            for object in snapshot.objects.values_mut() {
+                if let Object::Service(service) = object {
+                    Arc::make_mut(service).protocol = protocol;
+                }
+            }
+        })
+    }
+
+    /// A worker that passes bytes on without looking at them.
+    ///
+    /// # Errors
+    /// If there is no memory for its telemetry.
+    pub fn opaque() -> anyhow::Result<Self> {
+        Self::changed(1, |snapshot| {
+            // Rules about requests admit no opaque connection.
+            snapshot.objects.retain(|key, _| !matches!(key, Key::Policy(_)));
+            for object in snapshot.objects.values_mut() {
+                if let Object::Listener(listener) = object {
+                    let listener = Arc::make_mut(listener);
+                    listener.protocol = Protocol::Tcp;
+                    listener.target = ListenerTarget::Service(snapshot::SERVICE.into());
+                    listener.limits.opaque.min_transfer_rate = None;
+                }
+            }
+        })
+    }
+
+    fn changed(hosts: usize, change: impl FnOnce(&mut Snapshot)) -> anyhow::Result<Self> {
         let net = Network::new(1);
         let endpoint = ENDPOINT.parse().expect("an address");
         let telemetry = SharedMemory::create("telemetry", layout::memory_bytes(1))?;
@@ -70,11 +99,7 @@ impl World {
         let mut loader = Loader::new(Directory::open(memory.clone(), 1)?, 1);
         let bind = "127.0.0.1:1".parse().expect("an address");
         let mut snapshot = snapshot::snapshot(bind, endpoint, hosts, AccessLog::Off);
-        for object in snapshot.objects.values_mut() {
-            if let Object::Service(service) = object {
-                Arc::make_mut(service).protocol = protocol;
-            }
-        }
+        change(&mut snapshot);
         let tables = loader.load(snapshot)?;
         let listener = tables.listeners.iter().flatten().next().context("the snapshot has a listener")?.place;
         let recorder = Recorder::new(memory, 0);

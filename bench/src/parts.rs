@@ -86,6 +86,7 @@ pub const ALL: &[Part] = &[
     part("http2/16-requests-at-once", || http2_requests(16)),
     part(REQUEST_WITH_ENDS, || whole_request(Between::Proxy)),
     part(ENDS, || whole_request(Between::Nothing)),
+    part("tcp/round-trip-with-client-and-service", opaque_round_trip),
 ];
 
 const fn part(name: &'static str, prepare: fn() -> anyhow::Result<Run>) -> Part {
@@ -396,6 +397,14 @@ fn whole_request(between: Between) -> anyhow::Result<Run> {
 fn http2_requests(at_once: usize) -> anyhow::Result<Run> {
     let world = World::with(1, Protocol::Http2)?;
     Ok(Box::new(move |count| http2::run(&world, at_once, count)))
+}
+
+/// The bytes of a request and its answer on a connection whose bytes are not looked at.
+fn opaque_round_trip() -> anyhow::Result<Run> {
+    let world = World::opaque()?;
+    Ok(Box::new(move |count| {
+        world.run(Between::Proxy, 0, count, || ());
+    }))
 }
 
 #[cfg(test)]

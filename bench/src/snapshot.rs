@@ -10,6 +10,9 @@ use ringmesh_model::snapshot::*;
 /// The listener's name.
 pub const LISTENER: &str = "front";
 
+/// The only service.
+pub const SERVICE: &str = "app";
+
 /// A host that is routed to the service.
 pub const HOST: &str = "app.bench.example";
 
@@ -24,7 +27,7 @@ pub fn snapshot(bind: SocketAddr, endpoint: SocketAddr, hosts: usize, access_log
     let mut objects = BTreeMap::from([
         (Key::Settings, Object::Settings(settings.into())),
         (Key::Listener(LISTENER.into()), Object::Listener(listener(bind).into())),
-        (Key::Service("app".into()), Object::Service(service("app", endpoint).into())),
+        (Key::Service(SERVICE.into()), Object::Service(service(SERVICE, endpoint).into())),
         (Key::Policy("reads".into()), Object::Policy(policy().into())),
     ]);
     for host in std::iter::once(HOST.to_owned()).chain((1..hosts).map(other_host)) {
@@ -59,7 +62,14 @@ fn listener(bind: SocketAddr) -> Listener {
             min_transfer_rate: NonZeroU32::new(240),
             idle_timeout: Duration::from_mins(5),
             handshake_timeout: Duration::from_secs(5),
+            detect_timeout: Duration::from_secs(5),
             request_timeout: None,
+            tcp_keepalive: None,
+            opaque: OpaqueLimits {
+                idle_timeout: Duration::from_mins(5),
+                min_transfer_rate: NonZeroU32::new(240),
+                max_duration: None,
+            },
         },
     }
 }
@@ -80,6 +90,7 @@ pub fn service(name: &str, endpoint: SocketAddr) -> Service {
         idle_timeout: Duration::from_secs(30),
         max_in_flight: None,
         max_idle_per_endpoint: 128,
+        tcp_keepalive: None,
     }
 }
 
@@ -87,10 +98,16 @@ fn route(host: String) -> Route {
     let rule = RouteRule {
         name: "0".into(),
         matches: RouteMatch::default(),
-        to: vec![Target { service: "app".into(), weight: 1 }],
+        to: vec![Target { service: SERVICE.into(), weight: 1 }],
         timeout: None,
     };
-    Route { name: host.clone(), listeners: Vec::new(), hosts: vec![HostPattern::Exact(host)], rules: vec![rule] }
+    Route {
+        name: host.clone(),
+        protocol: RouteProtocol::Http,
+        listeners: Vec::new(),
+        hosts: vec![HostPattern::Exact(host)],
+        rules: vec![rule],
+    }
 }
 
 fn policy() -> Policy {

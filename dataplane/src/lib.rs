@@ -4,6 +4,8 @@
 
 /// Accepting connections, and giving each to the worker with the fewest.
 pub mod listener;
+/// What a client asks for, by its first bytes.
+pub mod detect;
 /// Mutual TLS: SPIFFE identities presented and checked.
 pub mod tls;
 /// Who may call.

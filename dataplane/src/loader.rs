@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use ringmesh_codec::limits::Limits;
 use ringmesh_model::delta::Delta;
-use ringmesh_model::snapshot::{self, Identity, Key, ListenerTarget, Mtls, Name, Object, Protocol, Settings, Snapshot};
+use ringmesh_model::snapshot::{
+    self, Identity, Key, ListenerTarget, Mtls, Name, Object, Protocol, RouteProtocol, Settings, Snapshot,
+};
 use ringmesh_ring::net::Address;
 
 use crate::permit::Limit;
@@ -256,12 +258,19 @@ impl Loader {
                 Some(servers.get(identity, &settings.trust_domain, config.protocol)?)
             }
         };
-        let target = match &config.target {
-            ListenerTarget::Service(service) => {
-                Target::Service(self.target(&config.name, "", "", service, 1, snapshot)?)
+        let opaque = match &config.target {
+            ListenerTarget::Service(service) | ListenerTarget::RoutesElse(service) => {
+                Some(self.target(&config.name, "", "", service, 1, snapshot)?)
             }
-            ListenerTarget::Routes => Target::Routes(self.routes(&config.name, snapshot)?),
+            ListenerTarget::Routes => None,
         };
+        let requests = self.routes(config, RouteProtocol::Http, snapshot)?;
+        let target = match opaque {
+            Some(service) if requests.is_empty() => Target::Service(service),
+            _ => Target::Routes(requests),
+        };
+        let names = self.routes(config, RouteProtocol::Tls, snapshot)?;
+        let names = (opaque.is_none() || !names.is_empty()).then_some(names);
         let policies = snapshot.policies().map(Arc::as_ref).filter(|policy| policy.listener == config.name);
         Ok(Listener {
             place: self.listeners.of(&config.name),
@@ -277,6 +286,8 @@ impl Loader {
             tls,
             policy: policy::Table::new(policies),
             target,
+            names,
+            opaque,
         })
     }
 
@@ -294,10 +305,20 @@ impl Loader {
         tls::edge_server(&config.tls, accepted(config.protocol))
     }
 
-    fn routes(&mut self, listener: &str, snapshot: &Snapshot) -> Result<route::Table, Error> {
+    /// The listener's routes for requests, or for TLS. Those that name no listener apply where nothing else is said.
+    fn routes(
+        &mut self,
+        listener: &snapshot::Listener,
+        protocol: RouteProtocol,
+        snapshot: &Snapshot,
+    ) -> Result<route::Table, Error> {
         let mut table = route::Table::default();
-        for route in snapshot.routes() {
-            if !route.listeners.is_empty() && !route.listeners.iter().any(|name| name == listener) {
+        let takes = listener.protocol.routes().contains(&protocol);
+        let named_only = listener.target != ListenerTarget::Routes;
+        let listener = &listener.name;
+        for route in snapshot.routes().filter(|route| takes && route.protocol == protocol) {
+            let applies = if route.listeners.is_empty() { !named_only } else { route.listeners.contains(listener) };
+            if !applies {
                 continue;
             }
             for rule in &route.rules {
@@ -368,6 +389,8 @@ fn series_of(tables: &Tables) -> Vec<bool> {
             Target::Service(target) => name(target.series),
             Target::Routes(routes) => routes.targets().for_each(|target| name(target.series)),
         }
+        listener.opaque.iter().for_each(|target| name(target.series));
+        listener.names.iter().flat_map(route::Table::targets).for_each(|target| name(target.series));
     }
     named
 }
@@ -432,7 +455,8 @@ fn accepted(protocol: Protocol) -> &'static [Alpn] {
     match protocol {
         Protocol::Http => &[Alpn::Http2, Alpn::Http1],
         Protocol::Http2 => &[Alpn::Http2],
-        Protocol::Tcp => &[],
+        // A server whose protocols are not known to us agrees on none.
+        Protocol::Tcp | Protocol::Tls | Protocol::Detect => &[],
     }
 }
 
@@ -441,7 +465,7 @@ fn offered(protocol: Protocol) -> &'static [Alpn] {
     match protocol {
         Protocol::Http => &[Alpn::Http1],
         Protocol::Http2 => &[Alpn::Http2],
-        Protocol::Tcp => &[],
+        Protocol::Tcp | Protocol::Tls | Protocol::Detect => &[],
     }
 }
 

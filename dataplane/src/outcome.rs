@@ -3,7 +3,10 @@
 
 use std::io;
 
+use ringmesh_codec::client_hello::Refusal as HelloRefusal;
+use ringmesh_codec::http1::write_local_response;
 use ringmesh_codec::refusal::Refusal;
+use ringmesh_codec::sniff;
 
 use crate::tls::Refused;
 
@@ -136,20 +139,26 @@ reasons! {
     ProxyHeaderTimeout = 34, "proxy_header_timeout", 0, Downstream, Never;
     /// The client is none of the proxies that a listener is for.
     NotAProxy = 35, "not_a_proxy", 0, Downstream, Never;
+    /// The client began TLS where plain HTTP is spoken. It takes the answer for broken TLS, and programs and people know it.
+    TlsToPlainPort = 37, "tls_to_plain_port", 400, Downstream, Never;
+    /// The client sent a request in plain text where TLS is spoken.
+    PlainToTlsPort = 38, "plain_to_tls_port", 400, Downstream, Never;
+    /// No route has the server name that the client asks for, with the protocols that it offers (RFC 6066 section 3).
+    UnrecognizedName = 39, "unrecognized_name", 0, Downstream, Never;
+    /// The client's first message is no ClientHello that we take; see `ringmesh_codec::client_hello`.
+    BadClientHello = 40, "bad_client_hello", 0, Downstream, Never;
     /// The service goes to where the client wanted to go, and that is a port of ours, or it came to us by itself (RFC 9110
     /// section 15.5.20).
     NoOriginalDestination = 41, "no_original_destination", 421, Downstream, Never;
+    /// It did not become clear in time what the client speaks, and only what is clear may go on.
+    NotDetected = 42, "not_detected", 0, Downstream, Never;
+    /// An opaque connection was open for as long as it may be.
+    MaxDuration = 43, "max_duration", 0, Proxy, Never;
 }
 
 /// Upper bound on the number of reasons, for tables indexed by them.
 pub const MAX_REASONS: usize = 48;
-const _: () = {
-    let mut index = 0;
-    while index < Reason::ALL.len() {
-        assert!((Reason::ALL[index] as usize) < MAX_REASONS);
-        index += 1;
-    }
-};
+const _: () = assert!((Reason::ALL[Reason::ALL.len() - 1] as usize) < MAX_REASONS);
 
 impl Reason {
     /// The reason with this number, if there is one.
@@ -167,6 +176,34 @@ impl Reason {
             505 => Self::VersionNotSupported,
             _ => Self::BadRequest,
         }
+    }
+
+    /// What is wrong, in words for who sees our answer.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::TlsToPlainPort => "this port speaks plain HTTP, not TLS: use http://",
+            Self::PlainToTlsPort => "this port speaks TLS, not plain HTTP: use https://",
+            _ => self.label(),
+        }
+    }
+
+    /// An answer of ours as HTTP/1, after which the connection ends. Empty if the reason has no status.
+    pub fn last_answer(self) -> Vec<u8> {
+        let mut answer = Vec::new();
+        if self.status() != 0 {
+            let (status, phrase) = (self.status(), phrase(self.status()));
+            let body = format!("{status} {phrase}: {}\n", self.words());
+            let fields = [("content-type", "text/plain"), ("x-ringmesh-reason", self.label()), ("connection", "close")];
+            write_local_response(status, phrase, &fields, body.len() as u64, &mut answer);
+            answer.extend_from_slice(body.as_bytes());
+        }
+        answer
+    }
+
+    /// What a ClientHello that is refused ends in; `bytes` are the first ones of the connection.
+    pub fn of_hello(refusal: HelloRefusal, bytes: &[u8]) -> Self {
+        let is_plain_http = refusal == HelloRefusal::NotTls && sniff::is_plain_http(bytes);
+        if is_plain_http { Self::PlainToTlsPort } else { Self::BadClientHello }
     }
 
     /// What a failed operation on the endpoint's connection ends in, before its response began.
@@ -212,8 +249,8 @@ mod tests {
 
     #[test]
     fn every_reason_is_found_by_its_number_and_has_a_label_of_its_own() {
+        assert!(Reason::ALL.is_sorted_by_key(|reason| *reason as u8));
         for reason in Reason::ALL {
-            assert!((*reason as usize) < MAX_REASONS);
             assert_eq!(Reason::from_number(*reason as u8), Some(*reason));
             assert_eq!(Reason::ALL.iter().filter(|other| other.label() == reason.label()).count(), 1);
         }

@@ -58,11 +58,15 @@ pub struct Listener {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Who may call.
     pub policy: policy::Table,
-    /// Where its traffic goes.
+    /// Where its requests go.
     pub target: Target,
+    /// Where TLS goes that is passed on unopened; None: to the same service as all that is opaque.
+    pub names: Option<route::Table>,
+    /// Where opaque bytes go; None: nowhere.
+    pub opaque: Option<route::Target>,
 }
 
-/// Where a listener's traffic goes.
+/// Where a listener's requests go.
 #[derive(Debug)]
 pub enum Target {
     /// All of it to one service.

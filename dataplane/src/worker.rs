@@ -20,8 +20,8 @@ use crate::permit::{Leases, Permit, ToCoordinator};
 use crate::pool::Pools;
 use crate::proxy::http1::Scratch;
 use crate::proxy::relay::{Raced, race};
-use crate::tables::{Current, Service, Tables};
-use crate::telemetry::event::{Direction, Event, Handshake, MAX_EVENT_BYTES};
+use crate::tables::{Current, Listener, Service, Tables};
+use crate::telemetry::event::{Direction, Event, Handshake, Hint, MAX_EVENT_BYTES};
 use crate::telemetry::layout::gauge;
 use crate::telemetry::recorder::Recorder;
 use crate::tls;
@@ -227,6 +227,11 @@ impl<N: Net> Worker<N> {
         if !told {
             self.recorder.gauge_add(gauge::EVENTS_DROPPED, 1);
         }
+    }
+
+    /// Writes that a client speaks something else than a port does.
+    pub fn tell_hint(&self, listener: &Listener, client: &str, reason: Reason) {
+        self.tell(&Event::Hint(Hint { listener: &listener.config.name, client, reason: reason as u8 }));
     }
 
     /// Both ends of a connection.

@@ -47,7 +47,14 @@ fn listener(name: &str, bind: SocketAddr, protocol: Protocol, service: &str) -> 
             min_transfer_rate: NonZeroU32::new(240),
             idle_timeout: Duration::from_secs(30),
             handshake_timeout: Duration::from_secs(5),
+            detect_timeout: Duration::from_secs(5),
             request_timeout: Some(Duration::from_secs(10)),
+            tcp_keepalive: None,
+            opaque: OpaqueLimits {
+                idle_timeout: Duration::from_secs(30),
+                min_transfer_rate: NonZeroU32::new(240),
+                max_duration: None,
+            },
         },
     }
 }
@@ -67,6 +74,7 @@ fn service(name: &str, endpoints: &[SocketAddr], protocol: Protocol) -> Service 
         idle_timeout: Duration::from_secs(30),
         max_in_flight: None,
         max_idle_per_endpoint: 100,
+        tcp_keepalive: None,
     }
 }
 

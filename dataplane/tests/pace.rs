@@ -226,6 +226,32 @@ fn a_client_that_takes_nothing_of_its_response_is_blamed_and_cut() {
 }
 
 #[test]
+fn a_client_that_takes_nothing_of_a_response_that_is_spliced_is_blamed_too() {
+    const BYTES: usize = 4_000_000;
+    let world = world();
+    block_on(&world.net, async {
+        let (client, upstream) = begin(&world, GET).await;
+        let upstream = Rc::new(upstream);
+        let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {BYTES}\r\n\r\n");
+        send(&upstream, &world.net, response.as_bytes()).await;
+        read_head(&client, &world.net).await;
+        // Two pieces at least are spliced: the first is taken.
+        world.net.set_capacity_bytes(ENOUGH);
+        send_meanwhile(&world, &upstream, BYTES);
+        let mut buffer = Buffer::take(Size::Large);
+        let mut taken = 0;
+        while taken < BYTES / 2 {
+            buffer.clear();
+            taken += client.fill(&mut buffer, &world.net.stop()).await.expect("it is passed on");
+        }
+        let begun = world.net.now();
+        read_to_end(&upstream, &world.net).await;
+        check_took(&world, begun, GRACE..IDLE + 1);
+    });
+    assert_eq!(world.ended(Reason::ClientReadsSlowly), 1);
+}
+
+#[test]
 fn a_client_that_takes_its_response_at_the_rate_gets_all_of_it() {
     let world = world();
     block_on(&world.net, async {

@@ -150,7 +150,10 @@ fn who_speaks_no_tls_or_another_protocol_is_refused_with_a_cause_and_others_are_
         let (proxy, front) = edge(driver, app.address(), &[("shop", &authority.server(&["shop.example"]))], "");
         let mut open = connect(front, &client_config(None)).unwrap();
         assert_eq!(open.get("shop.example", "/").text(), "hello");
-        Client::connect(front).send("GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n").expect_end();
+        let mut plain = Client::connect(front);
+        assert_eq!(plain.send("GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n").response().status(), 400);
+        proxy.wait_for_metric("ringmesh_tls_handshakes_total", &[("side", "inbound"), ("result", "plain_http")], 1);
+        Client::connect(front).send("HELO shop.example\r\n").expect_end();
         proxy.wait_for_metric("ringmesh_tls_handshakes_total", &[("side", "inbound"), ("result", "not_tls")], 1);
         let mut config = Arc::unwrap_or_clone(client_config(None));
         config.alpn_protocols = vec![b"h2".to_vec()];

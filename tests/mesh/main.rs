@@ -20,6 +20,8 @@ mod driver;
 mod reload;
 mod tls;
 mod edge;
+mod passthrough;
+mod detect;
 mod policy;
 mod route;
 mod balance;

@@ -17,7 +17,7 @@ use ringmesh_dataplane::{Running, Start, entry, start};
 use ringmesh_loadgen::load::{Entry, Reuse};
 use ringmesh_model::snapshot::{
     AccessLog, Address, Balance, Destination, Endpoint, Key, Listener, ListenerLimits, ListenerTarget, Mtls, Object,
-    Protocol, Service, Settings, Snapshot,
+    OpaqueLimits, Protocol, Service, Settings, Snapshot,
 };
 use ringmesh_model::wire::{self, Pin, Runtime, ToControl, ToDataPlane, WIRE_VERSION};
 use ringmesh_ring::shared_memory::SharedMemory;
@@ -141,7 +141,10 @@ fn snapshot(front: SocketAddr, app: SocketAddr) -> Snapshot {
         min_transfer_rate: None,
         idle_timeout: Duration::from_secs(60),
         handshake_timeout: Duration::from_secs(5),
+        detect_timeout: Duration::from_secs(5),
         request_timeout: None,
+        tcp_keepalive: None,
+        opaque: OpaqueLimits { idle_timeout: Duration::from_secs(60), min_transfer_rate: None, max_duration: None },
     };
     let listener = Listener {
         name: "front".into(),
@@ -171,6 +174,7 @@ fn snapshot(front: SocketAddr, app: SocketAddr) -> Snapshot {
         // A permit that a panicking request keeps would be missed.
         max_in_flight: Some(100),
         max_idle_per_endpoint: 100,
+        tcp_keepalive: None,
     };
     let objects = BTreeMap::from([
         (Key::Settings, Object::Settings(settings.into())),

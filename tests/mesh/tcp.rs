@@ -212,6 +212,269 @@ fn a_reset_by_the_service_reaches_the_client_as_a_reset() {
     });
 }
 
+/// What the access log says of how connections ended.
+#[track_caller]
+fn check_told(path: &Path, count: usize, ended_by: &str, ended_how: &str) {
+    let lines = eventually("the access log's lines", || {
+        let lines = path.proxies[0].access_log();
+        (lines.len() >= count).then_some(lines)
+    });
+    for line in &lines[lines.len() - count..] {
+        assert_eq!((&line["ended_by"], &line["ended_how"]), (&ended_by.into(), &ended_how.into()), "{line}");
+    }
+}
+
+#[test]
+fn a_reset_in_the_middle_of_much_reaches_the_other_side_as_a_reset() {
+    on_both_drivers(|driver| {
+        let read_some = |mut stream: &TcpStream, bytes: usize| {
+            let mut buffer = vec![0; 64 * 1024];
+            let mut left = bytes;
+            while left > 0 {
+                left = left.saturating_sub(stream.read(&mut buffer).unwrap());
+            }
+        };
+        let write_on = |mut stream: &TcpStream| {
+            let block = pattern(64 * 1024);
+            loop {
+                if let Err(error) = stream.write_all(&block) {
+                    return error.kind();
+                }
+            }
+        };
+        let is_reset = |kind| matches!(kind, io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe);
+        // The service resets under an upload, or while it sends; the client likewise.
+        let (tells, told) = mpsc::channel();
+        let app = Service::sockets(move |mut stream| {
+            let mut order = [0];
+            stream.read_exact(&mut order).unwrap();
+            match &order {
+                b"r" => {
+                    read_some(&stream, 5_000_000);
+                    reset(stream);
+                }
+                b"w" => {
+                    let _ = tells.send(write_on(&stream));
+                }
+                _ => {
+                    stream.write_all(&pattern(5_000_000)).unwrap();
+                    reset(stream);
+                }
+            }
+        });
+        let path = path(driver, Way::Plain, app.address(), "");
+        for _ in 0..10 {
+            let mut client = path.connect();
+            client.send("r");
+            assert!(is_reset(write_on(client.socket())));
+            // Nothing that looks like an end in order comes after it, or before.
+            let end = client.socket().read(&mut [0; 10]).map_err(|error| error.kind());
+            assert!(!matches!(end, Ok(1..)), "{end:?}");
+        }
+        path.wait_for_reason("upstream_reset", 10);
+        check_told(&path, 10, "endpoint", "reset");
+        for _ in 0..10 {
+            let mut client = path.connect();
+            client.send("s");
+            // What was under way may be lost with the reset, but never is it an end.
+            let error = client.rest().expect_err("no orderly end");
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        }
+        path.wait_for_reason("upstream_reset", 20);
+        check_told(&path, 10, "endpoint", "reset");
+        for _ in 0..10 {
+            let mut client = path.connect();
+            client.send("w");
+            read_some(client.socket(), 5_000_000);
+            client.reset();
+            assert!(is_reset(told.recv_timeout(DEADLINE).expect("the service learns of it")));
+        }
+        path.wait_for_reason("client_aborted", 10);
+        check_told(&path, 10, "client", "reset");
+        eventually("the service's connections are closed", || (app.open() == 0).then_some(()));
+    });
+}
+
+/// Writes until nobody takes any more.
+fn write_until_stuck(mut stream: &TcpStream) {
+    stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+    let block = pattern(64 * 1024);
+    loop {
+        match stream.write_all(&block) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn a_reset_is_no_end_also_where_a_write_was_told_of_it_and_the_read_was_not() {
+    on_both_drivers(|driver| {
+        let (tells, told) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        let released = std::sync::Mutex::new(released);
+        let app = Service::sockets(move |mut stream| {
+            let mut order = [0];
+            stream.read_exact(&mut order).unwrap();
+            if &order == b"r" {
+                // The proxy waits to write to it.
+                let _ = released.lock().unwrap().recv_timeout(DEADLINE);
+                reset(stream);
+            } else {
+                write_until_stuck(&stream);
+                let _ = tells.send(None);
+                let end = stream.read(&mut [0; 10]);
+                let _ = tells.send(Some(end.map_err(|error| error.kind())));
+            }
+        });
+        let path = path(driver, Way::Plain, app.address(), "");
+        for _ in 0..5 {
+            let mut client = path.connect();
+            client.send("r");
+            write_until_stuck(client.socket());
+            release.send(()).unwrap();
+            let end = client.socket().read(&mut [0; 10]).map_err(|error| error.kind());
+            assert_eq!(end, Err(io::ErrorKind::ConnectionReset));
+            let mut client = path.connect();
+            client.send("w");
+            assert_eq!(told.recv_timeout(DEADLINE).unwrap(), None);
+            client.reset();
+            assert_eq!(told.recv_timeout(DEADLINE).unwrap(), Some(Err(io::ErrorKind::ConnectionReset)));
+        }
+        path.wait_for_reason("upstream_reset", 5);
+        path.wait_for_reason("client_aborted", 5);
+    });
+}
+
+#[test]
+fn the_access_log_says_who_ended_a_connection_and_how() {
+    on_both_drivers(|driver| {
+        let app = Service::conversing(|talk| {
+            if talk.exactly(1)? == b"w" {
+                talk.socket().shutdown(Shutdown::Write)?;
+            }
+            talk.rest().map(drop)
+        });
+        let path = path(driver, Way::Plain, app.address(), "idle_timeout = \"300ms\"");
+        let mut client = path.connect();
+        client.send("r").half_close();
+        client.expect_end();
+        check_told(&path, 1, "client", "end");
+        let mut client = path.connect();
+        client.send("w");
+        client.expect_end();
+        client.half_close();
+        check_told(&path, 2 - 1, "client", "end");
+        eventually("the second line", || (path.proxies[0].access_log().len() == 2).then_some(()));
+        check_told(&path, 1, "endpoint", "end");
+        let mut silent = path.connect();
+        silent.send("r");
+        silent.expect_end();
+        eventually("the third line", || (path.proxies[0].access_log().len() == 3).then_some(()));
+        check_told(&path, 1, "proxy", "limit");
+    });
+}
+
+#[test]
+fn a_busy_connection_is_ended_when_its_time_is_over() {
+    on_both_drivers(|driver| {
+        let app = Service::conversing(|talk| {
+            loop {
+                let ping = talk.exactly(4)?;
+                talk.send(ping)?;
+            }
+        });
+        let path = path(driver, Way::Plain, app.address(), "max_connection_duration = \"600ms\"");
+        let begun = Instant::now();
+        let mut client = path.connect();
+        let error = loop {
+            if let Err(error) = client.try_send("ping").and_then(|()| client.exactly(4)) {
+                break error;
+            }
+            assert!(begun.elapsed() < DEADLINE, "it goes on and on");
+            hold(Duration::from_millis(20));
+        };
+        let took = begun.elapsed();
+        assert!(is_end(&error), "{error}");
+        assert!(took >= Duration::from_millis(590) && took < Duration::from_secs(5), "{took:?}");
+        path.wait_for_reason("max_duration", 1);
+        check_told(&path, 1, "proxy", "limit");
+    });
+}
+
+#[test]
+fn who_takes_nothing_of_what_waits_for_it_is_ended_with_its_reason() {
+    on_both_drivers(|driver| {
+        let app = Service::conversing(|talk| {
+            let block = pattern(1_000_000);
+            loop {
+                talk.send(&block)?;
+            }
+        });
+        // So much a second that the wait is little more than the grace.
+        let path = path(driver, Way::Plain, app.address(), "min_transfer_rate = \"1MiB\"");
+        let begun = Instant::now();
+        let client = path.connect();
+        path.wait_for_reason("client_reads_slowly", 1);
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_secs(5) && took < Duration::from_secs(15), "{took:?}");
+        check_told(&path, 1, "proxy", "limit");
+        eventually("the service's connection is closed", || (app.open() == 0).then_some(()));
+        drop(client);
+    });
+}
+
+/// Seconds until the kernel asks for a peer by itself: of our own ends of connections from or to this port.
+fn keepalive_seconds(local: Option<u16>, remote: Option<u16>) -> Vec<u64> {
+    let hex = |port: u16| format!(":{port:04X}");
+    let fits = |word: &str, port: Option<u16>| port.is_none_or(|port| word.ends_with(&hex(port)));
+    let lines = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let timers = lines.lines().skip(1).filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        const ESTABLISHED: &str = "01";
+        let ours = fits(words[1], local) && fits(words[2], remote) && words[3] == ESTABLISHED;
+        let (kind, when) = words[5].split_once(':')?;
+        // In hundredths of a second; kind 2 is keep-alive, 0 none at all.
+        ours.then(|| if kind == "02" { u64::from_str_radix(when, 16).unwrap().div_ceil(100) } else { 0 })
+    });
+    timers.collect()
+}
+
+#[test]
+fn the_kernel_asks_both_sides_whether_they_are_still_there_as_often_as_configured() {
+    on_both_drivers(|driver| {
+        let app = Service::conversing(|talk| talk.rest().map(drop));
+        let front = ports::free();
+        let config = |listener: &str, service: &str| {
+            format!(
+                "[[listener]]\nname = \"front\"\nbind = \"{front}\"\nprotocol = \"tcp\"\nservice = \"app\"\n{listener}\n\
+                 [[service]]\nname = \"app\"\nendpoints = [\"{}\"]\n{service}\n",
+                app.address()
+            )
+        };
+        let mut proxy = ringmesh(driver).config(config("", "")).start();
+        let check = |expected: [u64; 2]| {
+            let _clients: Vec<Client> = (0..5).map(|_| Client::connect(front)).collect();
+            eventually("all are connected", || (app.open() == 5).then_some(()));
+            let sides = [(Some(front.port()), None), (None, Some(app.address().port()))];
+            for ((local, remote), expected) in sides.into_iter().zip(expected) {
+                let found = keepalive_seconds(local, remote);
+                // It has run for a moment already.
+                let right = |seconds: &u64| (expected.saturating_sub(5)..=expected).contains(seconds);
+                assert!(found.len() == 5 && found.iter().all(right), "{found:?}, expected {expected}");
+            }
+        };
+        check([60, 60]);
+        eventually("all are closed", || (app.open() == 0).then_some(()));
+        proxy.reconfigure(&config("tcp_keepalive = \"20s\"", "tcp_keepalive = \"off\""));
+        check([20, 0]);
+        eventually("all are closed", || (app.open() == 0).then_some(()));
+        proxy.reconfigure(&config("tcp_keepalive = \"off\"", "tcp_keepalive = \"2h\""));
+        check([0, 7200]);
+    });
+}
+
 #[test]
 fn a_service_that_does_not_accept_ends_the_connection_at_once() {
     on_every_way(|driver, way| {

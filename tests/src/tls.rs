@@ -126,6 +126,39 @@ fn owned(protocols: &[&[u8]]) -> Vec<Vec<u8>> {
     protocols.iter().map(|protocol| protocol.to_vec()).collect()
 }
 
+/// A service behind ordinary TLS, which asks for no certificate and speaks these protocols of ALPN, or none of any.
+///
+/// # Panics
+/// If key and certificate do not fit.
+pub fn web_service(
+    certificate: &Svid,
+    protocols: &[&str],
+    answer: impl Fn(&Message) -> String + Send + Sync + 'static,
+) -> Service {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has them")
+        .with_no_client_auth()
+        .with_single_cert(certificate.chain_der(), certificate.key_der())
+        .expect("key and chain fit");
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    serving(config, answer)
+}
+
+fn serving(config: ServerConfig, answer: impl Fn(&Message) -> String + Send + Sync + 'static) -> Service {
+    let config = Arc::new(config);
+    Service::sockets(move |stream| {
+        let Ok(connection) = ServerConnection::new(config.clone()) else { return };
+        let mut reader = Reader::new(StreamOwned::new(connection, stream));
+        while let Ok(Some(head)) = reader.head() {
+            let Ok(request) = reader.rest_of(head, WithoutLength::Empty) else { return };
+            if reader.stream.write_all(answer(&request).as_bytes()).is_err() {
+                return;
+            }
+        }
+    })
+}
+
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }

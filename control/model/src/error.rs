@@ -489,6 +489,11 @@ pub enum Cause {
         /// Where it says so.
         line: u32,
     },
+    /// A listener that passes TLS on cannot end it.
+    #[error(
+        "a tls listener passes TLS on unopened and so shows no certificate; to end TLS here, say what is inside: protocol \"http\" or \"tcp\""
+    )]
+    TlsEnded,
     /// A TCP listener knows no hosts and paths, so it cannot choose a route.
     #[error("a tcp listener needs `service`: there is no host to route by")]
     TcpWithoutService,
@@ -500,12 +505,31 @@ pub enum Cause {
     /// An HTTP listener has nowhere to send anything.
     #[error("no route applies to it and it has no `service`; add one of them")]
     NoTarget,
+    /// A listener that detects the protocol, but has a place for one only.
+    #[error("only {0} have somewhere to go: add routes for the others or a `service`, or set the protocol to \"{1}\"")]
+    NothingToDetect(&'static str, &'static str),
     /// Routes match HTTP.
     #[error("listener \"{0}\" is a tcp one, which has no hosts to route by; set its `service` instead")]
     RouteOnTcp(String),
+    /// A route of one protocol on a listener of another.
+    #[error("listener \"{listener}\" takes {takes}, and this route is for {routes}; set the route's `protocol`")]
+    RouteProtocol {
+        /// The listener.
+        listener: String,
+        /// What comes in there.
+        takes: &'static str,
+        /// What the route is for.
+        routes: &'static str,
+    },
+    /// Nothing but the ClientHello is read of TLS that is passed on.
+    #[error("{0} cannot be seen in TLS that is passed on unopened; only `alpn` can be matched")]
+    NotInTls(&'static str),
+    /// A request has no ALPN.
+    #[error("`alpn` is matched by a route with `protocol = \"tls\"`, which passes TLS on unopened")]
+    AlpnOfRequest,
     /// No listener is left for the route.
-    #[error("no http listener without a `service` of its own is left for this route")]
-    RouteWithoutListener,
+    #[error("no {0} listener without a `service` of its own is left for this route")]
+    RouteWithoutListener(&'static str),
     /// Two routes claim the same requests.
     #[error("host \"{host}\"{} is already routed by route \"{other}\" (line {line})", on(listener.as_deref()))]
     HostTaken {

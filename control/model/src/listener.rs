@@ -9,7 +9,7 @@ use crate::name::Name;
 use crate::network::Network;
 use crate::reader::{Field, FromField, Keys, Section, Word, word};
 use crate::snapshot::{
-    Address, Direction, ListenerLimits, Mtls, Others, Permissions, Protocol, ProxyAt, ProxyProtocol,
+    Address, Direction, ListenerLimits, Mtls, OpaqueLimits, Others, Permissions, Protocol, ProxyAt, ProxyProtocol,
 };
 use crate::unit::ByteSize;
 
@@ -33,10 +33,13 @@ pub const KEYS: Keys = Keys {
         "max_header_bytes",
         "max_headers",
         "handshake_timeout",
+        "detect_timeout",
         "header_timeout",
         "min_transfer_rate",
         "request_timeout",
         "idle_timeout",
+        "max_connection_duration",
+        "tcp_keepalive",
     ],
 };
 
@@ -64,7 +67,8 @@ pub const MAX_PROXIES: usize = 256;
 /// Most certificates of a listener.
 pub const MAX_CERTIFICATES: usize = 1000;
 
-/// What is spoken where nothing is said: what most services of a mesh speak. It is never guessed from the bytes.
+/// What is spoken where nothing is said: what most services of a mesh speak. It is guessed from the bytes only where
+/// a listener says so.
 pub const DEFAULT_PROTOCOL: Protocol = Protocol::Http;
 
 /// Mutual TLS must be asked for, because it needs an identity, and an edge listener has clients without one.
@@ -100,9 +104,15 @@ pub const DEFAULT_MAX_HEADERS: u32 = 100;
 pub const MAX_MAX_HEADERS: u32 = 128;
 const _: () = assert!(DEFAULT_MAX_HEADERS <= MAX_MAX_HEADERS);
 
-/// From accept to the end of the PROXY header and of the TLS handshake. Two round trips round the world take half a second; a client that needs
+/// From accept to the end of the PROXY header and of the TLS handshake, or of the ClientHello where TLS is passed on
+/// unopened. Two round trips round the world take half a second; a client that needs
 /// more than ten times that holds a place without proving who it is.
 pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Until it is clear what a client speaks, where that is detected. Whoever speaks first does so at once; a first packet that
+/// is lost twice is there after three seconds (RFC 6298). A protocol whose server speaks first is never waited for longer
+/// than this, and better declared.
+pub const DEFAULT_DETECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// From a head's first byte to its end: HAProxy's advice for `http-request`, against heads sent byte by byte.
 pub const DEFAULT_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -127,6 +137,16 @@ const _: () = assert!(
 
 /// Longest silence of an opaque connection, both directions taken together: as Envoy, since databases rest for long.
 pub const DEFAULT_TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Silence after which the kernel asks whether the other side is still there, and again every 15 s; four questions without an
+/// answer end the connection. Short enough for what stands between: load balancers forget silent connections after 4 to 6
+/// minutes, and a peer that lost its power is known in two. Nobody of ours wakes up for it.
+pub const DEFAULT_TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// Shortest: the kernel counts in seconds.
+pub(crate) const MIN_TCP_KEEPALIVE: Duration = Duration::from_secs(1);
+/// Longest: what the kernel takes (`MAX_TCP_KEEPIDLE`), in whole hours.
+pub(crate) const MAX_TCP_KEEPALIVE: Duration = Duration::from_secs(9 * 3600);
 
 /// Longest that any timeout may be.
 pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -283,9 +303,16 @@ fn certificates(section: &Section<'_>, folder: &Path) -> Vec<Located<Certificate
 
 fn limits(section: &Section<'_>, protocol: Protocol) -> ListenerLimits {
     let timeout = |key, default| section.ranged(key, default, MIN_TIMEOUT, MAX_TIMEOUT);
-    let idle = match protocol {
-        Protocol::Http | Protocol::Http2 => DEFAULT_HTTP_IDLE_TIMEOUT,
-        Protocol::Tcp => DEFAULT_TCP_IDLE_TIMEOUT,
+    let idle = section.ranged_or_none("idle_timeout", MIN_TIMEOUT, MAX_TIMEOUT);
+    let rate = min_transfer_rate(section);
+    // Clients of a database pause while they leaf through a result: only who runs it can say what is too slow.
+    let http =
+        (idle.unwrap_or(DEFAULT_HTTP_IDLE_TIMEOUT), rate.unwrap_or(bytes_a_second(DEFAULT_HTTP_MIN_TRANSFER_RATE)));
+    let opaque = (idle.unwrap_or(DEFAULT_TCP_IDLE_TIMEOUT), rate.flatten());
+    let (http, opaque) = match protocol {
+        Protocol::Http | Protocol::Http2 => (http, http),
+        Protocol::Tcp | Protocol::Tls => (opaque, opaque),
+        Protocol::Detect => (http, opaque),
     };
     let header_size = section.ranged("max_header_bytes", DEFAULT_MAX_HEADER, MIN_MAX_HEADER, MAX_MAX_HEADER);
     ListenerLimits {
@@ -294,25 +321,44 @@ fn limits(section: &Section<'_>, protocol: Protocol) -> ListenerLimits {
         max_connections: section.number("max_connections", DEFAULT_MAX_CONNECTIONS, 1, u32::MAX),
         max_streams: section.number("max_streams", DEFAULT_MAX_STREAMS, 1, MAX_MAX_STREAMS),
         header_timeout: timeout("header_timeout", DEFAULT_HEADER_TIMEOUT),
-        min_transfer_rate: min_transfer_rate(section, protocol),
-        idle_timeout: timeout("idle_timeout", idle),
+        min_transfer_rate: http.1,
+        idle_timeout: http.0,
         handshake_timeout: timeout("handshake_timeout", DEFAULT_HANDSHAKE_TIMEOUT),
         request_timeout: section.ranged_or_off("request_timeout", None, MIN_TIMEOUT, MAX_TIMEOUT),
+        detect_timeout: timeout("detect_timeout", DEFAULT_DETECT_TIMEOUT),
+        tcp_keepalive: tcp_keepalive(section),
+        opaque: OpaqueLimits {
+            idle_timeout: opaque.0,
+            min_transfer_rate: opaque.1,
+            max_duration: section.ranged_or_off("max_connection_duration", None, MIN_TIMEOUT, MAX_TIMEOUT),
+        },
     }
 }
 
-fn min_transfer_rate(section: &Section<'_>, protocol: Protocol) -> Option<NonZeroU32> {
-    // Clients of a database pause while they leaf through a result: only who runs it can say what is too slow.
-    let default = match protocol {
-        Protocol::Http | Protocol::Http2 => Some(DEFAULT_HTTP_MIN_TRANSFER_RATE),
-        Protocol::Tcp => None,
-    };
-    let rate = section.ranged_or_off("min_transfer_rate", default, MIN_MIN_TRANSFER_RATE, MAX_MIN_TRANSFER_RATE)?;
+/// `tcp_keepalive` of a listener or service.
+pub(crate) fn tcp_keepalive(section: &Section<'_>) -> Option<Duration> {
+    section.ranged_or_off("tcp_keepalive", Some(DEFAULT_TCP_KEEPALIVE), MIN_TCP_KEEPALIVE, MAX_TCP_KEEPALIVE)
+}
+
+/// The rate that is written; None: none is.
+fn min_transfer_rate(section: &Section<'_>) -> Option<Option<NonZeroU32>> {
+    section.field("min_transfer_rate")?;
+    let rate = section.ranged_or_off("min_transfer_rate", None, MIN_MIN_TRANSFER_RATE, MAX_MIN_TRANSFER_RATE);
+    Some(rate.and_then(bytes_a_second))
+}
+
+fn bytes_a_second(rate: ByteSize) -> Option<NonZeroU32> {
     u32::try_from(rate.0).ok().and_then(NonZeroU32::new)
 }
 
 impl Word for Protocol {
-    const WORDS: &'static [(&'static str, Self)] = &[("http", Self::Http), ("http2", Self::Http2), ("tcp", Self::Tcp)];
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("http", Self::Http),
+        ("http2", Self::Http2),
+        ("tcp", Self::Tcp),
+        ("tls", Self::Tls),
+        ("detect", Self::Detect),
+    ];
 }
 
 impl Word for Others {

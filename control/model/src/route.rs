@@ -7,13 +7,16 @@ use std::time::Duration;
 use crate::error::{Cause, Located};
 use crate::listener::{MAX_TIMEOUT, MIN_TIMEOUT};
 use crate::name::Name;
-use crate::reader::{Field, FromField, Keys, Section};
+use crate::reader::{Field, FromField, Keys, Section, Word};
 use crate::service::is_host;
-use crate::snapshot::{HeaderMatch, HostPattern, PathMatch, RouteMatch};
+use crate::snapshot::{HeaderMatch, HostPattern, PathMatch, RouteMatch, RouteProtocol};
 
 /// Keys of `[[route]]`.
-pub const KEYS: Keys =
-    Keys { path: "route", header: "[[route]]", names: &["name", "hosts", "listeners", "to", "timeout", "rule"] };
+pub const KEYS: Keys = Keys {
+    path: "route",
+    header: "[[route]]",
+    names: &["name", "protocol", "hosts", "listeners", "to", "timeout", "rule"],
+};
 
 /// Keys of `[[route.rule]]`.
 pub const RULE_KEYS: Keys =
@@ -23,7 +26,7 @@ pub const RULE_KEYS: Keys =
 pub const MATCH_KEYS: Keys = Keys {
     path: "route.rule.match",
     header: "`match` of a [[route.rule]]",
-    names: &["path", "path_prefix", "method", "methods", "headers"],
+    names: &["path", "path_prefix", "method", "methods", "headers", "alpn"],
 };
 
 /// Keys of one share of a split.
@@ -36,6 +39,12 @@ pub const DEFAULT_WEIGHT: u32 = 1;
 /// Largest weight: parts per million are as fine as anybody splits, and sums stay far from overflow.
 pub const MAX_WEIGHT: u32 = 1_000_000;
 
+/// What is routed where nothing is said.
+pub const DEFAULT_PROTOCOL: RouteProtocol = RouteProtocol::Http;
+
+/// Longest name of a protocol in ALPN (RFC 7301 section 3.1).
+const MAX_ALPN_BYTES: usize = 255;
+
 /// Most services in one split. Nobody splits among so many, and the sum of the weights stays within 32 bits.
 pub const MAX_SHARES: usize = 1_000;
 const _: () = assert!(MAX_SHARES as u64 * (MAX_WEIGHT as u64) < u32::MAX as u64);
@@ -45,9 +54,11 @@ const _: () = assert!(MAX_SHARES as u64 * (MAX_WEIGHT as u64) < u32::MAX as u64)
 pub struct Route {
     /// Unique name; the first host unless given.
     pub name: Located<String>,
+    /// What it routes.
+    pub protocol: RouteProtocol,
     /// Hosts it applies to; at least one.
     pub hosts: Vec<Located<HostPattern>>,
-    /// Listeners it applies to. Empty: all http listeners without a service of their own.
+    /// Listeners it applies to. Empty: all of its protocol without a service of their own.
     pub listeners: Vec<Located<String>>,
     /// Its rules, in the order of the file.
     pub rules: Vec<Rule>,
@@ -55,7 +66,7 @@ pub struct Route {
     /// first host.
     pub to: Option<Located<Vec<Located<Share>>>>,
     /// Timeout of its requests, unless their rule says otherwise.
-    pub timeout: Option<Duration>,
+    pub timeout: Option<Located<Duration>>,
 }
 
 /// `[[route.rule]]`.
@@ -68,7 +79,7 @@ pub struct Rule {
     /// Where it goes.
     pub to: Located<Vec<Located<Share>>>,
     /// From the head's end to the response's end.
-    pub timeout: Option<Duration>,
+    pub timeout: Option<Located<Duration>>,
 }
 
 /// A service with its share of the requests.
@@ -83,6 +94,7 @@ pub struct Share {
 impl Route {
     pub(crate) fn read(section: &Section<'_>) -> Option<Self> {
         let name = section.optional::<Located<Name>>("name").map(Name::unwrap);
+        let protocol = section.word("protocol", DEFAULT_PROTOCOL);
         let hosts = hosts(section);
         let listeners = match section.field("listeners") {
             Some(field) => listeners(&field),
@@ -93,7 +105,7 @@ impl Route {
         let timeout = timeout(section);
         let hosts = hosts?;
         let name = name.or_else(|| hosts.first().map(|host| Located { value: host.to_string(), place: host.place }));
-        Some(Self { name: name?, hosts, listeners, rules, to, timeout })
+        Some(Self { name: name?, protocol, hosts, listeners, rules, to, timeout })
     }
 }
 
@@ -106,8 +118,9 @@ fn rules(field: &Field<'_>) -> Vec<Rule> {
     sections.filter_map(|section| Rule::read(&section)).collect()
 }
 
-fn timeout(section: &Section<'_>) -> Option<Duration> {
-    section.ranged_or_none("timeout", MIN_TIMEOUT, MAX_TIMEOUT)
+fn timeout(section: &Section<'_>) -> Option<Located<Duration>> {
+    let place = section.field("timeout")?.place();
+    section.ranged_or_none("timeout", MIN_TIMEOUT, MAX_TIMEOUT).map(|value| Located { value, place })
 }
 
 fn hosts(section: &Section<'_>) -> Option<Vec<Located<HostPattern>>> {
@@ -178,8 +191,41 @@ impl FromField for RouteMatch {
         }
         let methods = one.map(|method| vec![method.0]).or(many).unwrap_or_default();
         let headers = section.field("headers").map(|field| headers(&field)).unwrap_or_default();
-        Some(Self { path, methods, headers })
+        let alpn = section.field("alpn").and_then(|field| alpn(&field)).unwrap_or_default();
+        Some(Self { path, methods, headers, alpn })
     }
+}
+
+/// Reads a list of ALPN protocols.
+fn alpn(field: &Field<'_>) -> Option<Vec<String>> {
+    let found = field.expect_set::<Alpn>("a list such as [\"h2\", \"http/1.1\"]", "leave it out for any protocol")?;
+    Some(found.into_iter().map(|protocol| protocol.value.0).collect())
+}
+
+/// The name of a protocol in ALPN. They are bytes; those that people write are visible characters.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Alpn(String);
+
+impl FromField for Alpn {
+    fn from_field(field: &Field<'_>) -> Option<Self> {
+        const EXPECTED: &str = "a protocol of ALPN such as \"h2\" or \"http/1.1\"";
+        let text = field.expect_text(EXPECTED)?;
+        let is_name = (1..=MAX_ALPN_BYTES).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        if !is_name {
+            field.refuse(Cause::WrongText { expected: EXPECTED, found: text.escape_debug().to_string() });
+        }
+        is_name.then(|| Self(text.to_owned()))
+    }
+}
+
+impl std::fmt::Display for Alpn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Word for RouteProtocol {
+    const WORDS: &'static [(&'static str, Self)] = &[("http", Self::Http), ("tls", Self::Tls)];
 }
 
 /// A path without query.

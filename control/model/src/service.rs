@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::error::{Cause, Located};
-use crate::listener::{MAX_TIMEOUT, MIN_TIMEOUT};
+use crate::listener::{MAX_TIMEOUT, MIN_TIMEOUT, tcp_keepalive};
 use crate::name::Name;
 use crate::reader::{Field, FromField, Keys, Section, UNIX, Word, unix, word};
 use crate::snapshot::{Address, Balance, Destination, Protocol, ProxyVersion};
@@ -27,6 +27,7 @@ pub const KEYS: Keys = Keys {
         "idle_timeout",
         "max_in_flight",
         "max_idle_per_endpoint",
+        "tcp_keepalive",
     ],
 };
 
@@ -82,6 +83,8 @@ pub struct Service {
     pub max_in_flight: Option<u32>,
     /// Most unused connections that one worker keeps to one endpoint.
     pub max_idle_per_endpoint: u32,
+    /// Silence after which the kernel asks whether an endpoint is still there.
+    pub tcp_keepalive: Option<Duration>,
 }
 
 /// One entry of `endpoints`.
@@ -135,8 +138,9 @@ impl Service {
             Destination::Endpoints => endpoints(section),
             Destination::Original => Some(Vec::new()),
         };
-        let protocol =
-            section.field("protocol").and_then(|field| Some(Located { value: word(&field)?, place: field.place() }));
+        let protocol = section
+            .field("protocol")
+            .and_then(|field| Some(Located { value: word::<Spoken>(&field)?.0, place: field.place() }));
         let proxy_protocol = section.field("proxy_protocol").and_then(|field| word(&field));
         let balance = section.word("balance", DEFAULT_BALANCE);
         let timeout = |key, default| section.ranged(key, default, MIN_TIMEOUT, MAX_TIMEOUT);
@@ -158,6 +162,7 @@ impl Service {
             idle_timeout,
             max_in_flight,
             max_idle_per_endpoint,
+            tcp_keepalive: tcp_keepalive(section),
         })
     }
 }
@@ -242,6 +247,15 @@ pub(crate) fn is_host(text: &str) -> bool {
 
 impl Word for ProxyVersion {
     const WORDS: &'static [(&'static str, Self)] = &[("v1", Self::V1), ("v2", Self::V2)];
+}
+
+/// What endpoints can speak: TLS that a listener passes on unopened is opaque to us.
+#[derive(Clone, Copy)]
+struct Spoken(Protocol);
+
+impl Word for Spoken {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("http", Self(Protocol::Http)), ("http2", Self(Protocol::Http2)), ("tcp", Self(Protocol::Tcp))];
 }
 
 impl Word for Balance {

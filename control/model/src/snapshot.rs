@@ -237,10 +237,24 @@ pub enum Protocol {
     Http2,
     /// Opaque bytes.
     Tcp,
+    /// TLS that is passed on unopened, by what its ClientHello asks for. Only listeners.
+    Tls,
+    /// Whatever the first bytes say: HTTP, TLS that is passed on unopened, or opaque bytes. Only listeners.
+    Detect,
 }
 
 impl Protocol {
-    /// Whether it is a version of HTTP: there are requests, with methods, hosts and paths.
+    /// Which routes may apply to a listener of this protocol.
+    pub const fn routes(self) -> &'static [RouteProtocol] {
+        match self {
+            Self::Http | Self::Http2 => &[RouteProtocol::Http],
+            Self::Tls => &[RouteProtocol::Tls],
+            Self::Detect => &[RouteProtocol::Http, RouteProtocol::Tls],
+            Self::Tcp => &[],
+        }
+    }
+
+    /// Whether it is a version of HTTP and nothing else: there are requests, with methods, hosts and paths.
     pub fn is_http(self) -> bool {
         matches!(self, Self::Http | Self::Http2)
     }
@@ -251,8 +265,19 @@ impl Protocol {
             Self::Http => "http",
             Self::Http2 => "http2",
             Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Detect => "detect",
         }
     }
+}
+
+/// What a route routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum RouteProtocol {
+    /// Requests, by their authority (Gateway API `HTTPRoute`).
+    Http,
+    /// TLS connections that are passed on unopened, by the server name that they ask for (Gateway API `TLSRoute`).
+    Tls,
 }
 
 /// Mutual TLS of a listener.
@@ -316,6 +341,9 @@ pub enum ListenerTarget {
     Service(Name),
     /// To where the routes say that apply to this listener.
     Routes,
+    /// Requests and TLS to where the routes say that name this listener, if there are any for them; all else to one service.
+    /// Only where the protocol is detected.
+    RoutesElse(Name),
 }
 
 /// What a peer may ask of a listener.
@@ -334,13 +362,30 @@ pub struct ListenerLimits {
     /// Fewest bytes a second that a peer may send or take, after some grace, while it is waited for. None: no bound but
     /// `idle_timeout`.
     pub min_transfer_rate: Option<NonZeroU32>,
-    /// Longest silence of a keep-alive connection between two requests, or of an opaque connection in both directions.
+    /// Longest silence of a keep-alive connection between two requests.
     pub idle_timeout: Duration,
     /// From accept to the end of the PROXY header and of the TLS handshake.
     pub handshake_timeout: Duration,
     /// From the head's end to the response's end, unless the route says otherwise. None: no bound but `idle_timeout` on
     /// each wait for a body.
     pub request_timeout: Option<Duration>,
+    /// From accept, or the end of the TLS handshake, until it is clear what a client speaks, where that is detected.
+    pub detect_timeout: Duration,
+    /// Silence after which the kernel asks whether a client is still there (TCP keep-alive). None: it never asks.
+    pub tcp_keepalive: Option<Duration>,
+    /// For connections that are opaque.
+    pub opaque: OpaqueLimits,
+}
+
+/// What may be asked of an opaque connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpaqueLimits {
+    /// Longest silence in both directions together.
+    pub idle_timeout: Duration,
+    /// Fewest bytes a second that a peer may take while some wait for it, after some grace. None: no bound.
+    pub min_transfer_rate: Option<NonZeroU32>,
+    /// From accept to close, however busy. None: no bound.
+    pub max_duration: Option<Duration>,
 }
 
 /// What is called.
@@ -372,6 +417,8 @@ pub struct Service {
     pub max_in_flight: Option<u32>,
     /// Most idle connections that one worker keeps to one endpoint.
     pub max_idle_per_endpoint: u32,
+    /// Silence after which the kernel asks whether an endpoint is still there (TCP keep-alive). None: it never asks.
+    pub tcp_keepalive: Option<Duration>,
 }
 
 /// Where the requests for a service go.
@@ -406,9 +453,11 @@ pub enum Balance {
 pub struct Route {
     /// Unique name.
     pub name: Name,
-    /// Listeners it applies to; empty means all that have no service of their own.
+    /// What it routes.
+    pub protocol: RouteProtocol,
+    /// Listeners it applies to; empty means all of its protocol that have no service of their own.
     pub listeners: Vec<Name>,
-    /// Hosts it applies to.
+    /// Hosts it applies to. TLS without a server name has any host and no other.
     pub hosts: Vec<HostPattern>,
     /// Its rules; the most specific match wins (see [`crate::resolve`]), already in that order here.
     pub rules: Vec<RouteRule>,
@@ -449,7 +498,7 @@ pub struct RouteRule {
     pub timeout: Option<Duration>,
 }
 
-/// What a request must be like.
+/// What a request must be like, or a TLS connection: then only `alpn` says something.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RouteMatch {
     /// Its path.
@@ -458,6 +507,8 @@ pub struct RouteMatch {
     pub methods: Vec<String>,
     /// Fields it carries; all of them.
     pub headers: Vec<HeaderMatch>,
+    /// Protocols of ALPN (RFC 7301) of which the client offers one; empty means any, or none at all.
+    pub alpn: Vec<String>,
 }
 
 /// How a path is matched, query excluded.

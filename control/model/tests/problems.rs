@@ -981,3 +981,128 @@ fn exclusions_of_interception_are_ports_networks_and_accounts() {
         &["x.toml:2: [intercept]: `exclude_inbound_ports`: the list has 257 entries; at most 256 are allowed"],
     );
 }
+
+#[test]
+fn tls_that_is_passed_on_is_routed_by_its_own_routes_and_by_what_can_be_seen() {
+    let tls = "[[listener]]\nname = \"pass\"\nbind = \"127.0.0.1:1\"\nprotocol = \"tls\"\n";
+    check_added(
+        tls,
+        &["x.toml:10: listener \"pass\": no route applies to it and it has no `service`; add one of them"],
+    );
+    check_added(&format!("{tls}service = \"shop\"\n"), &[]);
+    check_added(&format!("{tls}[[route]]\nprotocol = \"tls\"\nname = \"t\"\nhosts = [\"shop\"]\n"), &[]);
+    check_added(
+        &format!(
+            "{tls}mtls = \"strict\"\nservice = \"shop\"\n[mesh]\ntrust_domain = \"a\"\n[workload]\nname = \"a\"\nidentity = {{ files = \"a\" }}\n"
+        ),
+        &[
+            "x.toml:13: listener \"pass\": `mtls`: \"strict\" needs the identity in a, which is not loaded",
+            "x.toml:13: listener \"pass\": `mtls`: a tls listener passes TLS on unopened and so shows no certificate; to end TLS here, say what is inside: protocol \"http\" or \"tcp\"",
+        ],
+    );
+    check_added(
+        &format!(
+            "{tls}[[route]]\nname = \"a\"\nhosts = [\"a\"]\nlisteners = [\"pass\"]\nto = \"shop\"\n[[route]]\nprotocol = \"tls\"\nname = \"b\"\nhosts = [\"a\"]\nlisteners = [\"front\"]\nto = \"shop\"\n"
+        ),
+        &[
+            "x.toml:16: route \"a\": `listeners[0]`: listener \"pass\" takes TLS that is passed on unopened, and this route is for requests; set the route's `protocol`",
+            "x.toml:22: route \"b\": `listeners[0]`: listener \"front\" takes requests, and this route is for TLS that is passed on unopened; set the route's `protocol`",
+        ],
+    );
+    check_added(
+        &format!(
+            "{tls}[[route]]\nprotocol = \"tls\"\nname = \"a\"\nhosts = [\"a\"]\ntimeout = \"1s\"\nto = \"shop\"\n\
+             [[route.rule]]\nmatch = {{ path = \"/a\" }}\nto = \"shop\"\n\
+             [[route.rule]]\nmatch = {{ headers = {{ a = \"b\" }}, alpn = [\"h2\"] }}\nto = \"shop\"\ntimeout = \"1s\"\n\
+             [[route.rule]]\nmatch = {{ alpn = [\"h2\", \"h3\"] }}\nto = \"shop\"\n\
+             [[route.rule]]\nmatch = {{ alpn = [\"h3\", \"h2\"] }}\nto = \"shop\"\n"
+        ),
+        &[
+            "x.toml:17: route \"a\": `timeout`: the end of a response cannot be seen in TLS that is passed on unopened; only `alpn` can be matched",
+            "x.toml:20: route \"a\": `rule[0].match`: a path cannot be seen in TLS that is passed on unopened; only `alpn` can be matched",
+            "x.toml:23: route \"a\": `rule[1].match`: a header field cannot be seen in TLS that is passed on unopened; only `alpn` can be matched",
+            "x.toml:25: route \"a\": `rule[1].timeout`: the end of a response cannot be seen in TLS that is passed on unopened; only `alpn` can be matched",
+            "x.toml:30: route \"a\": `rule[3]`: is never reached: the rule in line 27 matches the same requests and comes first",
+        ],
+    );
+    check_added(
+        "[[route.rule]]\nmatch = { alpn = [\"h2\"] }\nto = \"shop\"\n",
+        &[
+            "x.toml:10: route \"shop\": `rule[0].match`: `alpn` is matched by a route with `protocol = \"tls\"`, which passes TLS on unopened",
+        ],
+    );
+    check_added(
+        "[[route.rule]]\nmatch = { alpn = [\"h2\", \"\", \"h 2\", \"h2\"] }\nto = \"shop\"\n",
+        &[
+            "x.toml:10: route \"shop\": `rule[0].match.alpn[1]`: expected a protocol of ALPN such as \"h2\" or \"http/1.1\", found \"\"",
+            "x.toml:10: route \"shop\": `rule[0].match.alpn[2]`: expected a protocol of ALPN such as \"h2\" or \"http/1.1\", found \"h 2\"",
+            "x.toml:10: route \"shop\": `rule[0].match.alpn[3]`: h2 is listed twice",
+        ],
+    );
+    check(
+        "[[route]]\nprotocol = \"tls\"\nhosts = [\"shop\"]\n[[service]]\nname = \"shop\"\nendpoints = [\"a:1\"]\nprotocol = \"tls\"\n",
+        &["x.toml:7: service \"shop\": `protocol`: unknown value \"tls\"; expected `http`, `http2` or `tcp`"],
+    );
+    check(
+        "[[route]]\nprotocol = \"tls\"\nhosts = [\"shop\"]\n[[service]]\nname = \"shop\"\nendpoints = [\"a:1\"]\n",
+        &["x.toml:3: route \"shop\": no tls listener without a `service` of its own is left for this route"],
+    );
+    let guard = |rule: &str| {
+        format!("{tls}service = \"shop\"\n[[policy]]\nname = \"p\"\nlistener = \"pass\"\nallow = [{rule}]\n")
+    };
+    check_added(
+        &guard("{ methods = [\"GET\"] }"),
+        &[
+            "x.toml:17: policy \"p\": `allow[0].methods`: cannot be enforced: listener \"pass\" passes TLS on unopened, where neither methods nor paths can be seen",
+        ],
+    );
+}
+
+#[test]
+fn a_port_that_detects_has_a_place_for_more_than_one_protocol() {
+    let detect = "[[listener]]\nname = \"any\"\nbind = \"127.0.0.1:1\"\nprotocol = \"detect\"\n";
+    let tls = "[[route]]\nprotocol = \"tls\"\nname = \"t\"\nhosts = [\"shop\"]\nto = \"shop\"\n";
+    check_added(
+        detect,
+        &[
+            "x.toml:10: listener \"any\": only requests have somewhere to go: add routes for the others or a `service`, or set the protocol to \"http\"",
+        ],
+    );
+    check_added(&format!("{detect}{tls}"), &[]);
+    check_added(&format!("{detect}service = \"shop\"\n"), &[]);
+    let named = "[[route]]\nname = \"n\"\nhosts = [\"a\"]\nlisteners = [\"any\"]\nto = \"shop\"\n";
+    check_added(
+        &format!(
+            "{detect}service = \"raw\"\n{named}[[service]]\nname = \"raw\"\nprotocol = \"tcp\"\nendpoints = [\"a:1\"]\n"
+        ),
+        &[],
+    );
+    check_added(
+        &format!("{detect}service = \"raw\"\n[[service]]\nname = \"raw\"\nprotocol = \"tcp\"\nendpoints = [\"a:1\"]\n"),
+        &["x.toml:13: listener \"any\": `service`: service \"raw\" speaks tcp, so requests cannot be sent to it"],
+    );
+    let only_tls = GOOD
+        .replace("[[route]]\nhosts = [\"shop\"]\n", "service = \"shop\"\n")
+        .replace("8000\"\n", "8000\"\nservice = \"shop\"\n")
+        .replace("8080\"]\nservice = \"shop\"\n", "8080\"]\n");
+    check(
+        &format!("{only_tls}{detect}{tls}"),
+        &[
+            "x.toml:9: listener \"any\": only TLS connections have somewhere to go: add routes for the others or a `service`, or set the protocol to \"tls\"",
+        ],
+    );
+    check_added(
+        "[[policy]]\nname = \"p\"\nlistener = \"any\"\nallow = [{ methods = [\"GET\"] }]\n[[listener]]\nname = \"any\"\nbind = \"127.0.0.1:1\"\nprotocol = \"detect\"\nservice = \"shop\"\n",
+        &[],
+    );
+    check_added(
+        &format!(
+            "{detect}service = \"shop\"\ndetect_timeout = \"1ms\"\ntcp_keepalive = \"100ms\"\nmax_connection_duration = \"never\"\n"
+        ),
+        &[
+            "x.toml:14: listener \"any\": `detect_timeout`: must be 10ms to 168h, found 1ms",
+            "x.toml:15: listener \"any\": `tcp_keepalive`: must be 1s to 9h, found 100ms",
+            "x.toml:16: listener \"any\": `max_connection_duration`: expected a duration such as \"250ms\", or \"off\", found \"never\"",
+        ],
+    );
+}

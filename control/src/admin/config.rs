@@ -1,12 +1,13 @@
 //! `/config`: the configuration in effect as JSON, with defaults filled in and names resolved, in the words of the config
 //! file. What is shown is picked field by field, so that a secret that is added to the model does not show up here.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use ringmesh_model::snapshot::{
     AccessLog, AllowRule, Balance, Certificate, Destination, Direction, HostPattern, Identity, Listener,
     ListenerTarget, Mtls, Object, Others, PathMatch, Permissions, Policy, ProxyProtocol, ProxyVersion, Route,
-    RouteRule, Service, Settings, Snapshot,
+    RouteProtocol, RouteRule, Service, Settings, Snapshot,
 };
 use ringmesh_model::unit::{self, ByteSize};
 use serde_json::{Value, json};
@@ -71,7 +72,7 @@ fn certificate_value(certificate: &Certificate) -> Value {
 
 fn listener_value(listener: &Listener) -> Value {
     let service = match &listener.target {
-        ListenerTarget::Service(name) => Some(name),
+        ListenerTarget::Service(name) | ListenerTarget::RoutesElse(name) => Some(name),
         ListenerTarget::Routes => None,
     };
     json!({
@@ -92,11 +93,14 @@ fn listener_value(listener: &Listener) -> Value {
         "max_headers": listener.limits.max_headers,
         "max_connections": listener.limits.max_connections,
         "max_streams": listener.limits.max_streams,
-        "min_transfer_rate": listener.limits.min_transfer_rate.map(|rate| ByteSize(rate.get().into()).to_string()),
+        "min_transfer_rate": optional_rate(listener.limits.min_transfer_rate),
         "header_timeout": unit::show(listener.limits.header_timeout),
         "idle_timeout": unit::show(listener.limits.idle_timeout),
         "handshake_timeout": unit::show(listener.limits.handshake_timeout),
         "request_timeout": optional_duration(listener.limits.request_timeout),
+        "detect_timeout": unit::show(listener.limits.detect_timeout),
+        "tcp_keepalive": optional_duration(listener.limits.tcp_keepalive),
+        "max_connection_duration": optional_duration(listener.limits.opaque.max_duration),
     })
 }
 
@@ -138,12 +142,17 @@ fn service_value(service: &Service) -> Value {
         "idle_timeout": unit::show(service.idle_timeout),
         "max_in_flight": service.max_in_flight,
         "max_idle_per_endpoint": service.max_idle_per_endpoint,
+        "tcp_keepalive": optional_duration(service.tcp_keepalive),
     })
 }
 
 fn route_value(route: &Route) -> Value {
     json!({
         "name": route.name,
+        "protocol": match route.protocol {
+            RouteProtocol::Http => "http",
+            RouteProtocol::Tls => "tls",
+        },
         "listeners": route.listeners,
         "hosts": route.hosts.iter().map(host_text).collect::<Vec<_>>(),
         "rule": route.rules.iter().map(rule_value).collect::<Vec<_>>(),
@@ -154,6 +163,7 @@ fn rule_value(rule: &RouteRule) -> Value {
     let mut matches = path_value(&rule.matches.path);
     let headers = rule.matches.headers.iter();
     matches["methods"] = json!(rule.matches.methods);
+    matches["alpn"] = json!(rule.matches.alpn);
     matches["headers"] = headers.map(|header| json!({ "name": header.name, "value": header.value })).collect();
     let to = rule.to.iter().map(|target| json!({ "service": target.service, "weight": target.weight }));
     json!({
@@ -195,6 +205,10 @@ fn host_text(host: &HostPattern) -> String {
         HostPattern::Suffix(name) => format!("*.{name}"),
         HostPattern::Any => "*".to_owned(),
     }
+}
+
+fn optional_rate(rate: Option<NonZeroU32>) -> Option<String> {
+    rate.map(|rate| ByteSize(rate.get().into()).to_string())
 }
 
 fn optional_duration(duration: Option<Duration>) -> Option<String> {

@@ -7,8 +7,9 @@ use std::time::Duration;
 use ringmesh_model::network::Network;
 use ringmesh_model::snapshot::{
     AccessLog, Address, AllowRule, Balance, Destination, Endpoint, HostPattern, Identity, Key, Listener,
-    ListenerLimits, ListenerTarget, Mtls, Object, Others, PathMatch, Permissions, Policy, Protocol, ProxyAt,
-    ProxyProtocol, ProxyVersion, Route, RouteMatch, RouteRule, Service, Settings, Snapshot, Target,
+    ListenerLimits, ListenerTarget, Mtls, Object, OpaqueLimits, Others, PathMatch, Permissions, Policy, Protocol,
+    ProxyAt, ProxyProtocol, ProxyVersion, Route, RouteMatch, RouteProtocol, RouteRule, Service, Settings, Snapshot,
+    Target,
 };
 
 use crate::state::{self, Phase, State};
@@ -104,7 +105,14 @@ fn listener() -> Listener {
             min_transfer_rate: NonZeroU32::new(240),
             idle_timeout: Duration::from_secs(60),
             handshake_timeout: Duration::from_secs(10),
+            detect_timeout: Duration::from_secs(5),
             request_timeout: None,
+            tcp_keepalive: None,
+            opaque: OpaqueLimits {
+                idle_timeout: Duration::from_secs(60),
+                min_transfer_rate: NonZeroU32::new(240),
+                max_duration: None,
+            },
         },
     }
 }
@@ -124,11 +132,13 @@ fn service() -> Service {
         idle_timeout: Duration::from_secs(60),
         max_in_flight: None,
         max_idle_per_endpoint: 16,
+        tcp_keepalive: None,
     }
 }
 
 fn route() -> Route {
     Route {
+        protocol: RouteProtocol::Http,
         name: "payments".to_owned(),
         listeners: Vec::new(),
         hosts: vec![

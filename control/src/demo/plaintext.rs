@@ -1,14 +1,18 @@
-//! A plain connection to a port that takes mutual TLS only must get nothing.
+//! A plain connection to a port that takes mutual TLS only must get nothing but the word that it is the wrong port.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use ringmesh_dataplane::outcome::Reason;
 use serde::Serialize;
 
 /// How long an answer is waited for: longer than a sidecar waits for a handshake.
 const TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Most bytes of an answer that are looked at: our own answers are shorter.
+const MAX_ANSWER_BYTES: u64 = 4096;
 
 /// TLS record type of an alert (RFC 8446 section 5.1).
 const ALERT: u8 = 21;
@@ -36,6 +40,8 @@ pub(super) enum Outcome {
     Reset,
     /// The sidecar answered with a TLS alert.
     TlsAlert,
+    /// The sidecar said that this port speaks TLS.
+    ToldTls,
     /// The sidecar took the request and said nothing, neither answer nor end.
     Silent,
     /// An answer came: the port is open to everybody.
@@ -50,6 +56,7 @@ impl fmt::Display for Outcome {
             Self::Closed => "closed",
             Self::Reset => "reset",
             Self::TlsAlert => "TLS alert",
+            Self::ToldTls => "told to speak TLS",
             Self::Silent => "neither answer nor end",
             Self::Answered => "it was answered",
             Self::NotReached => "nobody listens",
@@ -74,7 +81,7 @@ impl Attempt {
 
     /// Whether it failed as it must.
     pub(super) fn was_refused(&self) -> bool {
-        matches!(self.result, Outcome::Closed | Outcome::Reset | Outcome::TlsAlert)
+        matches!(self.result, Outcome::Closed | Outcome::Reset | Outcome::TlsAlert | Outcome::ToldTls)
     }
 }
 
@@ -88,10 +95,22 @@ fn request(address: SocketAddr) -> io::Result<Outcome> {
     Ok(match stream.read(&mut first) {
         Ok(0) => Outcome::Closed,
         Ok(_) if first[0] == ALERT => Outcome::TlsAlert,
-        Ok(_) => Outcome::Answered,
+        Ok(_) => {
+            let mut rest = Vec::new();
+            // Whatever is cut short is no word of ours.
+            let _cut = stream.take(MAX_ANSWER_BYTES).read_to_end(&mut rest);
+            if is_told_tls(&rest) { Outcome::ToldTls } else { Outcome::Answered }
+        }
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Outcome::Silent,
         Err(_) => Outcome::Reset,
     })
+}
+
+/// Whether an answer (without its first byte) is the sidecar's own word that this is no port for plain requests.
+fn is_told_tls(rest: &[u8]) -> bool {
+    let head = String::from_utf8_lossy(rest);
+    let reason = format!("\r\nx-ringmesh-reason: {}\r\n", Reason::PlainToTlsPort.label());
+    head.starts_with("TTP/1.1 400 ") && head.contains(&reason)
 }
 
 #[cfg(test)]
@@ -123,6 +142,9 @@ mod tests {
         check(b"", Outcome::Closed);
         check(&[21, 3, 3, 0, 2, 2, 10], Outcome::TlsAlert);
         check(b"HTTP/1.1 200 OK\r\n\r\n", Outcome::Answered);
+        check(b"HTTP/1.1 400 Bad Request\r\n\r\n", Outcome::Answered);
+        check(b"HTTP/1.1 200 OK\r\nx-ringmesh-reason: plain_to_tls_port\r\n\r\n", Outcome::Answered);
+        check(b"HTTP/1.1 400 Bad Request\r\nx-ringmesh-reason: plain_to_tls_port\r\n\r\n", Outcome::ToldTls);
     }
 
     #[test]

@@ -269,7 +269,7 @@ fn join_group(address: SocketAddr, members: u16, families: Families) -> std::io:
 mod tests {
     use std::time::Duration;
 
-    use ringmesh_model::snapshot::{Key, ListenerLimits, ListenerTarget, Mtls, Protocol};
+    use ringmesh_model::snapshot::{Key, ListenerLimits, ListenerTarget, Mtls, OpaqueLimits, Protocol};
 
     use super::*;
 
@@ -300,7 +300,10 @@ mod tests {
                     min_transfer_rate: None,
                     idle_timeout: second,
                     handshake_timeout: second,
+                    detect_timeout: Duration::from_secs(5),
                     request_timeout: None,
+                    tcp_keepalive: None,
+                    opaque: OpaqueLimits { idle_timeout: second, min_transfer_rate: None, max_duration: None },
                 },
             };
             (Key::Listener(listener.name.clone()), Object::Listener(listener.into()))

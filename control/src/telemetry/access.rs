@@ -55,12 +55,24 @@ struct ConnectionLine<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     peer: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
+    authority: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    alpn: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
     decided_by: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    route: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    rule: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     service: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     endpoint: &'a str,
     reason: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    ended_by: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    ended_how: &'a str,
     duration_seconds: f64,
     received_bytes: u64,
     sent_bytes: u64,
@@ -101,10 +113,16 @@ pub fn write_connection(connection: &Connection<'_>, into: &mut Vec<u8>) {
         listener: connection.listener,
         client: connection.client,
         peer: connection.peer,
+        authority: connection.authority,
+        alpn: connection.alpn,
         decided_by: connection.decided_by,
+        route: connection.route,
+        rule: connection.rule,
         service: connection.service,
         endpoint: connection.endpoint,
         reason: reason_word(connection.reason),
+        ended_by: connection.ended_by,
+        ended_how: connection.ended_how,
         duration_seconds: connection.duration as f64 / 1e6,
         received_bytes: connection.received,
         sent_bytes: connection.sent,
@@ -189,12 +207,13 @@ pub(super) mod tests {
             service: "postgres",
             endpoint: "10.0.0.9:5432",
             client: "127.0.0.1:40000",
-            peer: "",
-            decided_by: "",
             reason: 26,
+            ended_by: "proxy",
+            ended_how: "limit",
             duration: 60_000_000,
             received: 10,
             sent: 20,
+            ..Connection::default()
         };
         let mut line = Vec::new();
         write_connection(&connection, &mut line);
@@ -202,7 +221,7 @@ pub(super) mod tests {
             String::from_utf8(line).unwrap(),
             "{\"time\":\"1970-01-01T00:00:00.000000Z\",\"event\":\"connection\",\"listener\":\"db\",\
              \"client\":\"127.0.0.1:40000\",\"service\":\"postgres\",\"endpoint\":\"10.0.0.9:5432\",\
-             \"reason\":\"idle_timeout\",\"duration_seconds\":60.0,\"received_bytes\":10,\"sent_bytes\":20}\n"
+             \"reason\":\"idle_timeout\",\"ended_by\":\"proxy\",\"ended_how\":\"limit\",\"duration_seconds\":60.0,\"received_bytes\":10,\"sent_bytes\":20}\n"
         );
     }
 }

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use ringmesh_dataplane::outcome::Reason;
 use ringmesh_dataplane::telemetry::event::Event;
 use ringmesh_model::snapshot::AccessLog;
 use ringmesh_ring::event_ring;
@@ -55,6 +56,7 @@ struct Inbox {
     tally: Tally,
     warnings: Warnings,
     refusals: Warnings,
+    hints: Warnings,
 }
 
 /// Whether requests become lines.
@@ -152,9 +154,24 @@ impl Inbox {
         match postcard::from_bytes(bytes) {
             Ok(Event::Access(access)) => self.write(|line| access::write_request(&access, line)),
             Ok(Event::Connection(connection)) => self.write(|line| access::write_connection(&connection, line)),
+            Ok(Event::Hint(hint)) => {
+                let now = Instant::now();
+                let reason = Reason::from_number(hint.reason).filter(|_| self.hints.admit(now, "such connections"));
+                if let Some(reason) = reason {
+                    tracing::warn!(
+                        target: "ringmesh::detect",
+                        listener = hint.listener,
+                        client = hint.client,
+                        reason = reason.label(),
+                        "client speaks something else: {}",
+                        reason.words(),
+                    );
+                }
+            }
             Ok(Event::Handshake(handshake)) => {
                 self.handshakes.add(&handshake);
-                if !handshake.refused.is_empty() && self.warnings.admit(Instant::now(), "handshakes", "/handshakes") {
+                let refused = !handshake.refused.is_empty();
+                if refused && self.warnings.admit(Instant::now(), "refused handshakes; see /handshakes") {
                     tracing::warn!(
                         target: "ringmesh::tls",
                         direction = direction_word(handshake.direction),
@@ -167,7 +184,7 @@ impl Inbox {
                 }
             }
             Ok(Event::Refused(refused)) => {
-                if self.refusals.admit(Instant::now(), "connections", "/metrics") {
+                if self.refusals.admit(Instant::now(), "refused connections; see /metrics") {
                     tracing::warn!(
                         target: "ringmesh::listener",
                         listener = refused.listener,
@@ -196,7 +213,7 @@ impl Inbox {
     }
 }
 
-/// Keeps a peer that is refused again and again from filling the log.
+/// Keeps a peer that does the same again and again from filling the log.
 #[derive(Default)]
 struct Warnings {
     second: Option<Instant>,
@@ -205,13 +222,12 @@ struct Warnings {
 }
 
 impl Warnings {
-    /// Whether one more may be logged; tells how many of `what` were not, once that second is over, and which page knows of
-    /// all.
-    fn admit(&mut self, now: Instant, what: &str, page: &str) -> bool {
+    /// Whether one more may be logged; tells how many were not, once that second is over.
+    fn admit(&mut self, now: Instant, what: &str) -> bool {
         let same = self.second.is_some_and(|second| now.saturating_duration_since(second).as_secs() == 0);
         if !same {
             if self.held_back > 0 {
-                tracing::warn!(target: "ringmesh::telemetry", count = self.held_back, "more {what} were refused; see {page}");
+                tracing::warn!(target: "ringmesh::telemetry", count = self.held_back, "there were more {what}");
             }
             *self = Self { second: Some(now), logged: 0, held_back: 0 };
         }
@@ -418,9 +434,7 @@ pub(crate) mod tests {
     fn a_flood_of_refusals_is_logged_a_few_times_a_second() {
         let start = Instant::now();
         let mut warnings = Warnings::default();
-        let admitted = |warnings: &mut Warnings, at| {
-            (0..100).filter(|_| warnings.admit(at, "handshakes", "/handshakes")).count() as u32
-        };
+        let admitted = |warnings: &mut Warnings, at| (0..100).filter(|_| warnings.admit(at, "")).count() as u32;
         assert_eq!(admitted(&mut warnings, start), MAX_REFUSALS_LOGGED);
         assert_eq!(admitted(&mut warnings, start + Duration::from_millis(999)), 0);
         assert_eq!(warnings.held_back, 200 - u64::from(MAX_REFUSALS_LOGGED));

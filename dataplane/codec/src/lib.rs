@@ -5,9 +5,14 @@
 //! alone decides how long a body is; [`body::BodyScanner`] then says which of the following bytes belong to it.
 //! Everything whose length or destination two readers could understand differently is a [`Refusal`].
 //!
+//! [`client_hello`] and [`sniff`] look at a connection's first bytes: what a TLS client asks for, and what is spoken at all.
+//!
 //! Bytes from a peer never panic here. Nothing allocates per message once storage has grown to a connection's needs.
 
 #![forbid(unsafe_code)]
+
+pub mod sniff;
+pub mod client_hello;
 
 pub mod authority;
 pub mod body;
@@ -23,6 +28,7 @@ pub mod proxy_protocol;
 pub mod refusal;
 
 pub use body::BodyScanner;
+pub use client_hello::ClientHello;
 pub use framing::BodyLength;
 pub use head::{Head, Method, Version};
 pub use limits::Limits;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::buffer::Buffer;
 use crate::output::Output;
@@ -95,10 +96,33 @@ impl<S: Stream, T: Stream> Stream for MaybeTls<S, T> {
     }
 
     #[inline]
-    async fn splice_to(&self, to: &Self, pipe: &mut Pipe, max: usize, stop: &Stop) -> Result<usize, Error> {
+    async fn splice_telling(
+        &self,
+        to: &Self,
+        pipe: &mut Pipe,
+        max: usize,
+        stop: &Stop,
+        waiting: impl FnMut(usize),
+    ) -> Result<usize, Error> {
         match (self, to) {
-            (Self::Plain(from), Self::Plain(to)) => from.splice_to(to, pipe, max, stop).await,
+            (Self::Plain(from), Self::Plain(to)) => from.splice_telling(to, pipe, max, stop, waiting).await,
             _ => Err(Error::Io(io::ErrorKind::Unsupported.into())),
+        }
+    }
+
+    #[inline]
+    fn is_torn(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_torn(),
+            Self::Tls(stream) => stream.is_torn(),
+        }
+    }
+
+    #[inline]
+    fn keep_alive(&self, silence: Duration) {
+        match self {
+            Self::Plain(stream) => stream.keep_alive(silence),
+            Self::Tls(stream) => stream.keep_alive(silence),
         }
     }
 

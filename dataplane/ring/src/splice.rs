@@ -39,6 +39,11 @@ impl Pipe {
         self.capacity
     }
 
+    /// Bytes inside.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
     /// Whether nothing is left inside. A pipe that is not empty after an error must not be used for another pair.
     pub fn is_empty(&self) -> bool {
         self.held == 0

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::buffer::Buffer;
 use crate::output::Output;
@@ -100,7 +101,30 @@ pub trait Stream: 'static {
         pipe: &mut Pipe,
         max: usize,
         stop: &Stop,
+    ) -> impl Future<Output = Result<usize, Error>> {
+        self.splice_telling(to, pipe, max, stop, |_waiting| {})
+    }
+
+    /// Like [`splice_to`](Stream::splice_to), and tells how many bytes wait for `to` each time that it has to be waited
+    /// for. The pipe is not empty after an error that is the doing of `to`, if bytes went through it.
+    fn splice_telling(
+        &self,
+        to: &Self,
+        pipe: &mut Pipe,
+        max: usize,
+        stop: &Stop,
+        waiting: impl FnMut(usize),
     ) -> impl Future<Output = Result<usize, Error>>;
+
+    /// Whether the connection was reset although reading says that it has ended in order: of several operations that are
+    /// in flight when a reset comes, one is told of it. Only while our own side is open.
+    fn is_torn(&self) -> bool {
+        false
+    }
+
+    /// Has the kernel ask whether the other end is still there after so much silence, and end the connection when nobody
+    /// answers. Nothing where that cannot be asked.
+    fn keep_alive(&self, _silence: Duration) {}
 
     /// The other end's address, if it has one.
     fn peer_address(&self) -> Option<SocketAddr>;

@@ -4,14 +4,14 @@ pub mod proxy_header;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ringmesh_ring::net::{Net, Sockets};
-use ringmesh_ring::socket::{Listener, Socket, is_out_of_descriptors};
+use ringmesh_ring::socket::{Listener, Socket, is_out_of_descriptors, keep_alive};
 use ringmesh_ring::stop::Stop;
 
 use crate::places::Place;
@@ -182,11 +182,12 @@ pub async fn accept(
     place: Place,
     stop: Stop,
 ) {
+    let mut keep_alive = KeepAlive::default();
     loop {
         let taken = match race(listener.readable(), stop.stopped()).await {
-            Raced::First(ready) => ready.and_then(|()| take(&placement, &exchanges, &listener, place)),
+            Raced::First(ready) => ready.and_then(|()| take(&placement, &exchanges, &listener, place, &mut keep_alive)),
             Raced::Second(_) => {
-                while let Ok(Taken::Many) = take(&placement, &exchanges, &listener, place) {}
+                while let Ok(Taken::Many) = take(&placement, &exchanges, &listener, place, &mut keep_alive) {}
                 return;
             }
         };
@@ -214,6 +215,29 @@ pub async fn accept(
     }
 }
 
+/// Whether the kernel asks clients if they are still there. Accepted sockets have that from their listener, so that it costs
+/// a connection nothing; only who was in the backlog before is told apart.
+#[derive(Default)]
+struct KeepAlive {
+    applied: Option<Option<Duration>>,
+    is_behind: bool,
+}
+
+impl KeepAlive {
+    fn apply(&mut self, listener: &Listener, silence: Option<Duration>) {
+        if self.applied.replace(silence) != Some(silence) {
+            listener.keep_clients_alive(silence);
+            self.is_behind = true;
+        }
+    }
+
+    fn catch_up(&self, accepted: &OwnedFd) {
+        if let (true, Some(silence)) = (self.is_behind, self.applied) {
+            keep_alive(accepted.as_fd(), silence);
+        }
+    }
+}
+
 /// How many clients were taken.
 enum Taken {
     /// All that were there.
@@ -229,14 +253,21 @@ fn take(
     exchanges: &impl Exchanges<Sockets>,
     listener: &Listener,
     place: Place,
+    keep_alive: &mut KeepAlive,
 ) -> io::Result<Taken> {
-    if placement.worker.tables().listener(place).is_none() {
-        return Ok(Taken::NotOurs);
-    }
+    let tables = placement.worker.tables();
+    let Some(found) = tables.listener(place) else { return Ok(Taken::NotOurs) };
+    keep_alive.apply(listener, found.config.limits.tcp_keepalive);
     for _ in 0..ACCEPTS_PER_TURN {
         match listener.accept()? {
-            Some(accepted) => placement.place(exchanges, accepted, place),
-            None => return Ok(Taken::All),
+            Some(accepted) => {
+                keep_alive.catch_up(&accepted.0);
+                placement.place(exchanges, accepted, place);
+            }
+            None => {
+                keep_alive.is_behind = false;
+                return Ok(Taken::All);
+            }
         }
     }
     Ok(Taken::Many)

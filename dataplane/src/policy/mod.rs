@@ -101,6 +101,11 @@ impl Table {
         }
     }
 
+    /// Whether some rule is about requests.
+    pub fn is_about_requests(&self) -> bool {
+        self.rules.iter().any(|rule| !rule.methods.is_empty() || !rule.paths.is_empty())
+    }
+
     /// Rules for this caller by name, then those for anybody.
     fn lists_for(&self, peer: Option<&SpiffeId>) -> impl Iterator<Item = &List> {
         let named = peer.and_then(|peer| self.by_identity.get(peer));

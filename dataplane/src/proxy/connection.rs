@@ -16,17 +16,19 @@ use ringmesh_ring::socket::PeerProcess;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use ringmesh_ring::stream::{Bare, Idle, Stream};
 
+use crate::detect::{Spoken, detect};
 use crate::drain::Registered;
 use crate::listener::Reserved;
 use crate::listener::proxy_header::{self, Expected, Source};
 use crate::outcome::Reason;
 use crate::places::Place;
+use crate::proxy::http2;
 use crate::proxy::http2::stream::Begun;
+use crate::proxy::opaque::{self, Opening};
 use crate::proxy::original::Original;
 use crate::proxy::preface::canonical;
 use crate::proxy::relay::{Raced, Turn, race};
 use crate::proxy::transport::Transport;
-use crate::proxy::{http2, opaque};
 use crate::tables::Listener;
 use crate::telemetry::event::{Direction, Event, Refused};
 use crate::telemetry::layout::{gauge, listener as counter};
@@ -81,8 +83,8 @@ pub enum Next {
 
 /// Runs the busy times of connections in storage that is used again, so that an idle connection holds none.
 pub trait Exchanges<N: Net>: Clone + 'static {
-    /// One busy time: from the first byte of a request until nothing more has come.
-    fn run(&self, connection: Rc<Connection<N>>) -> impl Future<Output = Next>;
+    /// One busy time: from the first byte of a request until nothing more has come. `buffer` has what came already.
+    fn run(&self, connection: Rc<Connection<N>>, buffer: Buffer) -> impl Future<Output = Next>;
 
     /// One request of HTTP/2.
     fn stream(&self, begun: Begun<N>) -> impl Future<Output = ()> + 'static;
@@ -158,10 +160,11 @@ pub fn serve<N: Net>(
     async move {
         let Some((connection, _open)) = admitted.await else { return };
         match connection.protocol {
-            Protocol::Tcp => Box::pin(opaque::serve(connection)).await,
-            Protocol::Http if connection.agreed_on_http2() => http2(connection, exchanges, Buffer::hollow()).await,
+            Protocol::Tcp | Protocol::Tls => Box::pin(opaque::serve(connection, Opening::declared())).await,
+            Protocol::Detect => Box::pin(detected(connection, exchanges)).await,
+            Protocol::Http if connection.agreed_on_http2() => http2(&connection, &exchanges, Buffer::hollow()).await,
             Protocol::Http => requests(connection, exchanges).await,
-            Protocol::Http2 => http2(connection, exchanges, Buffer::hollow()).await,
+            Protocol::Http2 => http2(&connection, &exchanges, Buffer::hollow()).await,
         }
     }
 }
@@ -342,7 +345,11 @@ async fn handshake<N: Net>(
         }
         Err(refused) => {
             worker.recorder.add(listener.series, counter::REFUSED + refused.number(), 1);
-            worker.recorder.add(listener.series, counter::REASON + Reason::TlsRefused as usize, 1);
+            let reason = match refused {
+                tls::Refused::PlainHttp => Reason::PlainToTlsPort,
+                _ => Reason::TlsRefused,
+            };
+            worker.recorder.add(listener.series, counter::REASON + reason as usize, 1);
             worker.tell_handshake(Direction::Inbound, name, ends, Err(&refused));
             None
         }
@@ -363,22 +370,59 @@ async fn requests<N: Net>(connection: Rc<Connection<N>>, exchanges: impl Exchang
             MayBeThere::Last if Box::pin(connection.has_last_request()).await => {}
             MayBeThere::Last | MayBeThere::No => return,
         }
-        let next = exchanges.run(connection.clone()).await;
-        connection.served.set(true);
-        match next {
-            Next::Idle => {}
-            Next::Close => return,
-            Next::Linger => return Box::pin(linger(&connection)).await,
-            Next::Http2(arrived) => return http2(connection, exchanges, arrived).await,
+        let next = exchanges.run(connection.clone(), Buffer::take(Size::Small)).await;
+        if !goes_on_after(&connection, &exchanges, next).await {
+            return;
         }
     }
 }
 
 /// Serves many requests at a time. `arrived`: what has come of them.
-async fn http2<N: Net>(connection: Rc<Connection<N>>, exchanges: impl Exchanges<N>, arrived: Buffer) {
+async fn http2<N: Net>(connection: &Rc<Connection<N>>, exchanges: &impl Exchanges<N>, arrived: Buffer) {
+    let exchanges = exchanges.clone();
     let start = move |begun| ringmesh_ring::spawn(exchanges.stream(begun));
     if let http2::End::Linger = Box::pin(http2::serve(connection.clone(), Box::new(start), arrived)).await {
-        Box::pin(linger(&connection)).await;
+        Box::pin(linger(connection)).await;
+    }
+}
+
+/// Whether a connection waits for further requests after a busy time.
+async fn goes_on_after<N: Net>(connection: &Rc<Connection<N>>, exchanges: &impl Exchanges<N>, next: Next) -> bool {
+    connection.served.set(true);
+    match next {
+        Next::Idle => true,
+        Next::Close => false,
+        Next::Linger => {
+            Box::pin(linger(connection)).await;
+            false
+        }
+        Next::Http2(arrived) => {
+            http2(connection, exchanges, arrived).await;
+            false
+        }
+    }
+}
+
+/// Finds out what a client speaks, and serves that.
+async fn detected<N: Net>(connection: Rc<Connection<N>>, exchanges: impl Exchanges<N>) {
+    let tables = connection.worker.tables();
+    let Some(listener) = tables.listener(connection.listener) else { return };
+    connection.stop.set_deadline(Some(connection.worker.net.now() + listener.config.limits.detect_timeout));
+    let mut bytes = Buffer::hollow();
+    let spoken = match detect(&connection.transport, &connection.stop, &mut bytes).await {
+        Ok(spoken) => spoken,
+        Err(reason) => {
+            connection.worker.recorder.add(listener.series, counter::REASON + reason as usize, 1);
+            return;
+        }
+    };
+    drop(tables);
+    if spoken != Spoken::Http {
+        return Box::pin(opaque::serve(connection, Opening { spoken: Some(spoken), bytes })).await;
+    }
+    let next = exchanges.run(connection.clone(), bytes).await;
+    if goes_on_after(&connection, &exchanges, next).await {
+        requests(connection, exchanges).await;
     }
 }
 
@@ -473,7 +517,7 @@ impl<N: Net> Connection<N> {
 }
 
 /// Ends the sending side and reads on for a while, so that the client gets our answer before it sees the end.
-async fn linger<N: Net>(connection: &Connection<N>) {
+pub async fn linger<N: Net>(connection: &Connection<N>) {
     if connection.transport.shutdown_write().is_err() {
         return;
     }

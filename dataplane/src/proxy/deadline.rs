@@ -48,6 +48,11 @@ impl<'a> Deadlines<'a> {
         Self { stop, idle, pace, waits: [const { Cell::new(Wait::NONE) }; 3] }
     }
 
+    /// What stops all parts.
+    pub fn stop(&self) -> &'a Stop {
+        self.stop
+    }
+
     /// Longest silence of a peer.
     pub fn idle(&self) -> Duration {
         self.idle
@@ -74,6 +79,11 @@ impl<'a> Deadlines<'a> {
     /// The peer at the end of a part may take so long for so many bytes.
     pub fn for_taking(&self, part: Part, now: Instant, bytes: usize, late: Reason) {
         self.set(part, now + self.idle.min(self.pace.time_for(bytes)), late);
+    }
+
+    /// The peer at the end of a part still takes bytes that it may take until `end`, and may be silent meanwhile.
+    pub fn while_taking(&self, part: Part, now: Instant, end: Instant, late: Reason) {
+        self.set(part, end.min(now + self.idle), late);
     }
 
     /// A part waits for nothing, or what it waits for is bounded elsewhere.

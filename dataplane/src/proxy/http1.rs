@@ -17,6 +17,7 @@ use ringmesh_codec::http1::{
     Chunked, Connection as ConnectionOption, Edits, Parsed, RequestHead, ResponseHead, Sink, write_local_response,
 };
 use ringmesh_codec::http2::begins_preface;
+use ringmesh_codec::sniff;
 use ringmesh_ring::buffer::{Buffer, Size, Slice};
 use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
@@ -71,11 +72,10 @@ impl Scratch {
     }
 }
 
-/// One busy time of a connection: serves requests until nothing more has come.
-pub async fn serve<N: Net>(connection: Rc<Connection<N>>) -> Next {
+/// One busy time of a connection: serves requests until nothing more has come. `buffer` has what came already.
+pub async fn serve<N: Net>(connection: Rc<Connection<N>>, mut buffer: Buffer) -> Next {
     let worker = connection.worker.clone();
     let mut scratch = worker.take_scratch();
-    let mut buffer = Buffer::take(Size::Small);
     let next = loop {
         connection.turn.step().await;
         match one(&worker, &connection, &mut buffer, &mut scratch).await {
@@ -107,7 +107,11 @@ async fn one<N: Net>(
         Err(_) if begins_preface(buffer.filled()) && connection.may_begin_http2() => {
             return Some(Next::Http2(std::mem::replace(buffer, Buffer::hollow())));
         }
-        Err(reason) => {
+        Err(mut reason) => {
+            if sniff::is_tls(buffer.filled()) {
+                reason = Reason::TlsToPlainPort;
+                worker.tell_hint(listener, connection.client_text(), reason);
+            }
             let mut account = Account::default();
             let mut answer = Answer { reason, close: true, head_only: false, account: &mut account };
             let sent = answer.send(connection, scratch).await;
@@ -873,8 +877,15 @@ impl<N: Net> Respond<'_, N> {
             self.watch.wait(Awaiting::Body, self.upload, self.deadlines, self.worker.net.now());
             let max = usize::try_from(body.unframed_bytes()).unwrap_or(usize::MAX);
             self.connection.turn.step().await;
-            let moved =
-                self.upstream.splice_to(&self.connection.transport, &mut pipe, max, &self.connection.stop).await;
+            // The first time all that is there waits for the client.
+            let mut end = None;
+            let waiting = |bytes| {
+                let now = self.worker.net.now();
+                let end = *end.get_or_insert_with(|| now + self.deadlines.pace().time_for(bytes));
+                self.deadlines.while_taking(Part::Back, now, end, Reason::ClientReadsSlowly);
+            };
+            let (client, stop) = (&self.connection.transport, &self.connection.stop);
+            let moved = self.upstream.splice_telling(client, &mut pipe, max, stop, waiting).await;
             self.watch.awaiting.set(Awaiting::Nothing);
             match moved {
                 Ok(0) => return Err(Reason::ResponseTruncated),
@@ -1007,7 +1018,7 @@ impl Answer<'_> {
         if status == 0 || connection.stop.reason() == Some(StopReason::Drain) {
             return false;
         }
-        let body = format_args!("{status} {}: {}\n", phrase(status), self.reason.label()).to_string();
+        let body = format_args!("{status} {}: {}\n", phrase(status), self.reason.words()).to_string();
         let mut fields = [("content-type", "text/plain"), ("x-ringmesh-reason", self.reason.label()), ("", "")];
         let mut count = 2;
         if self.close {

@@ -23,6 +23,11 @@ impl Pace {
         Self(bytes_per_second)
     }
 
+    /// Whether there is a slowest transfer.
+    pub const fn is_bound(self) -> bool {
+        self.0.is_some()
+    }
+
     /// How long a peer may take over so many bytes, once they are all there for it.
     pub fn time_for(self, bytes: usize) -> Duration {
         self.earned(bytes).map_or(Duration::MAX, |earned| GRACE.saturating_add(earned))

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use ringmesh_ring::buffer::Buffer;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::slot::Pool;
 
@@ -17,7 +18,10 @@ struct Pooled<F, M, G, L> {
 
 /// Boxes for everything that a worker serves.
 pub fn pooled<N: Net>() -> impl Exchanges<N> {
-    Pooled { connections: Pool::new(http1::serve::<N>), streams: Pool::new(stream::serve::<N>) }
+    Pooled {
+        connections: Pool::new(|(connection, buffer)| http1::serve::<N>(connection, buffer)),
+        streams: Pool::new(stream::serve::<N>),
+    }
 }
 
 impl<F, M: Clone, G, L: Clone> Clone for Pooled<F, M, G, L> {
@@ -29,12 +33,12 @@ impl<F, M: Clone, G, L: Clone> Clone for Pooled<F, M, G, L> {
 impl<N: Net, F, M, G, L> Exchanges<N> for Pooled<F, M, G, L>
 where
     F: Future<Output = Next> + 'static,
-    M: Fn(Rc<Connection<N>>) -> F + Clone + 'static,
+    M: Fn((Rc<Connection<N>>, Buffer)) -> F + Clone + 'static,
     G: Future<Output = ()> + 'static,
     L: Fn(Begun<N>) -> G + Clone + 'static,
 {
-    fn run(&self, connection: Rc<Connection<N>>) -> impl Future<Output = Next> {
-        self.connections.run(connection)
+    fn run(&self, connection: Rc<Connection<N>>, buffer: Buffer) -> impl Future<Output = Next> {
+        self.connections.run((connection, buffer))
     }
 
     fn stream(&self, begun: Begun<N>) -> impl Future<Output = ()> + 'static {
@@ -57,9 +61,13 @@ mod tests {
         size_of::<F>()
     }
 
+    fn connection((connection, buffer): (Rc<Connection<Sockets>>, Buffer)) -> impl Future {
+        http1::serve(connection, buffer)
+    }
+
     #[test]
     fn a_busy_connection_fits_a_page_and_so_does_a_stream() {
-        let connection = bytes(http1::serve::<Sockets>);
+        let connection = bytes(connection);
         assert!((1024..=4096).contains(&connection), "a busy connection's future has {connection} bytes");
         let stream = bytes(stream::serve::<Sockets>);
         assert!((1024..=4096).contains(&stream), "a stream's future has {stream} bytes");

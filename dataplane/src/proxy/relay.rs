@@ -3,18 +3,20 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::io;
 use std::pin::pin;
 use std::task::Poll;
-use std::time::Duration;
 
 use ringmesh_ring::buffer::{Buffer, Size};
+use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::output::Output;
 use ringmesh_ring::splice::Pipe;
-use ringmesh_ring::stop::{Reason as StopReason, Stop};
+use ringmesh_ring::stop::Reason as StopReason;
 use ringmesh_ring::stream::{Error, Stream};
 
 use crate::outcome::Reason;
+use crate::proxy::deadline::{Deadlines, Part};
 use crate::proxy::transport::Transport;
 use crate::worker::Worker;
 
@@ -75,25 +77,132 @@ pub struct Sides<'a, S: Stream> {
     pub client: &'a Transport<S>,
     /// Who is called.
     pub upstream: &'a Transport<S>,
-    /// Stops both directions.
-    pub stop: &'a Stop,
-    /// Longest silence in both directions together.
-    pub idle: Duration,
+    /// Stops both directions. Their silence is that of both together.
+    pub deadlines: &'a Deadlines<'a>,
+    /// When it ends, however busy.
+    pub end: Instant,
     /// Bytes from the client.
     pub received: &'a Cell<u64>,
     /// Bytes to the client.
     pub sent: &'a Cell<u64>,
 }
 
+impl<S: Stream> Sides<'_, S> {
+    /// From now on both are silent.
+    fn have_moved(&self, now: Instant) {
+        let silent = now + self.deadlines.idle();
+        match self.end < silent {
+            true => self.deadlines.set(Part::Whole, self.end, Reason::MaxDuration),
+            false => self.deadlines.set(Part::Whole, silent, Reason::IdleTimeout),
+        }
+    }
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// What it is counted as.
+    pub reason: Reason,
+    /// Who ended it.
+    pub by: By,
+    /// How.
+    pub how: How,
+}
+
+/// Who ended a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// Who called.
+    Client,
+    /// Who was called.
+    Endpoint,
+    /// We.
+    Proxy,
+}
+
+/// How a connection was ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// In order: both sides have ended, this one first.
+    End,
+    /// By a reset.
+    Reset,
+    /// Nothing is heard of that side any more.
+    Vanished,
+    /// Some other way, such as TLS that was cut short.
+    Broken,
+    /// A limit of ours was reached.
+    Limit,
+    /// We are shutting down.
+    Drain,
+    /// It was not served at all.
+    Refused,
+}
+
+impl By {
+    /// The access log's word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Endpoint => "endpoint",
+            Self::Proxy => "proxy",
+        }
+    }
+}
+
+impl How {
+    /// The access log's word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::End => "end",
+            Self::Reset => "reset",
+            Self::Vanished => "vanished",
+            Self::Broken => "broken",
+            Self::Limit => "limit",
+            Self::Drain => "drain",
+            Self::Refused => "refused",
+        }
+    }
+
+    fn of(error: &io::Error) -> Self {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
+        match error.kind() {
+            ConnectionReset | BrokenPipe | ConnectionAborted | NotConnected => Self::Reset,
+            io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+                Self::Vanished
+            }
+            _ => Self::Broken,
+        }
+    }
+}
+
 /// Moves bytes both ways until both sides have ended, one has failed, or nothing has moved for too long. The end of one
 /// side is passed on while the other direction goes on.
-pub async fn relay<N: Net>(worker: &Worker<N>, sides: &Sides<'_, N::Stream>) -> Result<(), Reason> {
-    sides.stop.set_deadline(Some(worker.net.now() + sides.idle));
-    let forth = one_way(worker, sides, sides.client, sides.upstream, sides.received);
-    let back = one_way(worker, sides, sides.upstream, sides.client, sides.sent);
-    let mut forth = pin!(forth);
-    let mut back = pin!(back);
+pub async fn relay<N: Net>(worker: &Worker<N>, sides: &Sides<'_, N::Stream>) -> Ended {
+    sides.have_moved(worker.net.now());
+    let (forth_over, back_over) = (Cell::new(false), Cell::new(false));
+    let forth = Direction {
+        from: sides.client,
+        to: sides.upstream,
+        moved: sides.received,
+        part: Part::Forth,
+        late: Reason::UpstreamReadsSlowly,
+        over: &forth_over,
+        other_over: &back_over,
+    };
+    let back = Direction {
+        from: sides.upstream,
+        to: sides.client,
+        moved: sides.sent,
+        part: Part::Back,
+        late: Reason::ClientReadsSlowly,
+        over: &back_over,
+        other_over: &forth_over,
+    };
+    let mut forth = pin!(one_way(worker, sides, &forth));
+    let mut back = pin!(one_way(worker, sides, &back));
     let (mut forth_ended, mut back_ended) = (None, None);
+    let mut first = By::Client;
     poll_fn(|context| {
         for _round in 0..2 {
             if forth_ended.is_none()
@@ -105,34 +214,71 @@ pub async fn relay<N: Net>(worker: &Worker<N>, sides: &Sides<'_, N::Stream>) -> 
                 && let Poll::Ready(result) = back.as_mut().poll(context)
             {
                 back_ended = Some(result);
+                if forth_ended.is_none() {
+                    first = By::Endpoint;
+                }
             }
             if !matches!((&forth_ended, &back_ended), (Some(Err(_)), None) | (None, Some(Err(_)))) {
                 break;
             }
             // One direction has failed. What the other has in flight is stopped and awaited.
-            sides.stop.trigger(StopReason::Abort);
+            sides.deadlines.stop().trigger(StopReason::Abort);
         }
         if forth_ended.is_some() && back_ended.is_some() { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
-    let (client, upstream) = (Reason::ClientAborted, Reason::UpstreamReset);
-    let failed = |end: Option<Result<(), Failed>>, from: Reason, to: Reason| match end?.err()? {
-        Failed::From(Error::Io(_)) => Some(from),
-        Failed::To(Error::Io(_)) => Some(to),
+    let (client, upstream) = ((Reason::ClientAborted, By::Client), (Reason::UpstreamReset, By::Endpoint));
+    let broken = |(reason, by), error: &io::Error| Some(Ended { reason, by, how: How::of(error) });
+    let failed = |end: Option<Result<(), Failed>>, from, to| match end?.err()? {
+        Failed::From(Error::Io(error)) => broken(from, &error),
+        Failed::To(Error::Io(error)) => broken(to, &error),
         Failed::From(Error::Stopped(reason)) | Failed::To(Error::Stopped(reason)) => match reason {
-            StopReason::Deadline => Some(Reason::IdleTimeout),
-            StopReason::Drain => Some(Reason::Drained),
+            StopReason::Deadline => {
+                Some(Ended { reason: sides.deadlines.reason(reason), by: By::Proxy, how: How::Limit })
+            }
+            StopReason::Drain => Some(Ended { reason: Reason::Drained, by: By::Proxy, how: How::Drain }),
             StopReason::Abort => None,
         },
     };
-    let reason = failed(forth_ended, client, upstream).or_else(|| failed(back_ended, upstream, client));
-    match reason {
-        None => Ok(()),
-        Some(reason) => {
+    match failed(forth_ended, client, upstream).or_else(|| failed(back_ended, upstream, client)) {
+        None => Ended { reason: Reason::Ok, by: first, how: How::End },
+        Some(ended) => {
             // The other side learns that this was no orderly end.
             sides.upstream.reset_on_close();
-            Err(reason)
+            ended
         }
+    }
+}
+
+/// One direction of a connection.
+struct Direction<'a, S: Stream> {
+    from: &'a Transport<S>,
+    to: &'a Transport<S>,
+    moved: &'a Cell<u64>,
+    part: Part,
+    /// What it means if `to` is too slow.
+    late: Reason,
+    /// Whether its end was passed on, and that of the other direction.
+    over: &'a Cell<bool>,
+    other_over: &'a Cell<bool>,
+}
+
+impl<S: Stream> Direction<'_, S> {
+    /// Passes the end on, if it is one: a reset of which an operation of the other direction was told looks like one here.
+    fn end(&self) -> Result<(), Failed> {
+        if !self.other_over.get() && self.from.is_torn() {
+            return Err(Failed::From(Error::Io(io::ErrorKind::ConnectionReset.into())));
+        }
+        self.over.set(true);
+        self.to.shutdown_write().map_err(|error| Failed::To(error.into()))
+    }
+
+    /// So many bytes have come.
+    fn has_moved<N: Net<Stream = S>>(&self, worker: &Worker<N>, sides: &Sides<'_, S>, bytes: usize) -> Instant {
+        self.moved.set(self.moved.get() + bytes as u64);
+        let now = worker.net.now();
+        sides.have_moved(now);
+        now
     }
 }
 
@@ -146,28 +292,28 @@ enum Failed {
 async fn one_way<N: Net>(
     worker: &Worker<N>,
     sides: &Sides<'_, N::Stream>,
-    from: &Transport<N::Stream>,
-    to: &Transport<N::Stream>,
-    moved: &Cell<u64>,
+    way: &Direction<'_, N::Stream>,
 ) -> Result<(), Failed> {
+    let Direction { from, to, .. } = *way;
+    let (deadlines, stop) = (sides.deadlines, sides.deadlines.stop());
     let both_plain = from.plain().is_some() && to.plain().is_some();
+    let is_paced = deadlines.pace().is_bound();
     let mut output = Output::new();
     let mut full_reads = 0;
     let turn = Turn::default();
-    let end = || to.shutdown_write().map_err(|error| Failed::To(error.into()));
     loop {
         // Without descriptors left the bytes are copied.
         if full_reads >= SPLICE_AFTER
             && both_plain
             && let Ok(pipe) = worker.take_pipe()
         {
-            if splice(worker, sides, pipe, from, to, moved, &turn).await? == Spliced::End {
-                return end();
+            if splice(worker, sides, pipe, way, &turn).await? == Spliced::End {
+                return way.end();
             }
             full_reads = 0;
         }
         turn.step().await;
-        match race(from.readable(), sides.stop.stopped()).await {
+        match race(from.readable(), stop.stopped()).await {
             Raced::First(result) => result.map_err(|error| Failed::From(error.into()))?,
             Raced::Second(reason) => return Err(Failed::From(reason.into())),
         }
@@ -175,14 +321,19 @@ async fn one_way<N: Net>(
         let room = buffer.spare();
         match from.try_fill(&mut buffer).map_err(|error| Failed::From(error.into()))? {
             None => continue,
-            Some(0) => return end(),
+            Some(0) => return way.end(),
             Some(count) => {
                 full_reads = if count == room { full_reads + 1 } else { 0 };
-                moved.set(moved.get() + count as u64);
-                sides.stop.set_deadline(Some(worker.net.now() + sides.idle));
+                let now = way.has_moved(worker, sides, count);
                 output.push(buffer.slice(0..count));
                 drop(buffer);
-                to.flush(&mut output, sides.stop).await.map_err(Failed::To)?;
+                if is_paced {
+                    deadlines.set(way.part, now + deadlines.pace().time_for(count), way.late);
+                }
+                to.flush(&mut output, stop).await.map_err(Failed::To)?;
+                if is_paced {
+                    deadlines.forget(way.part);
+                }
             }
         }
     }
@@ -202,27 +353,37 @@ async fn splice<N: Net>(
     worker: &Worker<N>,
     sides: &Sides<'_, N::Stream>,
     mut pipe: Pipe,
-    from: &Transport<N::Stream>,
-    to: &Transport<N::Stream>,
-    moved: &Cell<u64>,
+    way: &Direction<'_, N::Stream>,
     turn: &Turn,
 ) -> Result<Spliced, Failed> {
-    // A call that failed does not say at which end; but only writing finds the other side deaf.
-    let failed = |error: Error| match &error {
-        Error::Io(cause) if cause.kind() == std::io::ErrorKind::BrokenPipe => Failed::To(error),
-        _ => Failed::From(error),
-    };
+    let (deadlines, stop) = (sides.deadlines, sides.deadlines.stop());
     let mut small = 0;
     while small < COPY_AFTER {
         turn.step().await;
-        let count = from.splice_to(to, &mut pipe, SPLICE_BYTES, sides.stop).await.map_err(failed)?;
+        let mut end = None;
+        // Each time that some were taken: the first time, all that are there wait.
+        let waiting = |bytes| {
+            let now = worker.net.now();
+            sides.have_moved(now);
+            if deadlines.pace().is_bound() {
+                let end = *end.get_or_insert_with(|| now + deadlines.pace().time_for(bytes));
+                deadlines.set(way.part, end, way.late);
+            }
+        };
+        let moved = way.from.splice_telling(way.to, &mut pipe, SPLICE_BYTES, stop, waiting).await;
+        deadlines.forget(way.part);
+        // Bytes are left in the pipe where giving them has failed.
+        let failed = |error: Error| match &error {
+            Error::Io(cause) if !pipe.is_empty() || cause.kind() == io::ErrorKind::BrokenPipe => Failed::To(error),
+            _ => Failed::From(error),
+        };
+        let count = moved.map_err(failed)?;
         if count == 0 {
             worker.return_pipe(pipe);
             return Ok(Spliced::End);
         }
         small = if count < SMALL_BYTES { small + 1 } else { 0 };
-        moved.set(moved.get() + count as u64);
-        sides.stop.set_deadline(Some(worker.net.now() + sides.idle));
+        way.has_moved(worker, sides, count);
     }
     worker.return_pipe(pipe);
     Ok(Spliced::Trickle)

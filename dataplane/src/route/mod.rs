@@ -4,6 +4,7 @@
 //! number of hosts. Within a host rules stand in order of precedence, so the first that matches is the one.
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
+use ringmesh_codec::ClientHello;
 use ringmesh_codec::head::Head;
 use ringmesh_model::snapshot::{self, HostPattern, PathMatch};
 
@@ -64,6 +65,11 @@ impl Table {
         rules.push(rule);
     }
 
+    /// Whether it has no rule.
+    pub fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.suffix.is_empty() && self.any.is_empty()
+    }
+
     /// The services of all rules.
     pub fn targets(&self) -> impl Iterator<Item = &Target> {
         self.exact.values().chain(self.suffix.values()).chain([&self.any]).flatten().flat_map(|rule| &rule.to)
@@ -75,7 +81,23 @@ impl Table {
     pub fn find(&self, head: &impl Head, path: Option<&[u8]>) -> Option<&Rule> {
         let mut lower = [0; MAX_HOST_BYTES];
         let host = host_of(head.authority().unwrap_or_default(), &mut lower);
-        let matching = |rules: &'_ [Rule]| rules.iter().position(|rule| matches(&rule.matches, path, head));
+        self.find_host(host, |rule| matches(&rule.matches, path, head))
+    }
+
+    /// The rule that a TLS connection falls under, by the server name that it asks for and the protocols that it offers. One
+    /// that asks for no name falls only under rules for any host.
+    pub fn find_name(&self, hello: &ClientHello) -> Option<&Rule> {
+        let offered = |wanted: &[String]| wanted.iter().any(|protocol| hello.offers(protocol.as_bytes()));
+        let matches = |rule: &Rule| rule.matches.alpn.is_empty() || offered(&rule.matches.alpn);
+        match hello.name() {
+            Some(name) => self.find_host(name.as_bytes(), matches),
+            None => self.any.iter().find(|rule| matches(rule)),
+        }
+    }
+
+    #[inline]
+    fn find_host(&self, host: &[u8], matches: impl Fn(&Rule) -> bool) -> Option<&Rule> {
+        let matching = |rules: &'_ [Rule]| rules.iter().position(&matches);
         if let Some(rules) = self.exact.get(host)
             && let Some(found) = matching(rules)
         {

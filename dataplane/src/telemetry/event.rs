@@ -21,6 +21,19 @@ pub enum Event<'a> {
     Connection(Connection<'a>),
     /// A connection was refused before its client was known.
     Refused(Refused<'a>),
+    /// A client speaks something else than its port does.
+    Hint(Hint<'a>),
+}
+
+/// A client that speaks something else than its port does: worth a word to whoever reads the log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hint<'a> {
+    /// Listener.
+    pub listener: &'a str,
+    /// The client's address, or empty.
+    pub client: &'a str,
+    /// Number of the [`crate::outcome::Reason`].
+    pub reason: u8,
 }
 
 /// A request that ended.
@@ -102,12 +115,16 @@ pub struct Handshake<'a> {
 }
 
 /// An opaque connection that ended.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Connection<'a> {
     /// Its end, in microseconds since the Unix epoch.
     pub time: u64,
     /// Listener.
     pub listener: &'a str,
+    /// Route, or empty.
+    pub route: &'a str,
+    /// Rule of the route, or empty.
+    pub rule: &'a str,
     /// Service, or empty.
     pub service: &'a str,
     /// The endpoint's address, or empty.
@@ -116,10 +133,18 @@ pub struct Connection<'a> {
     pub client: &'a str,
     /// The client's SPIFFE ID, or empty.
     pub peer: &'a str,
+    /// The server name that a TLS client asks for, or empty.
+    pub authority: &'a str,
+    /// The protocols that a TLS client offers by ALPN, with commas between them, or empty.
+    pub alpn: &'a str,
     /// The policy and rule that decided, or empty.
     pub decided_by: &'a str,
     /// Number of the [`crate::outcome::Reason`].
     pub reason: u8,
+    /// Who ended it: `client`, `endpoint` or `proxy`.
+    pub ended_by: &'a str,
+    /// How it was ended, see `proxy::relay::How`.
+    pub ended_how: &'a str,
     /// From accept to close, in microseconds.
     pub duration: u64,
     /// Bytes received from the client.

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use ringmesh_codec::sniff;
 use ringmesh_model::spiffe::SpiffeId;
 use ringmesh_ring::{Buffer, Output, Size, Stop, Stream};
 use rustls::client::UnbufferedClientConnection;
@@ -18,6 +19,7 @@ use super::session::{Progress, Session, has_record};
 use super::shared::{Shared, State};
 use super::stream::TlsStream;
 use super::verify::spiffe_id;
+use crate::outcome::Reason;
 
 /// Who is at the other end of a TLS connection, and how it is protected.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,7 +145,7 @@ async fn run<S: Stream>(shared: Rc<Shared<S>>, stop: &Stop) -> Result<(TlsStream
         }
         receive(&shared, stop).await?;
         if std::mem::take(&mut first) && !speaks_tls(&shared.state.borrow()) {
-            return Err(Refused::NotTls);
+            return Err(answer_plain_http(&shared, stop).await.unwrap_or(Refused::NotTls));
         }
         if shared.state.borrow().has_flight() {
             step(stop).await?;
@@ -211,6 +213,24 @@ async fn receive<S: Stream>(shared: &Shared<S>, stop: &Stop) -> Result<(), Refus
 fn speaks_tls(state: &State) -> bool {
     let alert = matches!(state.session, Session::Client(_)).then_some(0x15);
     state.reading.input.filled().first().is_some_and(|byte| *byte == 0x16 || Some(*byte) == alert)
+}
+
+/// Tells a client that has sent a request in plain text what is spoken here. None: it has sent something else.
+async fn answer_plain_http<S: Stream>(shared: &Shared<S>, stop: &Stop) -> Option<Refused> {
+    let is_plain_http = {
+        let state = shared.state.borrow();
+        matches!(state.session, Session::Server(_)) && sniff::is_plain_http(state.reading.input.filled())
+    };
+    if !is_plain_http {
+        return None;
+    }
+    let mut output = Output::new();
+    output.push_bytes(&Reason::PlainToTlsPort.last_answer());
+    // It may be gone already, or have no time left: then there is nobody left to tell.
+    if shared.inner.flush(&mut output, stop).await.is_ok() {
+        part(&shared.inner);
+    }
+    Some(Refused::PlainHttp)
 }
 
 /// Ends a refused connection so that the alert arrives: what the peer has sent already is taken, since closing with

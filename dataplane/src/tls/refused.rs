@@ -12,6 +12,9 @@ pub enum Refused {
     /// The peer spoke, but not TLS. Side: peer.
     #[error("peer does not speak TLS: it sent plain bytes")]
     NotTls,
+    /// The client sent a request in plain text; it was answered. Side: client.
+    #[error("client sent a request in plain HTTP: use https:// at this port")]
+    PlainHttp,
     /// The client showed no certificate. Side: client.
     #[error("client showed no certificate")]
     NoCertificate,
@@ -58,6 +61,7 @@ impl Refused {
     pub fn label(&self) -> &'static str {
         match self {
             Self::NotTls => "not_tls",
+            Self::PlainHttp => "plain_http",
             Self::NoCertificate => "no_certificate",
             Self::Certificate(fault) => fault.label(),
             Self::PeerAlert(_) => "peer_alert",
@@ -73,7 +77,7 @@ impl Refused {
     }
 
     /// All labels; the position of one is the number its counter has.
-    pub const LABELS: [&'static str; 25] = [
+    pub const LABELS: [&'static str; 26] = [
         "not_tls",
         "no_certificate",
         "expired",
@@ -99,12 +103,16 @@ impl Refused {
         "abort",
         "io",
         "other",
+        "plain_http",
     ];
+
+    /// The position of the label of what has none of its own.
+    const OTHER: usize = 24;
 
     /// The position of its label in [`Refused::LABELS`].
     pub fn number(&self) -> usize {
         let label = self.label();
-        Self::LABELS.iter().position(|other| *other == label).unwrap_or(Self::LABELS.len() - 1)
+        Self::LABELS.iter().position(|other| *other == label).unwrap_or(Self::OTHER)
     }
 
     /// Whether the peer's certificate does not grant the identity that we expect.
@@ -185,6 +193,7 @@ mod tests {
         }
         let others = [
             Refused::NotTls,
+            Refused::PlainHttp,
             Refused::NoCertificate,
             Refused::PeerAlert(AlertDescription::UnknownCA),
             Refused::Incompatible(PeerIncompatible::Tls12NotOfferedOrEnabled),
@@ -199,7 +208,8 @@ mod tests {
         let causes = faults.into_iter().map(Refused::Certificate).chain(others);
         let mut numbers: Vec<_> = causes.map(|cause| cause.number()).collect();
         numbers.sort_unstable();
-        // All but the last, which stands for causes that this version does not know.
-        assert_eq!(numbers, (0..Refused::LABELS.len() - 1).collect::<Vec<_>>());
+        // All but the one that stands for causes that this version does not know.
+        let known = (0..Refused::LABELS.len()).filter(|number| *number != Refused::OTHER);
+        assert_eq!(numbers, known.collect::<Vec<_>>());
     }
 }

@@ -7,6 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use ringmesh_ring::{BUFFER_BYTES, Buffer, Error, Idle, Output, Pipe, Size, Stop, Stream};
 
@@ -123,7 +124,14 @@ impl<S: Stream> Stream for TlsStream<S> {
     }
 
     /// Copies: the bytes have to pass through the cipher.
-    async fn splice_to(&self, to: &Self, _pipe: &mut Pipe, max: usize, stop: &Stop) -> Result<usize, Error> {
+    async fn splice_telling(
+        &self,
+        to: &Self,
+        _pipe: &mut Pipe,
+        max: usize,
+        stop: &Stop,
+        mut waiting: impl FnMut(usize),
+    ) -> Result<usize, Error> {
         let mut buffer = Buffer::take(if max > BUFFER_BYTES { Size::Large } else { Size::Small });
         let received = self.fill(&mut buffer, stop).await?;
         let taken = received.min(max);
@@ -132,8 +140,13 @@ impl<S: Stream> Stream for TlsStream<S> {
         }
         let mut output = Output::new();
         output.push(buffer.slice(0..taken));
+        waiting(taken);
         to.flush(&mut output, stop).await?;
         Ok(taken)
+    }
+
+    fn keep_alive(&self, silence: Duration) {
+        self.shared.inner.keep_alive(silence);
     }
 
     fn peer_address(&self) -> Option<SocketAddr> {

@@ -139,8 +139,15 @@ impl<S: Stream> Stream for Tap<S> {
         self.inner.reset_on_close();
     }
 
-    async fn splice_to(&self, to: &Self, pipe: &mut Pipe, max: usize, stop: &Stop) -> Result<usize, Error> {
-        self.inner.splice_to(&to.inner, pipe, max, stop).await
+    async fn splice_telling(
+        &self,
+        to: &Self,
+        pipe: &mut Pipe,
+        max: usize,
+        stop: &Stop,
+        waiting: impl FnMut(usize),
+    ) -> Result<usize, Error> {
+        self.inner.splice_telling(&to.inner, pipe, max, stop, waiting).await
     }
 
     fn peer_address(&self) -> Option<SocketAddr> {

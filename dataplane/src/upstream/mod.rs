@@ -66,9 +66,7 @@ pub async fn connect<N: Net>(
             stop.set_deadline(deadline);
             opened.map(Leased::Shared)
         }
-        Protocol::Http | Protocol::Tcp => {
-            dedicated(worker, service, endpoint, state, preface, stop, deadline).await.map(Leased::Own)
-        }
+        _ => dedicated(worker, service, endpoint, state, preface, stop, deadline).await.map(Leased::Own),
     }
 }
 
@@ -163,6 +161,9 @@ async fn open<N: Net>(
         Err(StreamError::Stopped(reason)) => return Err(stopped(reason)),
         Err(StreamError::Io(_)) => return Err(Reason::ConnectFailed),
     };
+    if let Some(silence) = service.config.tcp_keepalive {
+        stream.keep_alive(silence);
+    }
     if let Some(preface) = preface {
         let mut output = Output::new();
         output.push_bytes(preface);

@@ -117,10 +117,19 @@ impl World {
     }
 
     /// How many requests have ended for a reason.
+    #[allow(dead_code, reason = "each test binary uses a part of this")]
     pub(crate) fn ended(&self, reason: Reason) -> u64 {
         let reader = Reader::open(self.telemetry.map_reader().unwrap()).unwrap();
         let requests = reader.series().into_iter().filter(|series| series.kind == layout::Kind::Request);
         requests.map(|series| series.counters[layout::request::REASON + reason as usize]).sum()
+    }
+
+    /// How many connections have ended for a reason.
+    #[allow(dead_code, reason = "each test binary uses a part of this")]
+    pub(crate) fn connections(&self, reason: Reason) -> u64 {
+        let reader = Reader::open(self.telemetry.map_reader().unwrap()).unwrap();
+        let listeners = reader.series().into_iter().filter(|series| series.kind == layout::Kind::Listener);
+        listeners.map(|series| series.counters[layout::listener::REASON + reason as usize]).sum()
     }
 }
 
@@ -145,7 +154,14 @@ fn snapshot(change: impl FnOnce(&mut Listener)) -> Snapshot {
             min_transfer_rate: NonZeroU32::new(MIN_TRANSFER_RATE),
             idle_timeout: Duration::from_secs(60),
             handshake_timeout: Duration::from_secs(5),
+            detect_timeout: Duration::from_secs(5),
             request_timeout: Some(REQUEST_TIMEOUT),
+            tcp_keepalive: None,
+            opaque: OpaqueLimits {
+                idle_timeout: Duration::from_secs(60),
+                min_transfer_rate: NonZeroU32::new(MIN_TRANSFER_RATE),
+                max_duration: None,
+            },
         },
     };
     change(&mut listener);
@@ -163,8 +179,10 @@ fn snapshot(change: impl FnOnce(&mut Listener)) -> Snapshot {
         idle_timeout: Duration::from_secs(60),
         max_in_flight: None,
         max_idle_per_endpoint: 8,
+        tcp_keepalive: None,
     };
     let route = Route {
+        protocol: RouteProtocol::Http,
         name: "s".into(),
         listeners: Vec::new(),
         hosts: vec![HostPattern::Exact("s".into())],
@@ -211,6 +229,7 @@ pub(crate) async fn send(stream: &memory::Stream, net: &Network, bytes: &[u8]) {
 }
 
 /// Everything up to and including a blank line.
+#[allow(dead_code, reason = "each test binary uses a part of this")]
 pub(crate) async fn read_head(stream: &memory::Stream, net: &Network) -> String {
     let mut text = String::new();
     while !text.ends_with("\r\n\r\n") {
@@ -233,6 +252,7 @@ pub(crate) async fn read_bytes(stream: &memory::Stream, net: &Network, count: us
     String::from_utf8(bytes).unwrap()
 }
 
+#[allow(dead_code, reason = "each test binary uses a part of this")]
 pub(crate) async fn read_to_end(stream: &memory::Stream, net: &Network) {
     let mut buffer = Buffer::take(Size::Small);
     while let Ok(1..) = stream.fill(&mut buffer, &stop(net)).await {

@@ -327,7 +327,14 @@ impl<S: Stream> Stream for TlsStream<S> {
     }
 
     /// The bytes have to pass through the cipher, and nothing here splices.
-    async fn splice_to(&self, _to: &Self, _pipe: &mut Pipe, _max: usize, _stop: &Stop) -> Result<usize, Error> {
+    async fn splice_telling(
+        &self,
+        _to: &Self,
+        _pipe: &mut Pipe,
+        _max: usize,
+        _stop: &Stop,
+        _waiting: impl FnMut(usize),
+    ) -> Result<usize, Error> {
         Err(Error::Io(io::ErrorKind::Unsupported.into()))
     }
 

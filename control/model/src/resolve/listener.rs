@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::{Resolver, Subject};
 use crate::error::Cause;
 use crate::listener::{CertificateFiles, Listener};
-use crate::snapshot::{self, Address, Certificate, ListenerTarget, Mtls, Protocol, ProxyAt};
+use crate::snapshot::{self, Address, Certificate, ListenerTarget, Mtls, Protocol, ProxyAt, RouteProtocol};
 
 impl<'a> Resolver<'a> {
     /// No two listeners, the admin pages included, on one address.
@@ -73,6 +73,14 @@ impl<'a> Resolver<'a> {
                 self.note(subject, "mtls", listener.mtls.place, Cause::TwoKindsOfTls);
             }
         }
+        if listener.protocol == Protocol::Tls {
+            if listener.mtls.value == Mtls::Strict {
+                self.note(subject, "mtls", listener.mtls.place, Cause::TlsEnded);
+            }
+            if let Some(files) = listener.tls.first() {
+                self.note(subject, "tls", files.place, Cause::TlsEnded);
+            }
+        }
         let mut tls = Vec::new();
         for files in &listener.tls {
             match certificates.get(&files.value) {
@@ -94,15 +102,36 @@ impl<'a> Resolver<'a> {
         });
         let target = match &listener.service {
             Some(service) => {
-                self.call(subject, "service", service, service.place, listener.protocol);
+                let named = |protocol| self.routed.contains(&(protocol, listener.name.as_str()));
+                let (http, tls) = (named(RouteProtocol::Http), named(RouteProtocol::Tls));
+                let gets = match listener.protocol {
+                    Protocol::Detect if http => Protocol::Tcp,
+                    Protocol::Detect => Protocol::Http,
+                    declared => declared,
+                };
+                self.call(subject, "service", service, service.place, gets);
                 self.needs_interception(subject, "service", service, service.place, [listener]);
-                ListenerTarget::Service(service.value.clone())
+                match listener.protocol {
+                    Protocol::Detect if http || tls => ListenerTarget::RoutesElse(service.value.clone()),
+                    _ => ListenerTarget::Service(service.value.clone()),
+                }
             }
             None => {
-                if listener.protocol == Protocol::Tcp {
-                    self.note(subject, "", listener.name.place, Cause::TcpWithoutService);
-                } else if !self.is_routed(listener) {
-                    self.note(subject, "", listener.name.place, Cause::NoTarget);
+                let place = listener.name.place;
+                match (
+                    listener.protocol,
+                    self.is_routed(listener, RouteProtocol::Http),
+                    self.is_routed(listener, RouteProtocol::Tls),
+                ) {
+                    (Protocol::Tcp, ..) => self.note(subject, "", place, Cause::TcpWithoutService),
+                    (_, false, false) => self.note(subject, "", place, Cause::NoTarget),
+                    (Protocol::Detect, true, false) => {
+                        self.note(subject, "", place, Cause::NothingToDetect("requests", "http"));
+                    }
+                    (Protocol::Detect, false, true) => {
+                        self.note(subject, "", place, Cause::NothingToDetect("TLS connections", "tls"));
+                    }
+                    _ => {}
                 }
                 ListenerTarget::Routes
             }
@@ -151,8 +180,9 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn is_routed(&self, listener: &Listener) -> bool {
-        self.routed_everywhere || self.routed.contains(listener.name.as_str())
+    fn is_routed(&self, listener: &Listener, protocol: RouteProtocol) -> bool {
+        let named = self.routed.contains(&(protocol, listener.name.as_str()));
+        named || listener.protocol.routes().contains(&protocol) && self.routed_everywhere.contains(&protocol)
     }
 }
 

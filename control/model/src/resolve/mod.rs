@@ -7,7 +7,8 @@
 //! 2. a longer prefix before a shorter one (no path at all counts as the prefix `/`),
 //! 3. a rule with a method before one without,
 //! 4. more header fields before fewer,
-//! 5. and else the one that stands first in the file.
+//! 5. a rule with ALPN protocols before one without,
+//! 6. and else the one that stands first in the file.
 //!
 //! Rules are sorted that way here, so the data plane takes the first that matches. Between routes nothing needs to win: one
 //! host on one listener belongs to one route. An exact host goes before a longer suffix, that before a shorter one, and
@@ -30,7 +31,7 @@ use crate::listener::{CertificateFiles, Listener};
 use crate::nearest;
 use crate::route::Route;
 use crate::service::{HostPort, Service};
-use crate::snapshot::{Certificate, HostPattern, Identity, Key, Object, Protocol, Settings, Snapshot};
+use crate::snapshot::{Certificate, HostPattern, Identity, Key, Object, Protocol, RouteProtocol, Settings, Snapshot};
 
 /// What DNS said about the names that [`Config::names`] lists. A name without an answer has no endpoints yet.
 pub type Answers = BTreeMap<HostPort, Vec<SocketAddr>>;
@@ -117,6 +118,9 @@ struct Subject<'a> {
     name: &'a str,
 }
 
+/// A listener, or all without a service (None), and the route that claims a host there.
+type Claim<'a> = (Option<&'a str>, &'a Route);
+
 struct Resolver<'a> {
     config: &'a Config,
     has_identity: bool,
@@ -125,13 +129,13 @@ struct Resolver<'a> {
     /// Services that get requests, and services that get opaque connections.
     called_by_http: HashSet<&'a str>,
     called_by_tcp: HashSet<&'a str>,
-    /// Whether a listener is there that routes without `listeners` apply to.
-    has_free_listener: bool,
-    /// Whether a route without `listeners` is there, and the listeners that others name.
-    routed_everywhere: bool,
-    routed: HashSet<&'a str>,
-    /// Which routes claim a host, and where: a listener, or all without a service (None).
-    claims: HashMap<&'a HostPattern, Vec<(Option<&'a str>, &'a Route)>>,
+    /// What a listener is there for that routes without `listeners` apply to.
+    free: HashSet<RouteProtocol>,
+    /// What a route without `listeners` is there for, and the listeners that others name.
+    routed_everywhere: HashSet<RouteProtocol>,
+    routed: HashSet<(RouteProtocol, &'a str)>,
+    /// Which routes claim a host, and where.
+    claims: HashMap<(RouteProtocol, &'a HostPattern), Vec<Claim<'a>>>,
     /// What connections to endpoints carry.
     mark: Option<u32>,
     problems: Vec<Problem>,
@@ -139,12 +143,13 @@ struct Resolver<'a> {
 
 impl<'a> Resolver<'a> {
     fn new(config: &'a Config, has_identity: bool) -> Self {
-        let free = |listener: &Listener| listener.service.is_none() && listener.protocol.is_http();
-        let named = config.routes.iter().flat_map(|route| &route.listeners);
+        let free = config.listeners.iter().filter(|listener| listener.service.is_none());
+        let named = |route: &'a Route| route.listeners.iter().map(|name| (route.protocol, name.as_str()));
+        let everywhere = config.routes.iter().filter(|route| route.listeners.is_empty());
         let mut resolver = Self {
-            has_free_listener: config.listeners.iter().any(free),
-            routed_everywhere: config.routes.iter().any(|route| route.listeners.is_empty()),
-            routed: named.map(|name| name.as_str()).collect(),
+            free: free.flat_map(|listener| listener.protocol.routes()).copied().collect(),
+            routed_everywhere: everywhere.map(|route| route.protocol).collect(),
+            routed: config.routes.iter().flat_map(named).collect(),
             config,
             has_identity,
             listeners: HashMap::with_capacity(config.listeners.len()),
@@ -206,14 +211,24 @@ impl<'a> Resolver<'a> {
         for listener in &self.config.listeners {
             let callers = match listener.protocol {
                 Protocol::Http | Protocol::Http2 => &mut self.called_by_http,
-                Protocol::Tcp => &mut self.called_by_tcp,
+                Protocol::Tcp | Protocol::Tls => &mut self.called_by_tcp,
+                // Requests have routes.
+                Protocol::Detect if self.routed.contains(&(RouteProtocol::Http, listener.name.as_str())) => {
+                    &mut self.called_by_tcp
+                }
+                Protocol::Detect => &mut self.called_by_http,
             };
             callers.extend(listener.service.iter().map(|service| service.as_str()));
         }
         for route in &self.config.routes {
             let shares = route.rules.iter().map(|rule| &rule.to).chain(&route.to).flat_map(|to| &to.value);
-            self.called_by_http.extend(shares.map(|share| share.service.as_str()));
-            self.called_by_http.extend(self.implied_service(route));
+            let implied = self.implied_service(route);
+            let callers = match route.protocol {
+                RouteProtocol::Http => &mut self.called_by_http,
+                RouteProtocol::Tls => &mut self.called_by_tcp,
+            };
+            callers.extend(shares.map(|share| share.service.as_str()));
+            callers.extend(implied);
         }
     }
 

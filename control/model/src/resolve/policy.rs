@@ -45,11 +45,16 @@ impl<'a> Resolver<'a> {
     fn enforceable(&mut self, subject: Subject<'_>, field: &str, listener: &Listener, rule: &Allow) {
         let opaque = "is a tcp one, which has neither methods nor paths; set its protocol to \"http\"";
         let plain = "takes clients that prove no identity; set `mtls = \"strict\"` there";
-        let is_tcp = listener.protocol == Protocol::Tcp;
+        let unopened = "passes TLS on unopened, where neither methods nor paths can be seen";
+        let (is_opaque, opaque) = match listener.protocol {
+            Protocol::Http | Protocol::Http2 | Protocol::Detect => (false, opaque),
+            Protocol::Tcp => (true, opaque),
+            Protocol::Tls => (true, unopened),
+        };
         let is_plain = listener.mtls.value == Mtls::Off;
         for (key, place, why) in [
-            ("methods", rule.methods.as_ref().map(|methods| methods.place).filter(|_| is_tcp), opaque),
-            ("paths", rule.paths.as_ref().map(|paths| paths.place).filter(|_| is_tcp), opaque),
+            ("methods", rule.methods.as_ref().map(|methods| methods.place).filter(|_| is_opaque), opaque),
+            ("paths", rule.paths.as_ref().map(|paths| paths.place).filter(|_| is_opaque), opaque),
             ("from", rule.from.as_ref().map(|from| from.place).filter(|_| is_plain), plain),
         ] {
             if let Some(place) = place {

@@ -197,11 +197,19 @@ impl crate::stream::Stream for Stream {
         self.reset.set(true);
     }
 
-    async fn splice_to(&self, to: &Stream, _pipe: &mut Pipe, max: usize, stop: &Stop) -> Result<usize, Error> {
+    async fn splice_telling(
+        &self,
+        to: &Stream,
+        _pipe: &mut Pipe,
+        max: usize,
+        stop: &Stop,
+        mut waiting: impl FnMut(usize),
+    ) -> Result<usize, Error> {
         let mut buffer = Buffer::take(Size::Large);
         let received = self.receive(&mut buffer, max, stop).await?;
         let mut output = Output::new();
         output.push(buffer.slice(0..received));
+        waiting(received);
         to.flush(&mut output, stop).await?;
         Ok(received)
     }

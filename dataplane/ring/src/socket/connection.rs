@@ -19,6 +19,7 @@ use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketFlags, SocketType, s
 use socket2::SockRef;
 
 use super::in_flight::{Filling, SendingMany, SendingOne};
+use super::tcp;
 use super::unix::{self, PeerProcess};
 use crate::buffer::Buffer;
 use crate::clock::Instant;
@@ -277,7 +278,14 @@ impl Stream for Socket {
         let _ = sockopt::set_socket_linger(self.descriptor(), Some(Duration::ZERO));
     }
 
-    async fn splice_to(&self, to: &Socket, pipe: &mut Pipe, max: usize, stop: &Stop) -> Result<usize, Error> {
+    async fn splice_telling(
+        &self,
+        to: &Socket,
+        pipe: &mut Pipe,
+        max: usize,
+        stop: &Stop,
+        mut waiting: impl FnMut(usize),
+    ) -> Result<usize, Error> {
         let _reading = Turn::take(&self.reading);
         let _writing = Turn::take(&to.writing);
         let taken = loop {
@@ -289,10 +297,19 @@ impl Stream for Socket {
         };
         to.set_nonblocking(true)?;
         while !pipe.give(to.descriptor())? {
+            waiting(pipe.held());
             race(to.writable(), stop).await??;
             to.set_nonblocking(true)?;
         }
         Ok(taken)
+    }
+
+    fn is_torn(&self) -> bool {
+        tcp::is_closed(self.descriptor())
+    }
+
+    fn keep_alive(&self, silence: Duration) {
+        tcp::keep_alive(self.descriptor(), Some(silence));
     }
 
     fn peer_address(&self) -> Option<SocketAddr> {

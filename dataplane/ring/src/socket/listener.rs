@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use monoio::net::UnixStream;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -10,6 +11,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::{Domain, SockFilter, SockRef};
 
+use super::tcp;
 use crate::fair::waitable;
 use crate::runtime::{Mode, mode};
 
@@ -44,6 +46,11 @@ impl Listener {
     /// What the kernel says about the listener.
     pub async fn readable(&self) -> io::Result<()> {
         self.waiter.readable(false).await
+    }
+
+    /// Has the kernel ask whether clients that are accepted from now on are still there, after so much silence; None: not.
+    pub fn keep_clients_alive(&self, silence: Option<Duration>) {
+        tcp::keep_alive(self.descriptor.as_fd(), silence);
     }
 
     /// Takes a client if one is there, with its address if it has one. The descriptor suits

@@ -7,6 +7,7 @@ use rustls::sign::CertifiedKey;
 
 use super::super::testing::expire;
 use super::*;
+use crate::outcome::Reason;
 
 /// A server that is sound meets the client: what does the server say, and what does the client's first read?
 fn check_client(client: Arc<ClientConfig>, server: Arc<ServerConfig>, refused: &str, told: &str) {
@@ -129,7 +130,8 @@ fn check_bytes(bytes: &[u8], refused: &str, answered: &[u8]) {
 #[test]
 fn bytes_that_are_no_tls_1_3_handshake_are_refused_at_once() {
     let alert = |code: u8| [0x15, 3, 3, 0, 2, 2, code];
-    check_bytes(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "not_tls", b"");
+    check_bytes(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "plain_http", &Reason::PlainToTlsPort.last_answer());
+    check_bytes(b"HELO a\r\n", "not_tls", b"");
     check_bytes(b"\0", "not_tls", b"");
     check_bytes(&[0x16, 0xff, 0xff, 0xff, 0xff], "protocol", &alert(50));
     check_bytes(&[0x16, 3, 1, 0, 5, 99, 0, 0, 1, 0], "protocol", &alert(10));
