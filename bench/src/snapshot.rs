@@ -56,6 +56,7 @@ fn listener(bind: SocketAddr) -> Listener {
             handshake_timeout: Duration::from_secs(5),
             request_timeout: None,
         },
+        hop: Hop::default(),
     }
 }
 

@@ -44,6 +44,7 @@ fn listener(name: &str, bind: SocketAddr, protocol: Protocol, service: &str) -> 
             handshake_timeout: Duration::from_secs(5),
             request_timeout: Some(Duration::from_secs(10)),
         },
+        hop: Hop::default(),
     }
 }
 

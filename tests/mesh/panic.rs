@@ -16,7 +16,7 @@ use ringmesh_dataplane::telemetry::{Reader, layout};
 use ringmesh_dataplane::{Running, Start, entry, start};
 use ringmesh_loadgen::load::{Entry, Reuse};
 use ringmesh_model::snapshot::{
-    AccessLog, Address, Balance, Endpoint, Key, Listener, ListenerLimits, ListenerTarget, Mtls, Object, Protocol,
+    AccessLog, Address, Balance, Endpoint, Hop, Key, Listener, ListenerLimits, ListenerTarget, Mtls, Object, Protocol,
     Service, Settings, Snapshot,
 };
 use ringmesh_model::wire::{self, Pin, Runtime, ToControl, ToDataPlane, WIRE_VERSION};
@@ -150,6 +150,7 @@ fn snapshot(front: SocketAddr, app: SocketAddr) -> Snapshot {
         tls: Vec::new(),
         target: ListenerTarget::Service("app".into()),
         limits,
+        hop: Hop::default(),
     };
     let service = Service {
         name: "app".into(),

@@ -9,6 +9,7 @@ use toml::de::DeTable;
 
 use crate::admin::{self, Admin};
 use crate::error::{Cause, Located, Problem, Problems};
+use crate::hop;
 use crate::listener::{self, CertificateFiles, Listener};
 use crate::log::{self, Log};
 use crate::mesh::{self, Mesh};
@@ -42,6 +43,7 @@ pub const SECTIONS: &[&Keys] = &[
     &log::KEYS,
     &listener::KEYS,
     &listener::TLS_KEYS,
+    &hop::FORWARDED_KEYS,
     &admin::KEYS,
     &service::KEYS,
     &service::ENDPOINT_KEYS,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Cause, Located};
+use crate::hop::Hop;
 use crate::name::Name;
 use crate::reader::{Field, Keys, Section, Word};
 use crate::snapshot::{Address, ListenerLimits, Mtls, Protocol};
@@ -29,6 +30,11 @@ pub const KEYS: Keys = Keys {
         "min_transfer_rate",
         "request_timeout",
         "idle_timeout",
+        "upgrade",
+        "connect",
+        "tunnel_idle_timeout",
+        "forwarded",
+        "via",
     ],
 };
 
@@ -117,6 +123,8 @@ pub struct Listener {
     pub service: Option<Located<String>>,
     /// Its limits and deadlines.
     pub limits: ListenerLimits,
+    /// What it does as one hop of several.
+    pub hop: Hop,
 }
 
 /// A certificate for a listener, with its key. Relative files are relative to the config file's folder.
@@ -131,14 +139,16 @@ pub struct CertificateFiles {
 impl Listener {
     pub(crate) fn read(section: &Section<'_>, folder: &Path) -> Option<Self> {
         let name = section.required::<Located<Name>>("name", "name = \"inbound\"");
-        let bind = section.required("bind", "bind = \"127.0.0.1:8080\"");
+        let bind = section.required::<Located<Address>>("bind", "bind = \"127.0.0.1:8080\"");
         let protocol = section.word("protocol", DEFAULT_PROTOCOL);
         let mtls = section.field("mtls").map_or(section.place(), |field| field.place());
         let mtls = Located { value: section.word("mtls", DEFAULT_MTLS), place: mtls };
         let tls = certificates(section, folder);
         let service = section.optional::<Located<Name>>("service").map(Name::unwrap);
         let limits = limits(section, protocol);
-        Some(Self { name: Name::unwrap(name?), bind: bind?, protocol, mtls, tls, service, limits })
+        let bind = bind?;
+        let hop = Hop::read(section, &bind.value, mtls.value);
+        Some(Self { name: Name::unwrap(name?), bind, protocol, mtls, tls, service, limits, hop })
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::hop::Hop;
 use crate::spiffe::SpiffeId;
 
 /// The name of one object of the configuration, unique among its kind.
@@ -189,6 +190,8 @@ pub struct Listener {
     pub target: ListenerTarget,
     /// Its limits and deadlines.
     pub limits: ListenerLimits,
+    /// What it does as one hop of several.
+    pub hop: Hop,
 }
 
 impl Listener {

@@ -99,6 +99,57 @@ name = \"a\"
 }
 
 #[test]
+fn what_a_listener_does_as_a_hop_is_told_with_its_line() {
+    let listener = |line: &str| {
+        format!(
+            "[[listener]]\nname = \"a\"\nbind = \"127.0.0.1:1\"\nservice = \"s\"\n{line}\n[[service]]\nname = \"s\"\nendpoints = [\"10.0.0.1:80\"]\n"
+        )
+    };
+    for good in [
+        "upgrade = \"off\"",
+        "upgrade = [\"WebSocket\", \"irc/6.9\"]",
+        "connect = \"terminate\"",
+        "forwarded = \"off\"",
+        "forwarded = {}",
+        "forwarded = { trust = [\"10.0.0.0/8\", \"::1\"], write = \"none\" }",
+        "via = \"off\"",
+        "via = \"edge-1\"",
+    ] {
+        check(&listener(good), &[]);
+    }
+    for (line, told) in [
+        ("upgrade = []", "`upgrade`: the list is empty; write \"off\" for none"),
+        (
+            "upgrade = [\"websocket\", \"H2C\"]",
+            "`upgrade[1]`: an upgrade to \"H2C\" would carry requests past the proxy; it is never passed on",
+        ),
+        ("upgrade = [\"a b\"]", "`upgrade[0]`: expected a protocol such as \"websocket\", found \"a b\""),
+        ("upgrade = [\"a\", \"A\"]", "`upgrade[1]`: a is listed twice"),
+        ("connect = \"on\"", "`connect`: unknown value \"on\"; expected one of `off`, `forward`, `terminate`"),
+        ("tunnel_idle_timeout = \"1ms\"", "`tunnel_idle_timeout`: must be 10ms to 168h, found 1ms"),
+        (
+            "forwarded = \"on\"",
+            "`forwarded`: expected \"off\", or a table such as { trust = [\"10.0.0.0/8\"], write = \"forwarded\" }, found string \"on\"",
+        ),
+        (
+            "forwarded = { trust = [\"10.0.0.1/8\"] }",
+            "`forwarded.trust[0]`: expected a network such as \"10.0.0.0/8\", with no bits behind its length, or an address, found \"10.0.0.1/8\"",
+        ),
+        ("forwarded = { trust = [] }", "`forwarded.trust`: the list is empty; leave it out to believe nobody"),
+        (
+            "forwarded = { write = \"xff\" }",
+            "`forwarded.write`: unknown value \"xff\"; expected one of `x-forwarded`, `forwarded`, `both`, `none`",
+        ),
+        (
+            "via = \"a b\"",
+            "`via`: expected a name of at most 64 letters, digits, `.`, `-` and `_`, or \"off\", found \"a b\"",
+        ),
+    ] {
+        check(&listener(line), &[format!("x.toml:5: listener \"a\": {told}").as_str()]);
+    }
+}
+
+#[test]
 fn a_listener_has_one_kind_of_tls_and_whole_certificates() {
     let listener = |tls: &str| {
         format!(

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ringmesh_model::snapshot::{
-    AccessLog, Address, AllowRule, Balance, Endpoint, HostPattern, Identity, Key, Listener, ListenerLimits,
+    AccessLog, Address, AllowRule, Balance, Endpoint, Hop, HostPattern, Identity, Key, Listener, ListenerLimits,
     ListenerTarget, Mtls, Object, PathMatch, Policy, Protocol, Route, RouteMatch, RouteRule, Service, Settings,
     Snapshot, Target,
 };
@@ -97,6 +97,7 @@ fn listener() -> Listener {
             handshake_timeout: Duration::from_secs(10),
             request_timeout: None,
         },
+        hop: Hop::default(),
     }
 }
 

@@ -185,7 +185,7 @@ fn join_group(address: SocketAddr, members: u16) -> std::io::Result<Vec<OwnedFd>
 mod tests {
     use std::time::Duration;
 
-    use ringmesh_model::snapshot::{Key, ListenerLimits, ListenerTarget, Mtls, Protocol};
+    use ringmesh_model::snapshot::{Hop, Key, ListenerLimits, ListenerTarget, Mtls, Protocol};
 
     use super::*;
 
@@ -213,6 +213,7 @@ mod tests {
                     handshake_timeout: second,
                     request_timeout: None,
                 },
+                hop: Hop::default(),
             };
             (Key::Listener(listener.name.clone()), Object::Listener(listener.into()))
         };

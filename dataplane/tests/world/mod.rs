@@ -145,6 +145,7 @@ fn snapshot(change: impl FnOnce(&mut Listener)) -> Snapshot {
             handshake_timeout: Duration::from_secs(5),
             request_timeout: Some(REQUEST_TIMEOUT),
         },
+        hop: Hop::default(),
     };
     change(&mut listener);
     let service = Service {

@@ -96,6 +96,7 @@ impl<'a> Resolver<'a> {
             tls,
             target,
             limits: listener.limits.clone(),
+            hop: listener.hop.clone(),
         }
     }
 

@@ -1,0 +1,300 @@
+//! What an HTTP listener does as one hop of several (RFC 9110 section 7): `upgrade`, `connect`, `tunnel_idle_timeout`,
+//! `forwarded` and `via` of a `[[listener]]`.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Cause;
+use crate::listener::{DEFAULT_TCP_IDLE_TIMEOUT, MAX_TIMEOUT, MIN_TIMEOUT};
+use crate::reader::{Field, FromField, Keys, OFF, Section, Word};
+use crate::snapshot::{Address, Mtls};
+
+/// Keys of `forwarded` in a listener.
+pub const FORWARDED_KEYS: Keys =
+    Keys { path: "listener.forwarded", header: "`forwarded` of [[listener]]", names: &["trust", "write"] };
+
+/// The one protocol that requests may change to where nothing is said: all others are rare, and `h2c` is a way past the
+/// proxy.
+pub const DEFAULT_UPGRADE: &str = "websocket";
+
+/// Most protocols of a listener: each is compared with what a request asks for.
+pub const MAX_UPGRADES: usize = 16;
+
+/// Most networks of a listener: each is compared with each request's client.
+pub const MAX_TRUSTED: usize = 256;
+
+/// Longest silence in a tunnel, both directions together: as for opaque bytes, which it carries.
+pub const DEFAULT_TUNNEL_IDLE_TIMEOUT: Duration = DEFAULT_TCP_IDLE_TIMEOUT;
+
+/// Longest pseudonym in `Via`: each hop's is in every request.
+pub const MAX_PSEUDONYM_BYTES: usize = 64;
+
+/// What a listener does as one hop of several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hop {
+    /// Protocols that a request may change its connection to, in lower case (RFC 9110 section 7.8).
+    pub upgrade: Vec<String>,
+    /// What becomes of CONNECT.
+    pub connect: Connect,
+    /// Longest silence in a tunnel, both directions together.
+    pub tunnel_idle_timeout: Duration,
+    /// What becomes of the fields that tell who asked first. None: they pass as they came.
+    pub forwarded: Option<Forwarded>,
+    /// What it calls itself in `Via` (RFC 9110 section 7.6.3). None: it does not.
+    pub via: Option<String>,
+}
+
+impl Default for Hop {
+    fn default() -> Self {
+        Self {
+            upgrade: vec![DEFAULT_UPGRADE.to_owned()],
+            connect: Connect::Off,
+            tunnel_idle_timeout: DEFAULT_TUNNEL_IDLE_TIMEOUT,
+            forwarded: None,
+            via: None,
+        }
+    }
+}
+
+/// What becomes of CONNECT (RFC 9110 section 9.3.6). The tunnel leads to an endpoint of the service that the listener or
+/// its routes name for the authority, never to an address that the client chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Connect {
+    /// It is refused.
+    Off,
+    /// The endpoint is asked for a tunnel in turn.
+    Forward,
+    /// The tunnel ends here: its bytes go to the endpoint as they are.
+    Terminate,
+}
+
+impl Word for Connect {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[(OFF, Self::Off), ("forward", Self::Forward), ("terminate", Self::Terminate)];
+}
+
+/// What becomes of `Forwarded` and `X-Forwarded-*`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forwarded {
+    /// Whose words are kept and added to; those of others are left out. A peer that has proved an identity of the trust
+    /// domain is believed as well, and so is one on a Unix socket, where the file's permissions decide who comes.
+    pub trust: Vec<Network>,
+    /// What is written of the client.
+    pub write: Write,
+}
+
+/// Which fields tell of the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Write {
+    /// `X-Forwarded-For`, `-Proto` and `-Host`.
+    XForwarded,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+    /// Both.
+    Both,
+    /// None.
+    None,
+}
+
+impl Word for Write {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("x-forwarded", Self::XForwarded),
+        ("forwarded", Self::Forwarded),
+        ("both", Self::Both),
+        ("none", Self::None),
+    ];
+}
+
+/// Addresses that begin alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Network {
+    /// The first of them.
+    pub address: IpAddr,
+    /// How many bits they have in common.
+    pub bits: u8,
+}
+
+impl Network {
+    /// Whether an address is one of them. IPv4 addresses in their IPv6 form are those of IPv4.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.bits)).unwrap_or(0);
+                own.to_bits() == other.to_bits() & mask
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.bits)).unwrap_or(0);
+                own.to_bits() == other.to_bits() & mask
+            }
+            _ => false,
+        }
+    }
+
+    /// Reads `10.0.0.0/8`, or an address alone. None if it is neither, or has bits behind those in common.
+    fn parse(text: &str) -> Option<Self> {
+        let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+        let address = address.parse::<IpAddr>().ok()?.to_canonical();
+        let all = if address.is_ipv4() { 32 } else { 128 };
+        let bits = match bits {
+            None => all,
+            Some(bits) if bits.bytes().all(|byte| byte.is_ascii_digit()) => bits.parse().ok()?,
+            Some(_) => return None,
+        };
+        let network = Self { address, bits };
+        (bits <= all && network.contains(address)).then_some(network)
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.bits)
+    }
+}
+
+impl FromField for Network {
+    fn from_field(field: &Field<'_>) -> Option<Self> {
+        const EXPECTED: &str = "a network such as \"10.0.0.0/8\", with no bits behind its length, or an address";
+        let text = field.expect_text(EXPECTED)?;
+        let network = Self::parse(text);
+        if network.is_none() {
+            field.refuse(Cause::WrongText { expected: EXPECTED, found: text.to_owned() });
+        }
+        network
+    }
+}
+
+impl Hop {
+    pub(crate) fn read(section: &Section<'_>, bind: &Address, mtls: Mtls) -> Self {
+        let idle = section.ranged("tunnel_idle_timeout", DEFAULT_TUNNEL_IDLE_TIMEOUT, MIN_TIMEOUT, MAX_TIMEOUT);
+        Self {
+            upgrade: section.field("upgrade").map_or_else(|| vec![DEFAULT_UPGRADE.to_owned()], |field| upgrade(&field)),
+            connect: section.word("connect", Connect::Off),
+            tunnel_idle_timeout: idle,
+            forwarded: section.field("forwarded").map_or_else(|| implied(bind, mtls), |field| forwarded(&field)),
+            via: section.field("via").filter(|field| field.text() != Some(OFF)).and_then(|field| pseudonym(&field)),
+        }
+    }
+}
+
+/// What becomes of those fields where nothing is said. Where anybody can come, they could be anybody's words, and services
+/// believe them: they are written anew. An application on the same machine and a peer with an identity are part of the
+/// mesh, whose words pass.
+fn implied(bind: &Address, mtls: Mtls) -> Option<Forwarded> {
+    let local = match bind {
+        Address::Ip(address) => address.ip().to_canonical().is_loopback(),
+        Address::Unix(_) => true,
+    };
+    let believed = local || mtls == Mtls::Strict;
+    (!believed).then_some(Forwarded { trust: Vec::new(), write: DEFAULT_WRITE })
+}
+
+/// What services have read for twenty years; few know RFC 7239.
+const DEFAULT_WRITE: Write = Write::XForwarded;
+
+fn forwarded(field: &Field<'_>) -> Option<Forwarded> {
+    const EXPECTED: &str = "\"off\", or a table such as { trust = [\"10.0.0.0/8\"], write = \"forwarded\" }";
+    if field.text() == Some(OFF) {
+        return None;
+    }
+    let table = field.section(&FORWARDED_KEYS, EXPECTED)?;
+    let networks = |field: Field<'_>| field.expect_set::<Network>("a list such as [\"10.0.0.0/8\"]", NOBODY);
+    let trust: Vec<_> = table.field("trust").and_then(networks).unwrap_or_default();
+    if trust.len() > MAX_TRUSTED
+        && let Some(field) = table.field("trust")
+    {
+        field.refuse(Cause::TooMany { found: trust.len(), max: MAX_TRUSTED });
+    }
+    Some(Forwarded {
+        trust: trust.into_iter().map(|network| network.value).collect(),
+        write: table.word("write", DEFAULT_WRITE),
+    })
+}
+
+const NOBODY: &str = "leave it out to believe nobody";
+
+/// Protocols in lower case.
+fn upgrade(field: &Field<'_>) -> Vec<String> {
+    if field.text() == Some(OFF) {
+        return Vec::new();
+    }
+    let protocols = field.expect_set::<Upgrade>("a list such as [\"websocket\"], or \"off\"", "write \"off\" for none");
+    let protocols: Vec<String> = protocols.unwrap_or_default().into_iter().map(|protocol| protocol.value.0).collect();
+    if protocols.len() > MAX_UPGRADES {
+        field.refuse(Cause::TooMany { found: protocols.len(), max: MAX_UPGRADES });
+    }
+    protocols
+}
+
+/// A protocol that a connection may change to.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Upgrade(String);
+
+impl fmt::Display for Upgrade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromField for Upgrade {
+    fn from_field(field: &Field<'_>) -> Option<Self> {
+        const EXPECTED: &str = "a protocol such as \"websocket\"";
+        let text = field.expect_text(EXPECTED)?;
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~/".contains(&byte);
+        if text.is_empty() || !text.bytes().all(allowed) {
+            field.refuse(Cause::WrongText { expected: EXPECTED, found: text.to_owned() });
+            return None;
+        }
+        let protocol = text.to_ascii_lowercase();
+        let name = protocol.split('/').next().unwrap_or_default();
+        if matches!(name, "h2c" | "h2" | "http" | "tls") {
+            field.refuse(Cause::UpgradePastTheProxy(text.to_owned()));
+            return None;
+        }
+        Some(Self(protocol))
+    }
+}
+
+fn pseudonym(field: &Field<'_>) -> Option<String> {
+    const EXPECTED: &str = "a name of at most 64 letters, digits, `.`, `-` and `_`, or \"off\"";
+    let text = field.expect_text(EXPECTED)?;
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    if !(1..=MAX_PSEUDONYM_BYTES).contains(&text.len()) || !text.bytes().all(allowed) {
+        field.refuse(Cause::WrongText { expected: EXPECTED, found: text.to_owned() });
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_has_the_addresses_that_begin_like_it() {
+        let table = [
+            ("10.0.0.0/8", "10.255.0.1", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("10.0.0.0/8", "::ffff:10.1.2.3", true),
+            ("10.0.0.0/8", "::a00:1", false),
+            ("0.0.0.0/0", "203.0.113.9", true),
+            ("0.0.0.0/0", "2001:db8::1", false),
+            ("192.0.2.7", "192.0.2.7", true),
+            ("192.0.2.7", "192.0.2.6", false),
+            ("2001:db8::/33", "2001:db8:7fff::1", true),
+            ("2001:db8::/33", "2001:db8:8000::1", false),
+            ("::/0", "2001:db8::1", true),
+            ("::1", "::1", true),
+            ("::1/128", "::2", false),
+        ];
+        for (network, address, expected) in table {
+            let network = Network::parse(network).expect("a network");
+            assert_eq!(network.contains(address.parse().expect("an address")), expected, "{network} {address}");
+        }
+        for wrong in ["", "10.0.0.0/33", "10.0.0.1/8", "10.0.0.0/", "10.0.0.0/+8", "a/8", "::/129", "10.0.0/8"] {
+            assert_eq!(Network::parse(wrong), None, "{wrong}");
+        }
+    }
+}
