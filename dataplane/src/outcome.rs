@@ -126,16 +126,26 @@ reasons! {
     ClientReadsSlowly = 29, "client_reads_slowly", 0, Downstream, Never;
     /// The endpoint took what there was for it slower than the listener allows (RFC 9110 section 15.6.5).
     UpstreamReadsSlowly = 30, "upstream_reads_slowly", 504, Upstream, Never;
+    /// The request has passed this proxy before: its name stands in `Via` (RFC 5842 section 7.2).
+    LoopDetected = 45, "loop_detected", 508, Downstream, Never;
+    /// An OPTIONS that was to go no further than here (RFC 9110 section 7.6.2).
+    MaxForwards = 46, "max_forwards", 200, None, Never;
 }
 
 /// Upper bound on the number of reasons, for tables indexed by them.
 pub const MAX_REASONS: usize = 48;
-const _: () = assert!(Reason::ALL.len() <= MAX_REASONS);
+const _: () = {
+    let mut index = 0;
+    while index < Reason::ALL.len() {
+        assert!((Reason::ALL[index] as usize) < MAX_REASONS);
+        index += 1;
+    }
+};
 
 impl Reason {
     /// The reason with this number, if there is one.
     pub fn from_number(number: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(number)).copied()
+        Self::ALL.iter().find(|reason| **reason as u8 == number).copied()
     }
 
     /// What an unreadable request head ends in.
@@ -169,6 +179,7 @@ impl Reason {
 /// The standard phrase of a status that we answer ourselves (RFC 9110 section 15, RFC 6585).
 pub const fn phrase(status: u16) -> &'static str {
     match status {
+        200 => "OK",
         400 => "Bad Request",
         403 => "Forbidden",
         404 => "Not Found",
@@ -182,6 +193,7 @@ pub const fn phrase(status: u16) -> &'static str {
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
+        508 => "Loop Detected",
         _ => "Error",
     }
 }
@@ -192,8 +204,8 @@ mod tests {
 
     #[test]
     fn every_reason_is_found_by_its_number_and_has_a_label_of_its_own() {
-        for (index, reason) in Reason::ALL.iter().enumerate() {
-            assert_eq!(*reason as usize, index);
+        assert!(Reason::ALL.is_sorted_by_key(|reason| *reason as u8));
+        for reason in Reason::ALL {
             assert_eq!(Reason::from_number(*reason as u8), Some(*reason));
             assert_eq!(Reason::ALL.iter().filter(|other| other.label() == reason.label()).count(), 1);
         }

@@ -616,16 +616,3 @@ fn a_target_in_absolute_form_reaches_its_host() {
         assert_eq!(service.last().head.request(), ("OPTIONS", "*"));
     });
 }
-
-#[test]
-fn an_upgrade_is_not_passed_on() {
-    on_both_drivers(|driver| {
-        let service = Service::saying("no web socket here");
-        let (_proxy, front) = proxy_to(driver, &[service.address()]);
-        let mut client = Client::connect(front);
-        client.send("GET / HTTP/1.1\r\nHost: app\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
-        assert_eq!(client.response().text(), "no web socket here");
-        let request = service.last();
-        assert_eq!((request.field("upgrade"), request.field("connection")), (None, None));
-    });
-}

@@ -22,6 +22,8 @@ mod balance;
 mod upstream;
 mod limits;
 mod tcp;
+mod tunnel;
+mod hop;
 mod telemetry;
 mod panic;
 mod hostile;

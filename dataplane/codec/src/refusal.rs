@@ -30,9 +30,9 @@ pub enum Refusal {
     /// Longer than [`Limits::max_target_bytes`](crate::Limits::max_target_bytes) (RFC 9110 section 15.5.15).
     #[error("request target too long")]
     TargetTooLong,
-    /// CONNECT (RFC 9110 section 9.3.6), which this proxy does not offer.
-    #[error("CONNECT is not supported")]
-    ConnectUnsupported,
+    /// CONNECT that announces a body: what follows it is the tunnel's (RFC 9110 section 9.3.6).
+    #[error("CONNECT with a body")]
+    ConnectWithBody,
     /// A field name that is no token: spaces before the colon, line folding, or no colon at all (RFC 9112 section 5).
     #[error("malformed field name or folded line")]
     BadFieldName,
@@ -130,7 +130,7 @@ impl Refusal {
             Self::TargetTooLong => 414,
             Self::UnknownExpectation => 417,
             Self::TooManyFields | Self::HeadTooLarge => 431,
-            Self::UnknownCoding | Self::ConnectUnsupported => 501,
+            Self::UnknownCoding => 501,
             Self::UnsupportedVersion => 505,
             _ => 400,
         }

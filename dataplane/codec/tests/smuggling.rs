@@ -357,9 +357,18 @@ fn targets_in_no_known_form_are_refused() {
 }
 
 #[test]
-fn connect_is_refused() {
-    check("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", Err(ConnectUnsupported));
-    assert_eq!(ConnectUnsupported.status(), 501);
+fn connect_names_host_and_port_and_has_no_body() {
+    check("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", NONE);
+    check("CONNECT [::1]:443 HTTP/1.1\r\nHost: other\r\n\r\n", NONE);
+    check("CONNECT a:443 HTTP/1.0\r\n\r\n", NONE);
+    for target in ["a", "a:0", "/", "*", "http://a:443/", "http://a:443", "a:443/", "a:443?x", "//a:443"] {
+        let bytes = format!("CONNECT {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+        let refusal = request(bytes.as_bytes()).expect_err(target);
+        assert!(matches!(refusal, BadTarget | BadHost), "{target}: {refusal:?}");
+    }
+    for fields in ["Content-Length: 0\r\n", "Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n"] {
+        check(format!("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n{fields}\r\nhello"), Err(ConnectWithBody));
+    }
 }
 
 #[test]

@@ -18,9 +18,9 @@ use crate::drain::Registered;
 use crate::listener::Reserved;
 use crate::outcome::Reason;
 use crate::places::Place;
-use crate::proxy::opaque;
 use crate::proxy::relay::{Raced, Turn, race};
 use crate::proxy::transport::Transport;
+use crate::proxy::{hop, opaque};
 use crate::tables::Listener;
 use crate::telemetry::event::Direction;
 use crate::telemetry::layout::{gauge, listener as counter};
@@ -97,6 +97,15 @@ impl<N: Net> Connection<N> {
     /// Who the client's certificate says it is.
     pub fn peer_id(&self) -> Option<&SpiffeId> {
         self.peer.as_ref().and_then(|peer| peer.id.as_deref())
+    }
+
+    /// Who the client is to the next hop.
+    pub fn seen(&self) -> hop::Client {
+        hop::Client {
+            address: self.client.map(|client| client.ip()),
+            is_peer: self.peer_id().is_some(),
+            secure: self.transport.plain().is_none(),
+        }
     }
 
     /// The client's address as text, or nothing.

@@ -9,3 +9,5 @@ pub mod request;
 pub mod http1;
 pub mod opaque;
 pub mod relay;
+pub mod hop;
+pub mod tunnel;

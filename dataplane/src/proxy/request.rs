@@ -17,6 +17,7 @@ use crate::outcome::{Reason, Retry};
 use crate::policy::Decision;
 use crate::pool::Lease;
 use crate::proxy::connection::Connection;
+use crate::proxy::hop;
 use crate::route::Rule;
 use crate::tables::{Endpoint, Listener, Service, Tables, Target};
 use crate::telemetry::event::{Access, Event, clip};
@@ -152,6 +153,7 @@ async fn forward<'t, N: Net>(
                 return Err(Reason::PolicyDenied);
             }
         }
+        hop::admit(&listener.config.hop, &head)?;
         if worker.filters.iter().any(|filter| filter.request(head.method(), head.path()) == Verdict::Refuse) {
             return Err(Reason::FilterRefused);
         }

@@ -15,6 +15,7 @@ pub struct Edits {
     connection: Connection,
     upgrade: Upgrade,
     chunked: Chunked,
+    framing: Framing,
 }
 
 /// What our Connection field says to the next hop, or back to the client.
@@ -47,6 +48,16 @@ pub enum Chunked {
     Keep,
     /// Transfer-Encoding is left out: only the content is sent, ended by closing (to an HTTP/1.0 client).
     Remove,
+}
+
+/// Whether a response says how long its body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Framing {
+    /// As it came.
+    #[default]
+    Keep,
+    /// Content-Length and Transfer-Encoding are left out: a tunnel begins (RFC 9110 section 9.3.6).
+    Drop,
 }
 
 /// Why an edit cannot be made.
@@ -85,6 +96,7 @@ impl Edits {
         self.connection = Connection::default();
         self.upgrade = Upgrade::default();
         self.chunked = Chunked::default();
+        self.framing = Framing::default();
     }
 
     /// Whether there is nothing to change.
@@ -94,6 +106,7 @@ impl Edits {
             && self.connection == Connection::Unsaid
             && self.upgrade == Upgrade::Drop
             && self.chunked == Chunked::Keep
+            && self.framing == Framing::Keep
     }
 
     /// Puts one field in place of all of that name.
@@ -162,6 +175,11 @@ impl Edits {
         self.chunked = chunked;
     }
 
+    /// Keeps or leaves out what says how long a response's body is.
+    pub fn set_framing(&mut self, framing: Framing) {
+        self.framing = framing;
+    }
+
     pub(super) fn target(&self) -> Option<&[u8]> {
         (!self.target.is_empty()).then_some(&self.target)
     }
@@ -176,6 +194,10 @@ impl Edits {
 
     pub(super) fn chunked(&self) -> Chunked {
         self.chunked
+    }
+
+    pub(super) fn framing(&self) -> Framing {
+        self.framing
     }
 
     pub(super) fn sets_host(&self) -> bool {
