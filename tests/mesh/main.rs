@@ -11,6 +11,7 @@ mod load;
 mod listener;
 mod http1;
 mod smuggling;
+mod differential;
 mod crash;
 mod driver;
 mod reload;

@@ -73,6 +73,10 @@ pub enum Refusal {
     /// Transfer-Encoding in an HTTP/1.0 message (RFC 9112 section 6.1: faulty framing).
     #[error("Transfer-Encoding in HTTP/1.0")]
     CodingInOldVersion,
+    /// A body of a GET, HEAD or DELETE in HTTP/1.0 (RFC 9110 section 9.3.1: refused for what it can smuggle). HAProxy
+    /// refuses it too.
+    #[error("body of a GET, HEAD or DELETE in HTTP/1.0")]
+    BodyInOldVersion,
     /// A 1xx or 204 response with Transfer-Encoding or a Content-Length other than 0 (RFC 9112 section 6.3 item 1 says
     /// that there is no body; a reader that trusts the field waits for one).
     #[error("body announced in a response that has none")]

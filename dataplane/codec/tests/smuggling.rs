@@ -136,6 +136,14 @@ const TABLE: &[Row] = &[
     ("9112 6.3 item 6", "GET with a length has a body: one reading", At::Request, &[
         b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
     ], Passed(Fixed(5))),
+    ("9110 9.3.1", "but not in HTTP/1.0, where readers expect none", At::Request, &[
+        b"GET / HTTP/1.0\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
+        b"DELETE / HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello",
+        b"HEAD / HTTP/1.0\r\nContent-Length: 1\r\n\r\nh",
+    ], Refused(BodyInOldVersion)),
+    ("9112 6.3 item 6", "where a POST may have one", At::Request, &[
+        b"POST / HTTP/1.0\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
+    ], Rewritten("POST / HTTP/1.1\r\n")),
     ("9112 6.3 item 8", "a response without a length ends with its connection", At::Response, &[
         b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 404 Not Found\r\nX: y\r\n\r\n",
     ], Passed(UntilClose)),

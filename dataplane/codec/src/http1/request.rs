@@ -106,16 +106,25 @@ impl RequestHead {
             }
             _ => Ok(()),
         })?;
-        if host.is_none() && version == Version::Http11 {
-            return Err(Refusal::MissingHost);
+        self.framing = self.fields.announced.request(version)?;
+        match version {
+            Version::Http11 if host.is_none() => return Err(Refusal::MissingHost),
+            Version::Http11 => {}
+            Version::Http10 => self.check_old_body()?,
         }
         self.host = host;
-        self.framing = self.fields.announced.request(version)?;
         self.expects_continue = expects_continue && !self.framing.is_empty();
         if self.known_method == Method::Connect {
             return self.interpret_connect();
         }
         Ok(())
+    }
+
+    /// Readers of HTTP/1.0 look for no body behind these methods, whatever the fields say, and take it for a request.
+    #[cold]
+    fn check_old_body(&self) -> Result<(), Refusal> {
+        let expects_none = matches!(self.known_method, Method::Get | Method::Head | Method::Delete);
+        if expects_none && !self.framing.is_empty() { Err(Refusal::BodyInOldVersion) } else { Ok(()) }
     }
 
     /// What follows CONNECT is the tunnel's, so that it has no body. And it is the last request of its connection: where no
