@@ -11,12 +11,13 @@ use std::time::Duration;
 use ringmesh_loadgen::load::{self as generator, Settings};
 use ringmesh_loadgen::serve;
 use ringmesh_tests::certificates::Authority;
+use ringmesh_tests::process::proportional_set_size;
 use ringmesh_tests::service::ok;
 use ringmesh_tests::{Client, DEADLINE, Driver, Proxy, Service, eventually, on_both_drivers, ports};
 use rustix::process::Signal;
 
 use crate::load;
-use crate::support::{DOMAIN, caller, forwarding, pattern, ringmesh, strict};
+use crate::support::{DOMAIN, Program, caller, forwarding, pattern, ringmesh, strict};
 
 /// What a client sends to change to another protocol.
 fn upgrade(protocol: &str) -> String {
@@ -315,6 +316,36 @@ fn a_tunnel_counts_as_a_request_in_flight_and_policies_decide_of_it() {
         eventually("the tunnel alone is in flight", || (in_flight() == 1).then_some(()));
         drop(client);
         eventually("the permit is back", || (status("/chat") == 101).then_some(()));
+    });
+}
+
+#[test]
+fn a_silent_tunnel_holds_no_buffer() {
+    const TUNNELS: usize = 500;
+    /// One buffer has 16 KiB; what is left here are two connections, the request's future and its storage.
+    const MAX_BYTES: u64 = 12 * 1024;
+    on_both_drivers(|driver| {
+        let program = Program::new();
+        let service = switching();
+        let front = ports::free();
+        let proxy = program.builder(driver).config(forwarding(front, &[service.address()], "", "")).start();
+        let open = |count: usize| -> Vec<Client> {
+            let begin = |_| {
+                let mut client = Client::connect(front);
+                client.send(upgrade("websocket")).head();
+                assert_eq!(client.send("x").exactly(1).unwrap(), b"x");
+                client
+            };
+            (0..count).map(begin).collect()
+        };
+        let _warm = open(50);
+        let size = || proportional_set_size(proxy.dataplane_pid());
+        let before = size();
+        let tunnels = open(TUNNELS);
+        let each = size().saturating_sub(before) / TUNNELS as u64;
+        eprintln!("{driver}: {each} bytes a tunnel");
+        assert!(each <= MAX_BYTES, "{driver}: {each} bytes a tunnel");
+        drop(tunnels);
     });
 }
 

@@ -1,6 +1,7 @@
 //! The fuzz targets' entries on their corpus and on seeded changes of it, so that what they check is checked with every
 //! run of the tests and without a fuzzer.
 
+#[allow(unreachable_pub, reason = "the same file is the library of the fuzz targets")]
 #[path = "../fuzz/src/entries.rs"]
 mod entries;
 
@@ -79,9 +80,9 @@ impl Random {
 fn run(name: &str, entry: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
     let mut files: Vec<_> =
-        fs::read_dir(&folder).expect("the corpus is there").map(|file| file.unwrap().path()).collect();
+        fs::read_dir(&folder).expect("the corpus is there").map(|file| file.expect("it can be read").path()).collect();
     files.sort();
-    let corpus: Vec<Vec<u8>> = files.iter().map(|file| fs::read(file).unwrap()).collect();
+    let corpus: Vec<Vec<u8>> = files.iter().map(|file| fs::read(file).expect("it can be read")).collect();
     assert!(corpus.len() >= 5, "{} has seeds", folder.display());
     let check = |told: &dyn Fn() -> String, input: &[u8]| {
         if panic::catch_unwind(AssertUnwindSafe(|| entry(input))).is_err() {
