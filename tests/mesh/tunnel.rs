@@ -17,7 +17,7 @@ use ringmesh_tests::{Client, DEADLINE, Driver, Proxy, Service, eventually, on_bo
 use rustix::process::Signal;
 
 use crate::load;
-use crate::support::{DOMAIN, Program, caller, forwarding, pattern, ringmesh, strict};
+use crate::support::{DOMAIN, Program, caller, forwarding, identity, pattern, ringmesh, strict};
 
 /// What a client sends to change to another protocol.
 fn upgrade(protocol: &str) -> String {
@@ -97,14 +97,14 @@ fn bytes_that_come_together_with_the_heads_are_the_first_of_the_tunnel() {
     on_both_drivers(|driver| {
         let service = Service::conversing(|talk| {
             talk.request()?;
-            talk.send([SWITCHED.as_bytes(), &pattern(9_000)].concat())?;
+            talk.send([SWITCHED.as_bytes(), &pattern(60_000)].concat())?;
             echo(talk)
         });
         for route in routes(driver, service.address(), "") {
             let mut client = Client::connect(route.front);
             client.send([upgrade("websocket").as_bytes(), b"GET /hidden HTTP/1.1\r\n\r\n"].concat());
             assert_eq!(client.head().status(), 101);
-            assert!(client.exactly(9_000).unwrap() == pattern(9_000));
+            assert!(client.exactly(60_000).unwrap() == pattern(60_000));
             assert_eq!(client.exactly(24).unwrap(), b"GET /hidden HTTP/1.1\r\n\r\n");
             assert_eq!(client.send("more").exactly(4).unwrap(), b"more");
         }
@@ -523,5 +523,35 @@ fn connect_that_goes_on_becomes_a_tunnel_when_the_service_says_so() {
         let response = client.response();
         assert_eq!((response.status(), response.text().as_str()), (407, "no"));
         client.expect_end();
+    });
+}
+
+#[test]
+fn connect_goes_from_sidecar_to_sidecar_and_ends_at_the_last() {
+    on_both_drivers(|driver| {
+        let service = Service::conversing(echo);
+        let authority = Authority::new(DOMAIN);
+        let there = strict(driver, &authority, "there", service.address(), "connect = \"terminate\"", "");
+        let outbound = ports::free();
+        let config = format!(
+            "{}[[listener]]\nname = \"outbound\"\nbind = \"{outbound}\"\nconnect = \"forward\"\n\
+             [[service]]\nname = \"there\"\npeer = \"there\"\nendpoints = [\"{}\"]\n[[route]]\nhosts = [\"app.test\"]\nto = \"there\"\n",
+            identity("here"),
+            there.inbound
+        );
+        let mut here = ringmesh(driver).config(config).prepare();
+        authority.svid("here").write(&here.folder().join("svid"));
+        here.run();
+        let mut client = Client::connect(outbound);
+        client.send([&b"CONNECT app.test:5432 HTTP/1.1\r\nHost: app.test:5432\r\n\r\n"[..], &pattern(20_000)].concat());
+        assert_eq!(client.head().status(), 200);
+        assert!(client.exactly(20_000).unwrap() == pattern(20_000));
+        assert_eq!(client.send("more").exactly(4).unwrap(), b"more");
+        client.half_close();
+        client.expect_end();
+        for proxy in [&here, &there.proxy] {
+            let line = proxy.wait_for_access("the tunnel", |line| line["method"] == "CONNECT");
+            assert_eq!((&line["reason"], line["request_bytes"].as_u64()), (&"ok".into(), Some(20_004)), "{line}");
+        }
     });
 }
