@@ -243,6 +243,31 @@ fn an_answer_other_than_101_is_an_ordinary_response() {
 }
 
 #[test]
+fn a_426_says_which_protocol_the_service_wants_if_it_may_be_asked_for() {
+    on_both_drivers(|driver| {
+        let service = Service::http(|request| {
+            let wanted = request.field("x-want").unwrap_or_default();
+            format!(
+                "HTTP/1.1 426 Upgrade Required\r\nConnection: Upgrade\r\nUpgrade: {wanted}\r\nContent-Length: 0\r\n\r\n"
+            )
+        });
+        let (_proxy, front) = crate::support::proxy_to(driver, &[service.address()]);
+        let mut client = Client::connect(front);
+        for (wanted, told) in [("websocket", Some("websocket")), ("h2c", None)] {
+            let request = upgrade("websocket").replace("\r\n\r\n", &format!("\r\nX-Want: {wanted}\r\n\r\n"));
+            let response = client.send(request).response();
+            assert_eq!((response.status(), response.field("upgrade")), (426, told));
+        }
+        let response = client.send("GET / HTTP/1.1\r\nHost: app\r\nX-Want: websocket\r\n\r\n").response();
+        assert_eq!(
+            (response.status(), response.field("upgrade")),
+            (426, None),
+            "who asks for nothing is offered nothing"
+        );
+    });
+}
+
+#[test]
 fn only_protocols_that_the_listener_allows_are_passed_on() {
     on_both_drivers(|driver| {
         let service = Service::saying("as before");

@@ -30,14 +30,14 @@ use crate::outcome::{Reason, phrase};
 use crate::pool::Lease;
 use crate::proxy::connection::{Connection, Next};
 use crate::proxy::deadline::{Deadlines, Part};
-use crate::proxy::hop;
 use crate::proxy::pace::{Credit, GRACE, Pace};
 use crate::proxy::relay::{Raced, Turn, race};
 use crate::proxy::request::{self, Account, Call, Failed, Patience};
 use crate::proxy::transport::Transport;
 use crate::proxy::tunnel;
+use crate::proxy::{date, hop};
 use crate::tables::Listener;
-use crate::worker::Worker;
+use crate::worker::{Worker, unix_micros};
 
 /// A client that waits longer than this for a response is watched, so that its going away ends the request upstream.
 /// Shorter ones are not worth a system call.
@@ -715,15 +715,18 @@ impl<N: Net> Respond<'_, N> {
         if self.listener.config.hop.via.is_some() {
             self.write_via(head, edits, text, &buffer);
         }
-        if self.asks != Asks::Nothing && self.begins_tunnel(head) {
-            self.write_tunnel_head(head, edits, output, &mut buffer);
-            account.status = head.status();
-            *stage = Stage::Begun;
-            // What the endpoint has sent already is the tunnel's.
-            account.response_bytes += buffer.len() as u64;
-            output.push(buffer.slice(0..buffer.len()));
-            self.flush(output).await.map_err(Failed::Ended)?;
-            return Ok(End { upstream_persists: false, client_persists: false, tunnel: true });
+        if self.asks != Asks::Nothing {
+            self.keep_offer(head, edits, &buffer);
+            if self.begins_tunnel(head) {
+                self.write_tunnel_head(head, edits, output, &mut buffer);
+                account.status = head.status();
+                *stage = Stage::Begun;
+                // What the endpoint has sent already is the tunnel's.
+                account.response_bytes += buffer.len() as u64;
+                output.push(buffer.slice(0..buffer.len()));
+                self.flush(output).await.map_err(Failed::Ended)?;
+                return Ok(End { upstream_persists: false, client_persists: false, tunnel: true });
+            }
         }
         let method = self.request.known_method();
         let length = head.framing(method);
@@ -770,8 +773,15 @@ impl<N: Net> Respond<'_, N> {
         self.asks == Asks::Upgrade && head.upgrade(bytes).is_some_and(named)
     }
 
+    /// Who asked for another protocol also learns which one the service wants instead, as a 426 must say (RFC 9110 section
+    /// 15.5.22), if it is one that may be asked for.
+    fn keep_offer(&self, head: &ResponseHead, edits: &mut Edits, buffer: &Buffer) {
+        if hop::may_upgrade(&self.listener.config.hop, head.upgrade(buffer.filled()).into_iter()) {
+            edits.set_upgrade(Upgrade::Keep);
+        }
+    }
+
     fn write_tunnel_head(&self, head: &ResponseHead, edits: &mut Edits, output: &mut Output, buffer: &mut Buffer) {
-        edits.set_upgrade(Upgrade::Keep);
         edits.set_framing(Framing::Drop);
         let bytes = buffer.slice(0..head.len());
         head.write(&bytes, edits, &mut Spans { head: &bytes, output });
@@ -1076,8 +1086,10 @@ impl Answer<'_> {
             return false;
         }
         let body = format_args!("{status} {}: {}\n", phrase(status), self.reason.label()).to_string();
-        let mut fields = [("content-type", "text/plain"), ("x-ringmesh-reason", self.reason.label()), ("", "")];
-        let mut count = 2;
+        let date = date::text(unix_micros() / 1_000_000);
+        let reason = ("x-ringmesh-reason", self.reason.label());
+        let mut fields = [("content-type", "text/plain"), ("date", &date), reason, ("", "")];
+        let mut count = 3;
         if self.close {
             fields[count] = ("connection", "close");
             count += 1;

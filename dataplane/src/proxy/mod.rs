@@ -10,4 +10,5 @@ pub mod http1;
 pub mod opaque;
 pub mod relay;
 pub mod hop;
+pub mod date;
 pub mod tunnel;
