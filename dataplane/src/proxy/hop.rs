@@ -7,6 +7,8 @@ use std::net::IpAddr;
 
 use ringmesh_codec::authority;
 use ringmesh_codec::head::{Head, Version};
+use ringmesh_codec::http1::{ClientFields, Edits};
+pub use ringmesh_codec::name::tells_of_client;
 use ringmesh_model::hop::{Connect, Forwarded, Hop, Write};
 
 use crate::outcome::Reason;
@@ -21,11 +23,11 @@ pub trait Fields {
     fn set(&mut self, name: &str, value: &[u8]);
     /// Adds a field after all others.
     fn append(&mut self, name: &str, value: &[u8]);
-    /// Leaves out all fields of that name.
-    fn remove(&mut self, name: &str);
+    /// Leaves out all that [tell of the client](tells_of_client) and have come in.
+    fn forget_client(&mut self);
 }
 
-impl Fields for ringmesh_codec::http1::Edits {
+impl Fields for Edits {
     fn set(&mut self, name: &str, value: &[u8]) {
         let set = self.set(name, value);
         debug_assert!(set.is_ok(), "{name} is no field of one connection");
@@ -36,9 +38,8 @@ impl Fields for ringmesh_codec::http1::Edits {
         debug_assert!(appended.is_ok(), "{name} is no field of one connection");
     }
 
-    fn remove(&mut self, name: &str) {
-        let removed = self.remove(name);
-        debug_assert!(removed.is_ok(), "{name} is no field of one connection");
+    fn forget_client(&mut self) {
+        self.set_client_fields(ClientFields::Drop);
     }
 }
 
@@ -182,13 +183,7 @@ fn write_forwarded(
     let trusted = |address: IpAddr| forwarded.trust.iter().any(|network| network.contains(address));
     let believed = client.is_peer || client.address.is_none_or(trusted);
     if !believed {
-        head.for_each_field(&mut |name, _value| {
-            if tells_of_client(name)
-                && let Ok(name) = std::str::from_utf8(name)
-            {
-                fields.remove(name);
-            }
-        });
+        fields.forget_client();
     }
     let address = client.address.map(|address| address.to_canonical());
     let proto = if client.secure { "https" } else { "http" };
@@ -230,19 +225,6 @@ fn write_forwarded(
         push(text, format_args!(";proto={proto}"));
         add("Forwarded", joined, text, fields);
     }
-}
-
-/// Whether a field tells who asked first. `_` is taken for `-`, as by readers that fold names for CGI.
-fn tells_of_client(name: &[u8]) -> bool {
-    let starts_with = |prefix: &[u8]| {
-        name.len() >= prefix.len()
-            && name.iter().zip(prefix).all(|(byte, known)| match byte {
-                b'_' => *known == b'-',
-                byte => byte.eq_ignore_ascii_case(known),
-            })
-    };
-    let is = |known: &[u8]| name.len() == known.len() && starts_with(known);
-    starts_with(b"x-forwarded-") || is(b"forwarded") || is(b"x-real-ip")
 }
 
 /// Whether a list could be joined.
@@ -320,15 +302,15 @@ mod tests {
 
     impl Fields for Written {
         fn set(&mut self, name: &str, value: &[u8]) {
-            self.remove(name);
+            self.0.remove(&name.to_ascii_lowercase());
             self.append(name, value);
         }
         fn append(&mut self, name: &str, value: &[u8]) {
             let value = String::from_utf8_lossy(value).into_owned();
             self.0.entry(name.to_ascii_lowercase()).or_default().push(value);
         }
-        fn remove(&mut self, name: &str) {
-            self.0.remove(&name.to_ascii_lowercase());
+        fn forget_client(&mut self) {
+            self.0.retain(|name, _| !tells_of_client(name.as_bytes()));
         }
     }
 
@@ -349,7 +331,7 @@ mod tests {
         let mut written = Written::default();
         fields.iter().for_each(|(name, value)| written.append(name, value.as_bytes()));
         write_request(hop, client, "1.1", &Request(method, fields), &mut Vec::new(), &mut written);
-        written.remove("host");
+        written.0.remove("host");
         let lines =
             written.0.iter().flat_map(|(name, values)| values.iter().map(move |value| format!("{name}: {value}")));
         lines.collect::<Vec<_>>().join("\n")

@@ -16,6 +16,7 @@ pub struct Edits {
     upgrade: Upgrade,
     chunked: Chunked,
     framing: Framing,
+    client_fields: ClientFields,
 }
 
 /// What our Connection field says to the next hop, or back to the client.
@@ -60,6 +61,16 @@ pub enum Framing {
     Drop,
 }
 
+/// Whether fields that [tell of the client](crate::name::tells_of_client) go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ClientFields {
+    /// As they came.
+    #[default]
+    Keep,
+    /// Left out, all but those that are set or appended. However many came, this takes no storage.
+    Drop,
+}
+
 /// Why an edit cannot be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EditError {
@@ -97,6 +108,7 @@ impl Edits {
         self.upgrade = Upgrade::default();
         self.chunked = Chunked::default();
         self.framing = Framing::default();
+        self.client_fields = ClientFields::default();
     }
 
     /// Whether there is nothing to change.
@@ -107,6 +119,7 @@ impl Edits {
             && self.upgrade == Upgrade::Drop
             && self.chunked == Chunked::Keep
             && self.framing == Framing::Keep
+            && self.client_fields == ClientFields::Keep
     }
 
     /// Puts one field in place of all of that name.
@@ -178,6 +191,15 @@ impl Edits {
     /// Keeps or leaves out what says how long a response's body is.
     pub fn set_framing(&mut self, framing: Framing) {
         self.framing = framing;
+    }
+
+    /// Keeps or leaves out what tells of the client.
+    pub fn set_client_fields(&mut self, client_fields: ClientFields) {
+        self.client_fields = client_fields;
+    }
+
+    pub(super) fn client_fields(&self) -> ClientFields {
+        self.client_fields
     }
 
     pub(super) fn target(&self) -> Option<&[u8]> {

@@ -11,7 +11,7 @@ mod response;
 mod target;
 mod write;
 
-pub use edits::{Chunked, Connection, EditError, Edits, Framing, Upgrade};
+pub use edits::{Chunked, ClientFields, Connection, EditError, Edits, Framing, Upgrade};
 pub use local::{CONTINUE, write_local_response};
 pub use request::{RequestHead, RequestView};
 pub use response::ResponseHead;
