@@ -3,12 +3,13 @@
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use ringmesh_dataplane::telemetry::layout;
 use ringmesh_dataplane::{Running, Start, filter, start};
-use ringmesh_model::snapshot::AccessLog;
+use ringmesh_model::snapshot::{AccessLog, Hop, Key, Listener, Object};
 use ringmesh_model::wire::{Driver, Pin, Runtime, ToControl, ToDataPlane, WIRE_VERSION};
 use ringmesh_ring::shared_memory::SharedMemory;
 use ringmesh_ring::socket::bind_group;
@@ -34,6 +35,7 @@ impl Plane {
         driver: Driver,
         service: SocketAddr,
         access_log: AccessLog,
+        hop: Hop,
         filters: Vec<filter::Make>,
     ) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
@@ -54,7 +56,10 @@ impl Plane {
         }
         let passed: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
         plane.running.link.send(&ToDataPlane::Listeners { counts: vec![(LISTENER.into(), WORKERS)] }, &passed)?;
-        let snapshot = snapshot::snapshot(address, service, 1, access_log);
+        let mut snapshot = snapshot::snapshot(address, service, 1, access_log);
+        if let Some(Object::Listener(listener)) = snapshot.objects.get_mut(&Key::Listener(LISTENER.into())) {
+            *listener = Arc::new(Listener { hop, ..listener.as_ref().clone() });
+        }
         match plane.ask(&ToDataPlane::Snapshot(snapshot), &[])? {
             ToControl::Live { .. } => Ok(plane),
             answer => bail!("the data plane does not go live: {answer:?}"),

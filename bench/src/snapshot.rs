@@ -71,6 +71,7 @@ fn listener(bind: SocketAddr) -> Listener {
                 max_duration: None,
             },
         },
+        hop: Hop::default(),
     }
 }
 

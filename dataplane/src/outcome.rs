@@ -154,6 +154,10 @@ reasons! {
     NotDetected = 42, "not_detected", 0, Downstream, Never;
     /// An opaque connection was open for as long as it may be.
     MaxDuration = 43, "max_duration", 0, Proxy, Never;
+    /// The request has passed this proxy before: its name stands in `Via` (RFC 5842 section 7.2).
+    LoopDetected = 45, "loop_detected", 508, Downstream, Never;
+    /// An OPTIONS that was to go no further than here (RFC 9110 section 7.6.2).
+    MaxForwards = 46, "max_forwards", 200, None, Never;
 }
 
 /// Upper bound on the number of reasons, for tables indexed by them.
@@ -225,6 +229,7 @@ impl Reason {
 /// The standard phrase of a status that we answer ourselves (RFC 9110 section 15, RFC 6585).
 pub const fn phrase(status: u16) -> &'static str {
     match status {
+        200 => "OK",
         400 => "Bad Request",
         403 => "Forbidden",
         404 => "Not Found",
@@ -239,6 +244,7 @@ pub const fn phrase(status: u16) -> &'static str {
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
+        508 => "Loop Detected",
         _ => "Error",
     }
 }

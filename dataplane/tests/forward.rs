@@ -56,6 +56,7 @@ fn listener(name: &str, bind: SocketAddr, protocol: Protocol, service: &str) -> 
                 max_duration: None,
             },
         },
+        hop: Hop::default(),
     }
 }
 

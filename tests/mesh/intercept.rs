@@ -40,7 +40,7 @@ max_connections = 200
 service = \"away\"
 [[listener]]
 name = \"inbound6\"
-bind = \"[::]:15006\"
+bind = \"[::]:15006\"\nipv6_only = true
 intercept = \"inbound\"
 max_connections = 200
 service = \"away\"

@@ -16,8 +16,8 @@ use ringmesh_dataplane::telemetry::{Reader, layout};
 use ringmesh_dataplane::{Running, Start, entry, start};
 use ringmesh_loadgen::load::{Entry, Reuse};
 use ringmesh_model::snapshot::{
-    AccessLog, Address, Balance, Destination, Endpoint, Key, Listener, ListenerLimits, ListenerTarget, Mtls, Object,
-    OpaqueLimits, Protocol, Service, Settings, Snapshot,
+    AccessLog, Address, Balance, Destination, Endpoint, Hop, Key, Listener, ListenerLimits, ListenerTarget, Mtls,
+    Object, OpaqueLimits, Protocol, Service, Settings, Snapshot,
 };
 use ringmesh_model::wire::{self, Pin, Runtime, ToControl, ToDataPlane, WIRE_VERSION};
 use ringmesh_ring::shared_memory::SharedMemory;
@@ -158,6 +158,7 @@ fn snapshot(front: SocketAddr, app: SocketAddr) -> Snapshot {
         proxy_protocol: None,
         target: ListenerTarget::Service("app".into()),
         limits,
+        hop: Hop::default(),
     };
     let service = Service {
         name: "app".into(),

@@ -1,5 +1,6 @@
 //! Counts what a worker allocates for steady plain HTTP/1.1 requests on kept connections, which must be nothing: the real
-//! data plane in this process, over real sockets, on both drivers, with and without an access log.
+//! data plane in this process, over real sockets, on both drivers, with and without an access log, and where each head gets
+//! fields about the client and `Via`.
 //!
 //! Its allocator counts by thread.
 
@@ -17,7 +18,8 @@ use ringmesh_bench::snapshot::HOST;
 use ringmesh_dataplane::filter::{Filter, Verdict};
 use ringmesh_loadgen::load::{self, Entry};
 use ringmesh_loadgen::serve::{self, ResponseForm, Service};
-use ringmesh_model::snapshot::AccessLog;
+use ringmesh_model::hop::{Forwarded, Write};
+use ringmesh_model::snapshot::{AccessLog, Hop};
 use ringmesh_model::wire::Driver;
 use ringmesh_ring::allocator::{Counting, Counts, counts};
 
@@ -40,9 +42,19 @@ const CONNECTIONS: usize = 32;
 fn main() -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for (driver, name) in [(Driver::IoUring, "io_uring"), (Driver::Epoll, "epoll")] {
-        for access_log in [AccessLog::Off, AccessLog::On] {
-            let log = if access_log == AccessLog::On { "on" } else { "off" };
-            match count(driver, access_log) {
+        let silent = Hop::default();
+        let telling = Hop {
+            forwarded: Some(Forwarded { trust: Vec::new(), write: Write::Both }),
+            via: Some("bench".into()),
+            ..Hop::default()
+        };
+        for (access_log, hop) in [(AccessLog::Off, &silent), (AccessLog::On, &silent), (AccessLog::Off, &telling)] {
+            let log = match (access_log, &hop.via) {
+                (AccessLog::On, _) => "on",
+                (AccessLog::Off, None) => "off",
+                (AccessLog::Off, Some(_)) => "off, heads changed",
+            };
+            match count(driver, access_log, hop.clone()) {
                 Ok((driver, Counts { allocations, bytes })) => {
                     println!(
                         "{driver}, access log {log}: {allocations} allocations, {bytes} bytes in {REQUESTS} requests"
@@ -90,7 +102,7 @@ impl Filter for Observer {
     }
 }
 
-fn count(driver: Driver, access_log: AccessLog) -> anyhow::Result<(String, Counts)> {
+fn count(driver: Driver, access_log: AccessLog, hop: Hop) -> anyhow::Result<(String, Counts)> {
     let marks = Arc::new(Marks::default());
     let observed = marks.clone();
     let filters: Vec<ringmesh_dataplane::filter::Make> =
@@ -98,7 +110,7 @@ fn count(driver: Driver, access_log: AccessLog) -> anyhow::Result<(String, Count
     let answers = serve::Http { body_bytes: 100, form: ResponseForm::Fixed, ..serve::Http::default() };
     let mut service =
         serve::start(serve::Settings::new(SocketAddr::from(([127, 0, 0, 1], 0)), Service::Http(answers)))?;
-    let plane = Plane::start(driver, service.address(), access_log, filters)?;
+    let plane = Plane::start(driver, service.address(), access_log, hop, filters)?;
     let wanted = WARM_UP + REQUESTS + COOL_DOWN;
     let load = load::Settings {
         connections: CONNECTIONS,

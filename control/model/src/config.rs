@@ -9,6 +9,7 @@ use toml::de::DeTable;
 
 use crate::admin::{self, Admin};
 use crate::error::{Cause, Located, Problem, Problems};
+use crate::hop;
 use crate::intercept::{self, Intercept};
 use crate::listener::{self, CertificateFiles, Listener};
 use crate::log::{self, Log};
@@ -45,6 +46,7 @@ pub const SECTIONS: &[&Keys] = &[
     &listener::TLS_KEYS,
     &listener::PERMISSIONS_KEYS,
     &listener::PROXY_PROTOCOL_KEYS,
+    &hop::FORWARDED_KEYS,
     &admin::KEYS,
     &intercept::KEYS,
     &service::KEYS,

@@ -349,6 +349,9 @@ pub enum Cause {
         /// What it is for.
         why: &'static str,
     },
+    /// HTTP inside of HTTP, or TLS, which the proxy could not look into.
+    #[error("an upgrade to \"{0}\" would carry requests past the proxy; it is never passed on")]
+    UpgradePastTheProxy(String),
     /// A relative path where there is no folder it could be relative to.
     #[error("path \"{0}\" must be absolute")]
     RelativePath(String),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Cause, Located};
+use crate::hop::{Clients, Hop};
 use crate::name::Name;
 use crate::network::Network;
 use crate::reader::{Field, FromField, Keys, Section, Word, word};
@@ -40,6 +41,11 @@ pub const KEYS: Keys = Keys {
         "idle_timeout",
         "max_connection_duration",
         "tcp_keepalive",
+        "upgrade",
+        "connect",
+        "tunnel_idle_timeout",
+        "forwarded",
+        "via",
     ],
 };
 
@@ -178,6 +184,8 @@ pub struct Listener {
     pub service: Option<Located<String>>,
     /// Its limits and deadlines.
     pub limits: ListenerLimits,
+    /// What it does as one hop of several.
+    pub hop: Hop,
 }
 
 /// A certificate for a listener, with its key. Relative files are relative to the config file's folder.
@@ -192,7 +200,7 @@ pub struct CertificateFiles {
 impl Listener {
     pub(crate) fn read(section: &Section<'_>, folder: &Path) -> Option<Self> {
         let name = section.required::<Located<Name>>("name", "name = \"inbound\"");
-        let bind = section.required("bind", "bind = \"127.0.0.1:8080\"");
+        let bind = section.required::<Located<Address>>("bind", "bind = \"127.0.0.1:8080\"");
         let protocol = section.word("protocol", DEFAULT_PROTOCOL);
         let intercept =
             section.field("intercept").and_then(|field| Some(Located { value: word(&field)?, place: field.place() }));
@@ -207,6 +215,14 @@ impl Listener {
         let permissions = permissions(section);
         let name = Name::unwrap(name?);
         let bind = bind?;
+        let from_elsewhere =
+            proxy_protocol.is_some() || intercept.as_ref().is_some_and(|to| to.value == Direction::Inbound);
+        let clients = match mtls.value {
+            Mtls::Strict => Clients::Peers,
+            Mtls::Off if is_local(&bind.value) && !from_elsewhere => Clients::Local,
+            Mtls::Off => Clients::Anybody,
+        };
+        let hop = Hop::read(section, clients);
         Some(Self {
             name,
             bind,
@@ -219,7 +235,16 @@ impl Listener {
             proxy_protocol,
             service,
             limits,
+            hop,
         })
+    }
+}
+
+/// Whether only this machine can connect there, by itself.
+fn is_local(bind: &Address) -> bool {
+    match bind {
+        Address::Ip(address) => address.ip().to_canonical().is_loopback(),
+        Address::Unix(_) => true,
     }
 }
 

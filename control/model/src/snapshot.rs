@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::hop::Hop;
 use crate::network::Network;
 use crate::spiffe::SpiffeId;
 
@@ -198,6 +199,8 @@ pub struct Listener {
     pub target: ListenerTarget,
     /// Its limits and deadlines.
     pub limits: ListenerLimits,
+    /// What it does as one hop of several.
+    pub hop: Hop,
 }
 
 impl Listener {

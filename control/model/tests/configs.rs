@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ringmesh_model::config::{self, Config, SECTIONS};
 use ringmesh_model::error::{Cause, Located};
+use ringmesh_model::hop::{Forwarded, Write};
 use ringmesh_model::listener::CertificateFiles;
 use ringmesh_model::resolve::{Answers, Credentials, resolve};
 use ringmesh_model::snapshot::{Certificate, Identity, Snapshot};
@@ -250,6 +251,31 @@ fn the_idle_timeout_of_tcp_is_an_hour() {
     let written = config::parse(&format!("{text}idle_timeout = \"1h\"\n"), "x.toml").expect("valid");
     assert_eq!(implied, written);
     assert!(reference().contains("default \"1h\""), "and the reference says so");
+}
+
+#[test]
+fn fields_about_the_client_pass_by_themselves_only_from_the_own_machine_and_from_peers() {
+    let implied_with = |bind: &str, mtls: &str, key: &str| {
+        let text =
+            format!("[[listener]]\nname = \"a\"\nbind = \"{bind}\"\nservice = \"b\"\nmtls = \"{mtls}\"\n{key}\n");
+        let config = config::parse(&text, "x.toml").expect("valid");
+        config.listeners[0].hop.forwarded.clone()
+    };
+    let implied = |bind: &str, mtls: &str| implied_with(bind, mtls, "");
+    let anew = Some(Forwarded { trust: Vec::new(), write: Write::XForwarded });
+    for bind in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "[2001:db8::1]:1"] {
+        assert_eq!(implied(bind, "off"), anew, "{bind}");
+        assert_eq!(implied(bind, "strict"), None, "{bind}");
+    }
+    for bind in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "unix:/run/a.sock"] {
+        assert_eq!(implied(bind, "off"), None, "{bind}");
+        assert_eq!(implied_with(bind, "off", "intercept = \"outbound\""), None, "{bind}");
+        // Whoever connects there speaks for clients from elsewhere.
+        for key in ["proxy_protocol = { from = [\"127.0.0.1\", \"unix\"] }", "intercept = \"inbound\""] {
+            assert_eq!(implied_with(bind, "off", key), anew, "{bind} {key}");
+            assert_eq!(implied_with(bind, "strict", key), None, "{bind} {key}");
+        }
+    }
 }
 
 #[test]

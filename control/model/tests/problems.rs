@@ -99,6 +99,57 @@ name = \"a\"
 }
 
 #[test]
+fn what_a_listener_does_as_a_hop_is_told_with_its_line() {
+    let listener = |line: &str| {
+        format!(
+            "[[listener]]\nname = \"a\"\nbind = \"127.0.0.1:1\"\nservice = \"s\"\n{line}\n[[service]]\nname = \"s\"\nendpoints = [\"10.0.0.1:80\"]\n"
+        )
+    };
+    for good in [
+        "upgrade = \"off\"",
+        "upgrade = [\"WebSocket\", \"irc/6.9\"]",
+        "connect = \"terminate\"",
+        "forwarded = \"off\"",
+        "forwarded = {}",
+        "forwarded = { trust = [\"10.0.0.0/8\", \"::1\"], write = \"none\" }",
+        "via = \"off\"",
+        "via = \"edge-1\"",
+    ] {
+        check(&listener(good), &[]);
+    }
+    for (line, told) in [
+        ("upgrade = []", "`upgrade`: the list is empty; write \"off\" for none"),
+        (
+            "upgrade = [\"websocket\", \"H2C\"]",
+            "`upgrade[1]`: an upgrade to \"H2C\" would carry requests past the proxy; it is never passed on",
+        ),
+        ("upgrade = [\"a b\"]", "`upgrade[0]`: expected a protocol such as \"websocket\", found \"a b\""),
+        ("upgrade = [\"a\", \"A\"]", "`upgrade[1]`: a is listed twice"),
+        ("connect = \"on\"", "`connect`: unknown value \"on\"; expected one of `off`, `forward`, `terminate`"),
+        ("tunnel_idle_timeout = \"1ms\"", "`tunnel_idle_timeout`: must be 10ms to 168h, found 1ms"),
+        (
+            "forwarded = \"on\"",
+            "`forwarded`: expected \"off\", or a table such as { trust = [\"10.0.0.0/8\"], write = \"forwarded\" }, found string \"on\"",
+        ),
+        (
+            "forwarded = { trust = [\"10.0.0.1/8\"] }",
+            "`forwarded.trust[0]`: \"10.0.0.1/8\" is no network: it has bits behind its prefix; write \"10.0.0.0/8\" or \"10.0.0.1\"",
+        ),
+        ("forwarded = { trust = [] }", "`forwarded.trust`: the list is empty; leave it out to believe nobody"),
+        (
+            "forwarded = { write = \"xff\" }",
+            "`forwarded.write`: unknown value \"xff\"; expected one of `x-forwarded`, `forwarded`, `both`, `none`",
+        ),
+        (
+            "via = \"a b\"",
+            "`via`: expected a name of at most 64 letters, digits, `.`, `-` and `_`, or \"off\", found \"a b\"",
+        ),
+    ] {
+        check(&listener(line), &[format!("x.toml:5: listener \"a\": {told}").as_str()]);
+    }
+}
+
+#[test]
 fn a_listener_has_one_kind_of_tls_and_whole_certificates() {
     let listener = |tls: &str| {
         format!(
@@ -903,7 +954,7 @@ fn interception_needs_a_port_for_each_direction_and_family_that_can_be_reached()
         listener("out", "127.0.0.1:15001", "outbound"),
         listener("out6", "[::1]:15001", "outbound"),
         listener("in", "0.0.0.0:15006", "inbound"),
-        listener("in6", "[::]:15006", "inbound"),
+        listener("in6", "[::]:15006", "inbound") + "ipv6_only = true\n",
     ];
     check(&(all.concat() + service), &[]);
     check(
@@ -1041,7 +1092,7 @@ fn tls_that_is_passed_on_is_routed_by_its_own_routes_and_by_what_can_be_seen() {
     );
     check(
         "[[route]]\nprotocol = \"tls\"\nhosts = [\"shop\"]\n[[service]]\nname = \"shop\"\nendpoints = [\"a:1\"]\nprotocol = \"tls\"\n",
-        &["x.toml:7: service \"shop\": `protocol`: unknown value \"tls\"; expected `http`, `http2` or `tcp`"],
+        &["x.toml:7: service \"shop\": `protocol`: unknown value \"tls\"; expected one of `http`, `http2`, `tcp`"],
     );
     check(
         "[[route]]\nprotocol = \"tls\"\nhosts = [\"shop\"]\n[[service]]\nname = \"shop\"\nendpoints = [\"a:1\"]\n",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ringmesh_model::network::Network;
 use ringmesh_model::snapshot::{
-    AccessLog, Address, AllowRule, Balance, Destination, Endpoint, HostPattern, Identity, Key, Listener,
+    AccessLog, Address, AllowRule, Balance, Destination, Endpoint, Hop, HostPattern, Identity, Key, Listener,
     ListenerLimits, ListenerTarget, Mtls, Object, OpaqueLimits, Others, PathMatch, Permissions, Policy, Protocol,
     ProxyAt, ProxyProtocol, ProxyVersion, Route, RouteMatch, RouteProtocol, RouteRule, Service, Settings, Snapshot,
     Target,
@@ -114,6 +114,7 @@ fn listener() -> Listener {
                 max_duration: None,
             },
         },
+        hop: Hop::default(),
     }
 }
 

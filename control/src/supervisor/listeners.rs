@@ -269,7 +269,7 @@ fn join_group(address: SocketAddr, members: u16, families: Families) -> std::io:
 mod tests {
     use std::time::Duration;
 
-    use ringmesh_model::snapshot::{Key, ListenerLimits, ListenerTarget, Mtls, OpaqueLimits, Protocol};
+    use ringmesh_model::snapshot::{Hop, Key, ListenerLimits, ListenerTarget, Mtls, OpaqueLimits, Protocol};
 
     use super::*;
 
@@ -305,6 +305,7 @@ mod tests {
                     tcp_keepalive: None,
                     opaque: OpaqueLimits { idle_timeout: second, min_transfer_rate: None, max_duration: None },
                 },
+                hop: Hop::default(),
             };
             (Key::Listener(listener.name.clone()), Object::Listener(listener.into()))
         };

@@ -66,6 +66,14 @@ impl Name {
     }
 }
 
+/// Whether a field tells who asked first: `Forwarded` (RFC 7239), `X-Forwarded-*` and `X-Real-IP`. `_` is taken for `-`, as
+/// by readers that fold names for CGI.
+pub fn tells_of_client(name: &[u8]) -> bool {
+    let starts_with = |prefix: &[u8]| name.len() >= prefix.len() && looks_like(&name[..prefix.len()], prefix);
+    let is = |known: &[u8]| name.len() == known.len() && starts_with(known);
+    starts_with(b"x-forwarded-") || is(b"forwarded") || is(b"x-real-ip")
+}
+
 /// Whether a token is this name, in any case: all bytes at once, because the bit that tells the cases apart is set in
 /// letters of the lower one, digits and `-`, and no byte of a token becomes one of those by it but a letter.
 #[inline]

@@ -30,9 +30,9 @@ pub enum Refusal {
     /// Longer than [`Limits::max_target_bytes`](crate::Limits::max_target_bytes) (RFC 9110 section 15.5.15).
     #[error("request target too long")]
     TargetTooLong,
-    /// CONNECT (RFC 9110 section 9.3.6), which this proxy does not offer.
-    #[error("CONNECT is not supported")]
-    ConnectUnsupported,
+    /// CONNECT that announces a body: what follows it is the tunnel's (RFC 9110 section 9.3.6).
+    #[error("CONNECT with a body")]
+    ConnectWithBody,
     /// A field name that is no token: spaces before the colon, line folding, or no colon at all (RFC 9112 section 5).
     #[error("malformed field name or folded line")]
     BadFieldName,
@@ -73,6 +73,10 @@ pub enum Refusal {
     /// Transfer-Encoding in an HTTP/1.0 message (RFC 9112 section 6.1: faulty framing).
     #[error("Transfer-Encoding in HTTP/1.0")]
     CodingInOldVersion,
+    /// A body of a GET, HEAD or DELETE in HTTP/1.0 (RFC 9110 section 9.3.1: refused for what it can smuggle). HAProxy
+    /// refuses it too.
+    #[error("body of a GET, HEAD or DELETE in HTTP/1.0")]
+    BodyInOldVersion,
     /// A 1xx or 204 response with Transfer-Encoding or a Content-Length other than 0 (RFC 9112 section 6.3 item 1 says
     /// that there is no body; a reader that trusts the field waits for one).
     #[error("body announced in a response that has none")]
@@ -130,7 +134,7 @@ impl Refusal {
             Self::TargetTooLong => 414,
             Self::UnknownExpectation => 417,
             Self::TooManyFields | Self::HeadTooLarge => 431,
-            Self::UnknownCoding | Self::ConnectUnsupported => 501,
+            Self::UnknownCoding => 501,
             Self::UnsupportedVersion => 505,
             _ => 400,
         }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use ringmesh_codec::http1::{
-    Chunked, Connection, EditError, Edits, Joined, Parsed, RequestHead, ResponseHead, Sink, Upgrade,
+    Chunked, ClientFields, Connection, EditError, Edits, Joined, Parsed, RequestHead, ResponseHead, Sink, Upgrade,
     write_local_response,
 };
 use ringmesh_codec::{BodyLength, Head, Limits, Method, Version};
@@ -216,6 +216,23 @@ fn fields_are_set_appended_and_removed_by_name_in_any_case() {
         let edits = edits(|edits| change(edits).expect("a valid edit"));
         check_request(request, &edits, &format!("GET / HTTP/1.1\n{fields}\n"));
     }
+}
+
+#[test]
+fn what_tells_of_the_client_is_left_out_but_not_what_is_set_in_its_place() {
+    check_request(
+        "GET / HTTP/1.1\nHost: a\nX-Forwarded-For: b\nx_forwarded_for: c\nFORWARDED: d\nX-Real-Ip: e\nX-Forwarded: f\n\
+         X-Forwarded-Client-Cert: g\nForwarded-By: h\n\n",
+        &edits(|edits| {
+            edits.set_client_fields(ClientFields::Drop);
+            edits.set("X-Forwarded-For", b"i").expect("a field");
+        }),
+        "GET / HTTP/1.1\nHost: a\nX-Forwarded: f\nForwarded-By: h\nX-Forwarded-For: i\n\n",
+    );
+    let mut dropped = edits(|edits| edits.set_client_fields(ClientFields::Drop));
+    assert!(!dropped.is_empty());
+    dropped.clear();
+    assert!(dropped.is_empty());
 }
 
 #[test]

@@ -22,13 +22,13 @@ use crate::listener::Reserved;
 use crate::listener::proxy_header::{self, Expected, Source};
 use crate::outcome::Reason;
 use crate::places::Place;
-use crate::proxy::http2;
 use crate::proxy::http2::stream::Begun;
 use crate::proxy::opaque::{self, Opening};
 use crate::proxy::original::Original;
 use crate::proxy::preface::canonical;
 use crate::proxy::relay::{Raced, Turn, race};
 use crate::proxy::transport::Transport;
+use crate::proxy::{hop, http2};
 use crate::tables::Listener;
 use crate::telemetry::event::{Direction, Event, Refused};
 use crate::telemetry::layout::{gauge, listener as counter};
@@ -133,6 +133,15 @@ impl<N: Net> Connection<N> {
     /// What the client asked for in its handshake, if it asked for anything.
     pub fn asked(&self) -> Option<&tls::Asked> {
         self.peer.as_ref().and_then(|peer| peer.asked.as_deref())
+    }
+
+    /// Who the client is to the next hop.
+    pub fn seen(&self) -> hop::Client {
+        hop::Client {
+            address: self.client.map(|client| client.ip()),
+            is_peer: self.peer_id().is_some(),
+            secure: self.transport.plain().is_none(),
+        }
     }
 
     /// The client's address as text, or nothing.

@@ -4,7 +4,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -14,10 +14,12 @@ use ringmesh_codec::body::{BodyScanner, State};
 use ringmesh_codec::framing::BodyLength;
 use ringmesh_codec::head::{Head, Method, Version};
 use ringmesh_codec::http1::{
-    Chunked, Connection as ConnectionOption, Edits, Parsed, RequestHead, ResponseHead, Sink, write_local_response,
+    Chunked, Connection as ConnectionOption, Edits, Framing, Parsed, RequestHead, ResponseHead, Sink, Upgrade,
+    write_local_response,
 };
 use ringmesh_codec::http2::begins_preface;
 use ringmesh_codec::sniff;
+use ringmesh_model::hop::Connect;
 use ringmesh_ring::buffer::{Buffer, Size, Slice};
 use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
@@ -31,17 +33,20 @@ use crate::pool::{Lease, Leased, shared};
 use crate::proxy::connection::{Connection, Next};
 use crate::proxy::deadline::{Deadlines, Part};
 use crate::proxy::exchange::replay::Kept;
-use crate::proxy::pace::{Credit, GRACE};
+use crate::proxy::pace::{Credit, GRACE, Pace};
 use crate::proxy::relay::{Raced, Turn, race};
 use crate::proxy::request::{self, Account, Call, Failed, Patience};
 use crate::proxy::transport::Transport;
-use crate::proxy::{exchange, grpc};
+use crate::proxy::{date, exchange, grpc, hop, tunnel};
 use crate::tables::Listener;
-use crate::worker::Worker;
+use crate::worker::{Worker, unix_micros};
 
 /// A client that waits longer than this for a response is watched, so that its going away ends the request upstream.
 /// Shorter ones are not worth a system call.
 const WATCH_AFTER: Duration = Duration::from_millis(100);
+
+/// The answer to a CONNECT whose tunnel ends here.
+const CONNECTED: &[u8] = b"HTTP/1.1 200 Connection Established\r\n\r\n";
 
 /// Longest time that our own answer may take to be written.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -119,7 +124,7 @@ async fn one<N: Net>(
             return Some(if sent { Next::Linger } else { Next::Close });
         }
     }
-    let head = buffer.slice(0..scratch.request.len());
+    let head = HeadBytes::Arrived(buffer.slice(0..scratch.request.len()));
     let body = BodyScanner::new(scratch.request.framing(), &listener.head_limits);
     let mut exchange = Exchange {
         worker,
@@ -130,6 +135,7 @@ async fn one<N: Net>(
         head,
         body,
         stage: Stage::Waiting,
+        asks: Asks::Nothing,
         head_taken: false,
         kept: Kept::default(),
     };
@@ -208,6 +214,37 @@ enum Stage {
     DoneAndClose,
 }
 
+/// What a client asks to make of its connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asks {
+    /// Nothing but a response.
+    Nothing,
+    /// One of another protocol.
+    Upgrade,
+    /// A tunnel.
+    Connect,
+}
+
+/// The bytes of a request's head.
+enum HeadBytes {
+    /// Where they arrived.
+    Arrived(Slice),
+    /// A copy just as large, so that a tunnel keeps no buffer for as long as it lasts.
+    Kept(Box<[u8]>),
+}
+
+impl Deref for HeadBytes {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Arrived(slice) => slice,
+            Self::Kept(bytes) => bytes,
+        }
+    }
+}
+
 /// One request with its response.
 struct Exchange<'a, N: Net> {
     worker: &'a Rc<Worker<N>>,
@@ -217,10 +254,11 @@ struct Exchange<'a, N: Net> {
     buffer: &'a mut Buffer,
     scratch: &'a mut Scratch,
     /// The head, which stays readable to the end.
-    head: Slice,
+    head: HeadBytes,
     /// How much of the request's body was passed on.
     body: BodyScanner,
     stage: Stage,
+    asks: Asks,
     /// Whether the body alone is left in the buffer, after an attempt over HTTP/2.
     head_taken: bool,
     /// What of the body an HTTP/2 endpoint has got that may not have looked at it.
@@ -233,11 +271,13 @@ impl<N: Net> Exchange<'_, N> {
         let Self { buffer, scratch, head, stage, .. } = self;
         let bytes = head.len();
         drop(head);
-        if scratch.request.framing().is_empty() {
-            buffer.consume(bytes);
-        }
         match stage {
-            Stage::Done => None,
+            Stage::Done => {
+                if scratch.request.framing().is_empty() {
+                    buffer.consume(bytes);
+                }
+                None
+            }
             Stage::DoneAndClose => Some(Next::Linger),
             Stage::Waiting | Stage::Begun => Some(Next::Close),
         }
@@ -259,11 +299,18 @@ impl<N: Net> Call<N> for Exchange<'_, N> {
             Leased::Own(lease) => lease,
             Leased::Shared(lease) => return Box::pin(self.exchange_over_http2(lease, patience, account)).await,
         };
+        self.scratch.edits.clear();
+        self.scratch.to_upstream.clear();
+        if self.writes_to_hops() {
+            self.edit_request();
+        }
+        let HeadBytes::Arrived(head) = &self.head else { return Err(Failed::Ended(Reason::Internal)) };
         let Scratch { request, edits, to_upstream, .. } = &mut *self.scratch;
-        edits.clear();
-        to_upstream.clear();
-        request.write(&self.head, edits, &mut Spans { head: &self.head, output: to_upstream });
+        request.write(head, edits, &mut Spans { head, output: to_upstream });
         let deadlines = patience.deadlines(&self.connection.stop, self.listener);
+        if self.asks == Asks::Connect {
+            return Box::pin(self.exchange_connect(lease, &deadlines, account)).await;
+        }
         if self.body.state() == State::Done {
             return self.exchange_without_body(lease, &deadlines, account).await;
         }
@@ -299,9 +346,20 @@ impl<N: Net> Exchange<'_, N> {
         patience: Patience,
         account: &mut Account,
     ) -> Result<(), Failed> {
-        let Scratch { request: head, to_client, .. } = &mut *self.scratch;
+        let writes = self.writes_to_hops();
+        let Scratch { request: head, to_client, text, .. } = &mut *self.scratch;
+        if head.known_method() == Method::Connect {
+            // A stream of a connection that others use too is no tunnel.
+            return Err(Failed::Ended(Reason::NotImplemented));
+        }
         let mut request = exchange::head::request_to_http2(head, &self.head, lease.hop())
             .map_err(|_unfit| Failed::Ended(Reason::BadRequest))?;
+        let hop = &self.listener.config.hop;
+        if writes {
+            let version = hop::received(head.version());
+            let client = self.connection.seen();
+            hop::write_request(hop, client, version, &head.view(&self.head), text, request.headers_mut());
+        }
         let (stop, now) = (&self.connection.stop, self.worker.net.now());
         let deadlines = patience.deadlines(stop, self.listener);
         grpc::pass_timeout_on(request.headers_mut(), patience.deadline, now);
@@ -324,6 +382,7 @@ impl<N: Net> Exchange<'_, N> {
             turn: &self.connection.turn,
             stale: lease.reused && bodiless && head.known_method().is_safe(),
             is_grpc: grpc::is_call(request.headers()),
+            hop,
         };
         let mut progress = exchange::http1::Progress::new(self.body.clone());
         let mut stage = exchange::Stage::Waiting;
@@ -348,6 +407,73 @@ impl<N: Net> Exchange<'_, N> {
         }
     }
 
+    /// Whether this hop has anything to say to others, or they to it.
+    #[inline]
+    fn writes_to_hops(&self) -> bool {
+        self.scratch.request.speaks_to_hops() || hop::writes(&self.listener.config.hop)
+    }
+
+    /// What this hop has to change: for one connection, and for all who read it after us.
+    #[cold]
+    fn edit_request(&mut self) {
+        let Scratch { request, edits, text, .. } = &mut *self.scratch;
+        let hop = &self.listener.config.hop;
+        let version = hop::received(request.version());
+        hop::write_request(hop, self.connection.seen(), version, &request.view(&self.head), text, edits);
+        if request.known_method() == Method::Connect {
+            self.asks = Asks::Connect;
+        } else if request.upgrade()
+            && request.framing().is_empty()
+            && hop::may_upgrade(hop, request.upgrades(&self.head))
+        {
+            // A body in front of the other protocol's bytes would be one more place at which two readers disagree.
+            self.asks = Asks::Upgrade;
+            edits.set_upgrade(Upgrade::Keep);
+        }
+    }
+
+    /// A tunnel begins on a connection of its own: there is no telling whether a kept one is still there.
+    async fn exchange_connect(
+        &mut self,
+        lease: Lease<N>,
+        deadlines: &Deadlines<'_>,
+        account: &mut Account,
+    ) -> Result<(), Failed> {
+        if lease.reused {
+            self.scratch.to_upstream.clear();
+            return Err(Failed::Stale);
+        }
+        if self.listener.config.hop.connect == Connect::Forward {
+            return self.exchange_without_body(lease, deadlines, account).await;
+        }
+        self.scratch.to_upstream.clear();
+        let output = &mut self.scratch.to_client;
+        output.clear();
+        output.push_bytes(CONNECTED);
+        self.stage = Stage::Begun;
+        let now = self.worker.net.now();
+        deadlines.for_taking(Part::Back, now, output.len_bytes(), Reason::ClientReadsSlowly);
+        let sent = self.connection.transport.flush(output, &self.connection.stop).await;
+        output.clear();
+        sent.map_err(|error| Failed::Ended(deadlines.reason_of(&error, Reason::ClientAborted)))?;
+        account.status = 200;
+        self.tunnel(lease, account).await
+    }
+
+    /// Carries bytes from now on. The head's buffers are given up: tunnels last long, and there may be many.
+    async fn tunnel(&mut self, lease: Lease<N>, account: &mut Account) -> Result<(), Failed> {
+        let early = &mut self.scratch.to_upstream;
+        early.clear();
+        early.push(self.buffer.slice(self.head.len()..self.buffer.len()));
+        self.head = HeadBytes::Kept(Box::from(&self.head[..]));
+        *self.buffer = Buffer::hollow();
+        let Connection { transport: client, stop, .. } = &**self.connection;
+        let pace = Pace::new(self.listener.config.limits.min_transfer_rate);
+        let deadlines = Deadlines::new(stop, self.listener.config.hop.tunnel_idle_timeout, pace);
+        let ended = tunnel::run(self.worker, client, &lease.transport, &deadlines, early, account).await;
+        ended.map_err(Failed::Ended)
+    }
+
     async fn exchange_without_body(
         &mut self,
         lease: Lease<N>,
@@ -367,21 +493,24 @@ impl<N: Net> Exchange<'_, N> {
                 error => Failed::Ended(of_upstream(&error, deadlines)),
             });
         }
+        let Scratch { request, response, edits, to_client, text, .. } = &mut *self.scratch;
         let respond = Respond {
             worker: self.worker,
             connection: self.connection,
             listener: self.listener,
             upstream: &lease.transport,
-            method: self.scratch.request.known_method(),
-            version: self.scratch.request.version(),
-            client_persists: self.scratch.request.persistent(),
+            request,
+            request_bytes: &self.head,
+            asks: self.asks,
             upload: &Uploaded::whole(),
             stale,
-            watch: &Watch::new(&self.scratch.request),
+            watch: &Watch::new(request),
             deadlines,
         };
-        let Scratch { response, edits, to_client, .. } = &mut *self.scratch;
-        let end = respond.run(response, edits, to_client, &mut self.stage, account).await?;
+        let end = respond.run(response, edits, text, to_client, &mut self.stage, account).await?;
+        if end.tunnel {
+            return Box::pin(self.tunnel(lease, account)).await;
+        }
         if end.upstream_persists {
             lease.give_back(self.worker);
         }
@@ -400,21 +529,21 @@ impl<N: Net> Exchange<'_, N> {
         // Who sends a part of the body at once waits for nobody.
         let awaits_continue = self.scratch.request.expects_continue() && account.request_bytes == 0;
         let uploaded = Uploaded::underway(awaits_continue);
-        let watch = Watch::new(&self.scratch.request);
+        let Scratch { request, response, edits, to_client, to_upstream, text } = &mut *self.scratch;
+        let watch = Watch::new(request);
         let respond = Respond {
             worker: self.worker,
             connection: self.connection,
             listener: self.listener,
             upstream: &lease.transport,
-            method: self.scratch.request.known_method(),
-            version: self.scratch.request.version(),
-            client_persists: self.scratch.request.persistent(),
+            request,
+            request_bytes: &self.head,
+            asks: Asks::Nothing,
             upload: &uploaded,
             stale: false,
             watch: &watch,
             deadlines,
         };
-        let Scratch { response, edits, to_client, to_upstream, .. } = &mut *self.scratch;
         let mut response_account = *account;
         let mut stage = self.stage;
         let upload = Upload {
@@ -430,7 +559,7 @@ impl<N: Net> Exchange<'_, N> {
         let mut request_bytes = account.request_bytes;
         let responded = {
             let mut upload = pin!(upload.run(&mut self.body, self.buffer, to_upstream, &mut request_bytes));
-            let mut respond = pin!(respond.run(response, edits, to_client, &mut stage, &mut response_account));
+            let mut respond = pin!(respond.run(response, edits, text, to_client, &mut stage, &mut response_account));
             let responded = poll_fn(|context| {
                 if upload_ended.is_none()
                     && let Poll::Ready(result) = upload.as_mut().poll(context)
@@ -666,9 +795,9 @@ struct Respond<'a, N: Net> {
     connection: &'a Connection<N>,
     listener: &'a Listener,
     upstream: &'a Transport<N::Stream>,
-    method: Method,
-    version: Version,
-    client_persists: bool,
+    request: &'a RequestHead,
+    request_bytes: &'a [u8],
+    asks: Asks,
     /// Whether all of the request has been passed on. What is left of it when the response is complete is never read: where
     /// that can be known when the head is written, the client is told. A longer response may well end after the request,
     /// as that of a service does which answers while it reads.
@@ -683,6 +812,8 @@ struct Respond<'a, N: Net> {
 struct End {
     upstream_persists: bool,
     client_persists: bool,
+    /// Whether both are a tunnel from now on.
+    tunnel: bool,
 }
 
 impl<N: Net> Respond<'_, N> {
@@ -690,6 +821,7 @@ impl<N: Net> Respond<'_, N> {
         &self,
         head: &mut ResponseHead,
         edits: &mut Edits,
+        text: &mut Vec<u8>,
         output: &mut Output,
         stage: &mut Stage,
         account: &mut Account,
@@ -697,10 +829,29 @@ impl<N: Net> Respond<'_, N> {
         let mut buffer = Buffer::take(Size::Small);
         output.clear();
         self.read_head(head, edits, output, &mut buffer, stage).await?;
-        let length = head.framing(self.method);
+        edits.clear();
+        if self.listener.config.hop.via.is_some() {
+            self.write_via(head, edits, text, &buffer);
+        }
+        if self.asks != Asks::Nothing {
+            self.keep_offer(head, edits, &buffer);
+            if self.begins_tunnel(head) {
+                self.write_tunnel_head(head, edits, output, &mut buffer);
+                account.status = head.status();
+                *stage = Stage::Begun;
+                // What the endpoint has sent already is the tunnel's.
+                account.response_bytes += buffer.len() as u64;
+                output.push(buffer.slice(0..buffer.len()));
+                self.flush(output).await.map_err(Failed::Ended)?;
+                return Ok(End { upstream_persists: false, client_persists: false, tunnel: true });
+            }
+        }
+        let method = self.request.known_method();
+        let length = head.framing(method);
         let end = End {
-            upstream_persists: head.persistent(self.method) && length != BodyLength::UntilClose,
-            client_persists: self.client_persists
+            tunnel: false,
+            upstream_persists: head.persistent(method) && length != BodyLength::UntilClose,
+            client_persists: self.request.persistent()
                 && self.connection.goes_on()
                 && self.ends_by_itself(length)
                 && (self.upload.is_whole() || !is_whole(length, buffer.len() - head.len())),
@@ -714,11 +865,52 @@ impl<N: Net> Respond<'_, N> {
         Ok(End { upstream_persists: end.upstream_persists && buffer.is_empty(), ..end })
     }
 
+    #[cold]
+    fn write_via(&self, head: &ResponseHead, edits: &mut Edits, text: &mut Vec<u8>, buffer: &Buffer) {
+        let each = |visit: &mut dyn FnMut(&[u8], &[u8])| {
+            head.fields(buffer.filled()).for_each(|(name, value)| visit(name, value));
+        };
+        hop::write_response(&self.listener.config.hop, hop::received(head.version()), each, text, edits);
+    }
+
+    /// Whether the client gets what it asks to make of its connection.
+    fn begins_tunnel(&self, head: &ResponseHead) -> bool {
+        match self.asks {
+            Asks::Nothing => false,
+            Asks::Upgrade => head.switches_protocols(),
+            Asks::Connect => (200..300).contains(&head.status()),
+        }
+    }
+
+    /// Whether a 101 is an answer to what was asked: it names one of the protocols, in the way it must (RFC 9110 section
+    /// 7.8).
+    fn is_agreed(&self, head: &ResponseHead, bytes: &[u8]) -> bool {
+        let named = |protocol: &[u8]| {
+            self.request.upgrades(self.request_bytes).any(|asked| asked.eq_ignore_ascii_case(protocol))
+        };
+        self.asks == Asks::Upgrade && head.upgrade(bytes).is_some_and(named)
+    }
+
+    /// Who asked for another protocol also learns which one the service wants instead, as a 426 must say (RFC 9110 section
+    /// 15.5.22), if it is one that may be asked for.
+    fn keep_offer(&self, head: &ResponseHead, edits: &mut Edits, buffer: &Buffer) {
+        if hop::may_upgrade(&self.listener.config.hop, head.upgrade(buffer.filled()).into_iter()) {
+            edits.set_upgrade(Upgrade::Keep);
+        }
+    }
+
+    fn write_tunnel_head(&self, head: &ResponseHead, edits: &mut Edits, output: &mut Output, buffer: &mut Buffer) {
+        edits.set_framing(Framing::Drop);
+        let bytes = buffer.slice(0..head.len());
+        head.write(&bytes, edits, &mut Spans { head: &bytes, output });
+        buffer.consume(head.len());
+    }
+
     /// Whether the client can tell where the body ends without the connection's end.
     fn ends_by_itself(&self, length: BodyLength) -> bool {
         match length {
             BodyLength::UntilClose => false,
-            BodyLength::Chunked => self.version == Version::Http11,
+            BodyLength::Chunked => self.request.version() == Version::Http11,
             BodyLength::None | BodyLength::Fixed(_) => true,
         }
     }
@@ -763,8 +955,8 @@ impl<N: Net> Respond<'_, N> {
                     Err(error) => return Err(Failed::Ended(of_upstream(&error, self.deadlines))),
                 }
             }
-            if head.switches_protocols() {
-                // Upgrade is not passed on, so nobody asked for it.
+            if head.switches_protocols() && !self.is_agreed(head, buffer.filled()) {
+                // Nobody asked for it.
                 return Err(Failed::Ended(Reason::UpstreamGarbage));
             }
             if !head.interim() {
@@ -775,7 +967,7 @@ impl<N: Net> Respond<'_, N> {
                 return Err(Failed::Ended(Reason::UpstreamGarbage));
             }
             let bytes = buffer.slice(0..head.len());
-            if self.version == Version::Http11 {
+            if self.request.version() == Version::Http11 {
                 edits.clear();
                 head.write(&bytes, edits, &mut Spans { head: &bytes, output });
                 // Half of it may go, and then nothing else can be said.
@@ -800,13 +992,13 @@ impl<N: Net> Respond<'_, N> {
         length: BodyLength,
         end: &End,
     ) {
-        edits.clear();
+        let version = self.request.version();
         if !end.client_persists {
             edits.set_connection(ConnectionOption::Close);
-        } else if self.version == Version::Http10 {
+        } else if version == Version::Http10 {
             edits.set_connection(ConnectionOption::KeepAlive);
         }
-        if self.version == Version::Http10 && length == BodyLength::Chunked {
+        if version == Version::Http10 && length == BodyLength::Chunked {
             edits.set_chunked(Chunked::Remove);
         }
         let bytes = buffer.slice(0..head.len());
@@ -823,7 +1015,7 @@ impl<N: Net> Respond<'_, N> {
         length: BodyLength,
         account: &mut Account,
     ) -> Result<(), Reason> {
-        let only_content = self.version == Version::Http10 && length == BodyLength::Chunked;
+        let only_content = self.request.version() == Version::Http10 && length == BodyLength::Chunked;
         let mut full_reads = 0;
         loop {
             if only_content {
@@ -1019,8 +1211,10 @@ impl Answer<'_> {
             return false;
         }
         let body = format_args!("{status} {}: {}\n", phrase(status), self.reason.words()).to_string();
-        let mut fields = [("content-type", "text/plain"), ("x-ringmesh-reason", self.reason.label()), ("", "")];
-        let mut count = 2;
+        let date = date::text(unix_micros() / 1_000_000);
+        let reason = ("x-ringmesh-reason", self.reason.label());
+        let mut fields = [("content-type", "text/plain"), ("date", &date), reason, ("", "")];
+        let mut count = 3;
         if self.close {
             fields[count] = ("connection", "close");
             count += 1;

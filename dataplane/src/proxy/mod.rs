@@ -15,3 +15,6 @@ pub mod grpc;
 pub mod pooled;
 pub mod opaque;
 pub mod relay;
+pub mod hop;
+pub mod date;
+pub mod tunnel;

@@ -19,6 +19,7 @@ use crate::policy::Decision;
 use crate::pool::Leased;
 use crate::proxy::connection::Connection;
 use crate::proxy::deadline::{Deadlines, Part};
+use crate::proxy::hop;
 use crate::proxy::pace::Pace;
 use crate::route::Rule;
 use crate::tables::{Endpoint, Listener, Service, Tables, Target};
@@ -177,6 +178,7 @@ async fn forward<'t, N: Net>(
                 return Err(Reason::PolicyDenied);
             }
         }
+        hop::admit(&listener.config.hop, &head)?;
         if worker.filters.iter().any(|filter| filter.request(head.method(), head.path()) == Verdict::Refuse) {
             return Err(Reason::FilterRefused);
         }

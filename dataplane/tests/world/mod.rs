@@ -163,6 +163,7 @@ fn snapshot(change: impl FnOnce(&mut Listener)) -> Snapshot {
                 max_duration: None,
             },
         },
+        hop: Hop::default(),
     };
     change(&mut listener);
     let service = Service {

@@ -124,7 +124,8 @@ def call(address, host):
     )
     assert dict(ended.initial_metadata())["x-initial-bin"] == b"\0\1\xff"
     assert dict(ended.trailing_metadata())["x-trailing"] == "a b"
-    assert 0 < int(answer) <= 5000, answer
+    # grpcio rounds timeouts up a little.
+    assert 0 < int(answer) <= 5500, answer
 
     many = [unary.future(b"%d" % number, timeout=20) for number in range(300)]
     assert [one.result() for one in many] == [b"%d" % number for number in range(300)]

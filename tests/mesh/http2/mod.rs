@@ -2,10 +2,12 @@
 
 mod pairing;
 mod streams;
+mod windows;
 mod ending;
 mod rules;
 mod between;
 mod attack;
+mod slow;
 pub(crate) mod programs;
 
 use std::net::SocketAddr;

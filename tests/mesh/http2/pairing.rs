@@ -184,7 +184,7 @@ fn endpoint(version: Version, over: Over, svid: &Svid) -> Service {
 /// A client of either version.
 enum Caller {
     One(Client<Box<dyn Transport>>),
-    Two(Connection),
+    Two(Box<Connection>),
 }
 
 impl Caller {
@@ -200,10 +200,10 @@ impl Caller {
                 assert_eq!(stream.protocol(), Some(&b"http/1.1"[..]));
                 Self::One(Client::over(stream))
             }
-            (Version::Two, Over::Plain) => Self::Two(Connection::connect(front)),
+            (Version::Two, Over::Plain) => Self::Two(Box::new(Connection::connect(front))),
             (Version::Two, Over::Mutual) => {
                 let config = client_config_offering(Some(svid), &[b"h2", b"http/1.1"]);
-                Self::Two(Connection::connect_tls(front, &config).unwrap())
+                Self::Two(Box::new(Connection::connect_tls(front, &config).unwrap()))
             }
         }
     }

@@ -178,7 +178,8 @@ fn a_body_that_is_not_as_long_as_its_head_says_is_refused_and_never_whole_for_th
             let front = ports::free();
             let _proxy = ringmesh(driver).config(forwarding(front, &[service.address()], "", keys)).start();
             let mut client = Connection::connect(front);
-            for (length, body) in [("5", "1234"), ("5", "123456"), ("0", "1"), ("5", "")] {
+            // Not 0 and a body: such a head is whole by itself, and may be on its way before the body is seen.
+            for (length, body) in [("5", "1234"), ("5", "123456"), ("5", "")] {
                 let what = format!("{length} and `{body}`");
                 let fields = [(":method", "POST"), SCHEME, PATH, AUTHORITY, ("content-length", length)];
                 let stream = client.open(&fields, if body.is_empty() { Ends::Yes } else { Ends::No });

@@ -6,8 +6,9 @@
 //!
 //! ```text
 //! frame       bytes of a frame          hpack      header blocks
-//! connection  either side               client     what a client says and expects
-//! message     whole requests, answers   service    fake services
+//! connection  either side               receiving  what comes, held against the rules
+//! client      what a client expects     service    fake services
+//! message     whole requests, answers
 //! ```
 
 pub mod frame;
@@ -15,6 +16,7 @@ pub mod hpack;
 pub mod message;
 pub mod transport;
 pub mod connection;
+mod receiving;
 pub mod client;
 pub mod service;
 

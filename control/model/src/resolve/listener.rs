@@ -148,6 +148,7 @@ impl<'a> Resolver<'a> {
             proxy_protocol,
             target,
             limits: listener.limits.clone(),
+            hop: listener.hop.clone(),
         }
     }
 

@@ -40,6 +40,11 @@ impl Options {
         Ok(())
     }
 
+    /// The connection does not go on after this message, whatever was said.
+    pub(super) fn end(&mut self) {
+        self.close = true;
+    }
+
     /// Whether the connection goes on after this message (RFC 9112 section 9.3). HTTP/1.0 clients that ask for it get
     /// it: towards them we are a gateway, not a proxy that they chose.
     pub(super) fn persistent(&self, version: Version) -> bool {

@@ -15,6 +15,8 @@ pub struct Edits {
     connection: Connection,
     upgrade: Upgrade,
     chunked: Chunked,
+    framing: Framing,
+    client_fields: ClientFields,
 }
 
 /// What our Connection field says to the next hop, or back to the client.
@@ -47,6 +49,26 @@ pub enum Chunked {
     Keep,
     /// Transfer-Encoding is left out: only the content is sent, ended by closing (to an HTTP/1.0 client).
     Remove,
+}
+
+/// Whether a response says how long its body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Framing {
+    /// As it came.
+    #[default]
+    Keep,
+    /// Content-Length and Transfer-Encoding are left out: a tunnel begins (RFC 9110 section 9.3.6).
+    Drop,
+}
+
+/// Whether fields that [tell of the client](crate::name::tells_of_client) go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ClientFields {
+    /// As they came.
+    #[default]
+    Keep,
+    /// Left out, all but those that are set or appended. However many came, this takes no storage.
+    Drop,
 }
 
 /// Why an edit cannot be made.
@@ -85,6 +107,8 @@ impl Edits {
         self.connection = Connection::default();
         self.upgrade = Upgrade::default();
         self.chunked = Chunked::default();
+        self.framing = Framing::default();
+        self.client_fields = ClientFields::default();
     }
 
     /// Whether there is nothing to change.
@@ -94,6 +118,8 @@ impl Edits {
             && self.connection == Connection::Unsaid
             && self.upgrade == Upgrade::Drop
             && self.chunked == Chunked::Keep
+            && self.framing == Framing::Keep
+            && self.client_fields == ClientFields::Keep
     }
 
     /// Puts one field in place of all of that name.
@@ -162,6 +188,20 @@ impl Edits {
         self.chunked = chunked;
     }
 
+    /// Keeps or leaves out what says how long a response's body is.
+    pub fn set_framing(&mut self, framing: Framing) {
+        self.framing = framing;
+    }
+
+    /// Keeps or leaves out what tells of the client.
+    pub fn set_client_fields(&mut self, client_fields: ClientFields) {
+        self.client_fields = client_fields;
+    }
+
+    pub(super) fn client_fields(&self) -> ClientFields {
+        self.client_fields
+    }
+
     pub(super) fn target(&self) -> Option<&[u8]> {
         (!self.target.is_empty()).then_some(&self.target)
     }
@@ -176,6 +216,10 @@ impl Edits {
 
     pub(super) fn chunked(&self) -> Chunked {
         self.chunked
+    }
+
+    pub(super) fn framing(&self) -> Framing {
+        self.framing
     }
 
     pub(super) fn sets_host(&self) -> bool {

@@ -12,7 +12,7 @@ pub(crate) mod target;
 mod trailers;
 mod write;
 
-pub use edits::{Chunked, Connection, EditError, Edits, Upgrade};
+pub use edits::{Chunked, ClientFields, Connection, EditError, Edits, Framing, Upgrade};
 pub use local::{CONTINUE, write_local_response};
 pub use request::{RequestHead, RequestView};
 pub use response::ResponseHead;

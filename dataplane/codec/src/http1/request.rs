@@ -89,9 +89,6 @@ impl RequestHead {
         }
         self.method = Span::locate(head, method);
         self.known_method = Method::from_bytes(method);
-        if self.known_method == Method::Connect {
-            return Err(Refusal::ConnectUnsupported);
-        }
         self.target = Target::parse(head, target, self.known_method)?;
         let mut host = None;
         let mut expects_continue = false;
@@ -109,12 +106,35 @@ impl RequestHead {
             }
             _ => Ok(()),
         })?;
-        if host.is_none() && version == Version::Http11 {
-            return Err(Refusal::MissingHost);
+        self.framing = self.fields.announced.request(version)?;
+        match version {
+            Version::Http11 if host.is_none() => return Err(Refusal::MissingHost),
+            Version::Http11 => {}
+            Version::Http10 => self.check_old_body()?,
         }
         self.host = host;
-        self.framing = self.fields.announced.request(version)?;
         self.expects_continue = expects_continue && !self.framing.is_empty();
+        if self.known_method == Method::Connect {
+            return self.interpret_connect();
+        }
+        Ok(())
+    }
+
+    /// Readers of HTTP/1.0 look for no body behind these methods, whatever the fields say, and take it for a request.
+    #[cold]
+    fn check_old_body(&self) -> Result<(), Refusal> {
+        let expects_none = matches!(self.known_method, Method::Get | Method::Head | Method::Delete);
+        if expects_none && !self.framing.is_empty() { Err(Refusal::BodyInOldVersion) } else { Ok(()) }
+    }
+
+    /// What follows CONNECT is the tunnel's, so that it has no body. And it is the last request of its connection: where no
+    /// tunnel comes of it, what its client has sent in hope of one must not be read as requests.
+    #[cold]
+    fn interpret_connect(&mut self) -> Result<(), Refusal> {
+        if self.framing != BodyLength::None {
+            return Err(Refusal::ConnectWithBody);
+        }
+        self.fields.options.end();
         Ok(())
     }
 
@@ -179,12 +199,12 @@ impl RequestHead {
         if self.known_method == Method::Options { b"*" } else { b"/" }
     }
 
-    /// Host and port that the request is for. The authority of an absolute target wins over Host, which is overwritten
-    /// when the head is written (RFC 9112 section 3.2.2). None only in HTTP/1.0.
+    /// Host and port that the request is for. The authority of an absolute target, or of CONNECT's, wins over Host, which
+    /// is overwritten when the head is written (RFC 9112 section 3.2.2). None only in HTTP/1.0.
     pub fn authority<'b>(&self, bytes: &'b [u8]) -> Option<&'b [u8]> {
         match self.target.form {
-            Form::Absolute => Some(self.target.authority.of(bytes)),
-            _ => self.host.map(|host| host.of(bytes)),
+            Form::Absolute | Form::Authority => Some(self.target.authority.of(bytes)),
+            Form::Origin | Form::Asterisk => self.host.map(|host| host.of(bytes)),
         }
     }
 
@@ -227,6 +247,19 @@ impl RequestHead {
             && self.fields.iter().any(|field| field.known == Name::Upgrade)
     }
 
+    /// The protocols that [`RequestHead::upgrade`] asks for, in order.
+    pub fn upgrades<'b>(&self, bytes: &'b [u8]) -> impl Iterator<Item = &'b [u8]> {
+        let fields = self.fields.iter().filter(|field| field.known == Name::Upgrade);
+        fields.flat_map(move |field| name::list(field.value.of(bytes)))
+    }
+
+    /// Whether it says something to each hop on its way: OPTIONS and TRACE, which may go only so far, CONNECT, and what asks
+    /// for another protocol. Few do, so that the others need not be looked at any further.
+    #[inline]
+    pub fn speaks_to_hops(&self) -> bool {
+        matches!(self.known_method, Method::Options | Method::Trace | Method::Connect) || self.fields.options.upgrade
+    }
+
     /// The head as a stage of the request path sees it.
     pub fn view<'a>(&'a self, bytes: &'a [u8]) -> RequestView<'a> {
         RequestView { head: self, bytes }
@@ -240,7 +273,7 @@ impl RequestHead {
     /// written anew where a simpler reader could misread them.
     pub fn write(&self, bytes: &[u8], edits: &Edits, sink: &mut impl Sink) {
         let whole = usize::from(self.start)..self.len();
-        let is_plain = self.version == Version::Http11 && self.target.form != Form::Absolute;
+        let is_plain = self.version == Version::Http11 && self.target.form < Form::Absolute;
         if is_plain && edits.is_empty() && !self.fields.has_hop_by_hop && !self.fields.announced.unusual {
             return sink.original(whole);
         }

@@ -6,11 +6,11 @@ use std::ops::Range;
 use crate::framing::{self, BodyLength};
 use crate::head::{Method, Version};
 use crate::limits::{Limits, MAX_FIELDS};
-use crate::name::Name;
+use crate::name::{self, Name};
 use crate::refusal::Refusal;
 
 use super::Parsed;
-use super::edits::Edits;
+use super::edits::{Edits, Framing};
 use super::fields::Fields;
 use super::parser;
 use super::progress::Progress;
@@ -118,6 +118,15 @@ impl ResponseHead {
         self.status == 101
     }
 
+    /// The protocol that it switches to: the one that Upgrade names, named by Connection in turn (RFC 9110 section 7.8).
+    /// None if it does not say so, or names several.
+    pub fn upgrade<'b>(&self, bytes: &'b [u8]) -> Option<&'b [u8]> {
+        let fields = self.fields.iter().filter(|field| field.known == Name::Upgrade);
+        let mut protocols = fields.flat_map(|field| name::list(field.value.of(bytes)));
+        let protocol = protocols.next().filter(|_| self.fields.options.upgrade && self.version == Version::Http11);
+        protocol.filter(|_| protocols.next().is_none())
+    }
+
     /// How long the body is, given what was asked for.
     pub fn framing(&self, request: Method) -> BodyLength {
         self.fields.announced.response(self.status, request)
@@ -161,7 +170,12 @@ impl ResponseHead {
                 writer.keep(VERSION_BYTES..line_end);
             }
         }
-        writer.fields(&self.fields, edits, self.version, |name| drops_length && name == Name::ContentLength);
+        let drops_framing = edits.framing() == Framing::Drop;
+        writer.fields(&self.fields, edits, self.version, |name| match name {
+            Name::ContentLength => drops_length || drops_framing,
+            Name::TransferEncoding => drops_framing,
+            _ => false,
+        });
         writer.end(&self.fields, edits);
     }
 }

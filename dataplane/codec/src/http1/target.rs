@@ -7,15 +7,18 @@ use crate::refusal::Refusal;
 use super::fields::Span;
 
 /// Which form the target came in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) enum Form {
     /// Path and query.
     #[default]
     Origin,
-    /// With scheme and authority, as sent to a proxy.
-    Absolute,
     /// `*`.
     Asterisk,
+    /// With scheme and authority, as sent to a proxy. From here on the authority stands in the target, whatever Host
+    /// says.
+    Absolute,
+    /// Host and port: where a tunnel is to lead.
+    Authority,
 }
 
 /// A target taken apart, as offsets into the head.
@@ -28,7 +31,7 @@ pub(super) struct Target {
     pub(super) origin: Span,
     /// Without query.
     pub(super) path: Span,
-    /// Of an absolute target.
+    /// Of a target that has one.
     pub(super) authority: Span,
 }
 
@@ -44,6 +47,7 @@ impl Target {
             found => found.unwrap_or(target.len()),
         };
         match target {
+            _ if method == Method::Connect => Self::tunnel(head, target),
             [b'/', ..] => Ok(Self::origin(head, target, target, query, Form::Origin)),
             b"*" if method == Method::Options => Ok(Self::origin(head, target, target, query, Form::Asterisk)),
             _ => Self::absolute(head, target),
@@ -58,6 +62,16 @@ impl Target {
             path: Span::locate(head, &origin[..path_length]),
             authority: Span::default(),
         }
+    }
+
+    /// CONNECT takes this form alone, and its port is no matter of taste (RFC 9112 section 3.2.3).
+    #[cold]
+    fn tunnel(head: &[u8], target: &[u8]) -> Result<Self, Refusal> {
+        if authority::parse(target)?.port.is_none_or(|port| port == 0) {
+            return Err(Refusal::BadTarget);
+        }
+        let whole = Span::locate(head, target);
+        Ok(Self { form: Form::Authority, raw: whole, origin: whole, path: Span::default(), authority: whole })
     }
 
     /// A query without a path (`http://host?x`) is refused: it would have to be put together anew, and no client sends

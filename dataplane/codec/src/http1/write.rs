@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::head::Version;
 use crate::name::{self, Name};
 
-use super::edits::{Chunked, Connection, Edits, Upgrade};
+use super::edits::{Chunked, ClientFields, Connection, Edits, Upgrade};
 use super::fields::{Field, Fields};
 
 /// Takes a written head, in order.
@@ -85,7 +85,11 @@ impl<'a, S: Sink> Writer<'a, S> {
             if field.named_by_connection && !self.goes_on_anyway(field, edits, version) {
                 continue;
             }
-            if drops(field.known) || edits.replaces(field.name.of(self.bytes)) {
+            let name = field.name.of(self.bytes);
+            if drops(field.known) || edits.replaces(name) {
+                continue;
+            }
+            if edits.client_fields() == ClientFields::Drop && name::tells_of_client(name) {
                 continue;
             }
             self.field(field, line, fields, edits, version);

@@ -77,14 +77,17 @@ fn takes_trailers(value: &[u8]) -> bool {
     value.split(|byte| *byte == b',').any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
-/// An HTTP/1 response's head for an HTTP/2 client.
+/// An HTTP/1 response's head for an HTTP/2 client. Its version is that in which it came.
 ///
 /// # Errors
 /// [`Unfit`].
 pub fn response_to_http2(head: &ResponseHead, bytes: &[u8]) -> Result<Response<()>, Unfit> {
     let copy = Bytes::copy_from_slice(&bytes[..head.len()]);
     let mut response = Response::new(());
-    *response.version_mut() = Version::HTTP_2;
+    *response.version_mut() = match head.version() {
+        ringmesh_codec::Version::Http10 => Version::HTTP_10,
+        ringmesh_codec::Version::Http11 => Version::HTTP_11,
+    };
     *response.status_mut() = StatusCode::from_u16(head.status()).map_err(|_| Unfit)?;
     // A length that a response without content must not have was checked to be 0.
     let forbids_length = head.status() < 200 || head.status() == 204;

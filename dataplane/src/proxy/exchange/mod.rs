@@ -16,8 +16,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Buf;
+use http::header::{HeaderValue, VIA};
 use http::{HeaderMap, Request, Response};
 use ringmesh_codec::grpc;
+use ringmesh_model::hop::Hop;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use ringmesh_ring::stream::Error as StreamError;
@@ -25,6 +27,7 @@ use ringmesh_ring::stream::Error as StreamError;
 use crate::outcome::Reason;
 use crate::pool::shared;
 use crate::proxy::deadline::{Deadlines, Part as Wait};
+use crate::proxy::hop;
 use crate::proxy::http1::{Awaiting, MAX_INTERIM, Progress, Uploaded, Uploading, Watch};
 use crate::proxy::pace::Credit;
 use crate::proxy::relay::Turn;
@@ -161,6 +164,8 @@ pub struct Exchange<'a, N: Net> {
     pub stale: bool,
     /// Whether it is a gRPC call, whose status is told.
     pub is_grpc: bool,
+    /// What the listener writes into heads.
+    pub hop: &'a Hop,
 }
 
 impl<N: Net> Exchange<'_, N> {
@@ -299,7 +304,7 @@ impl<N: Net> Exchange<'_, N> {
         account: &mut Account,
     ) -> Result<(), Failed> {
         let mut interim = 0;
-        let response = loop {
+        let mut response = loop {
             let response = self.head(answer, reply).await?;
             if !response.status().is_informational() {
                 break response;
@@ -320,6 +325,9 @@ impl<N: Net> Exchange<'_, N> {
         };
         account.status = response.status().as_u16();
         self.note_grpc_status(response.headers(), account);
+        if self.hop.via.is_some() {
+            self.write_via(&mut response);
+        }
         let mut done = answer.is_done();
         *stage = Stage::Begun;
         let more = if done { More::Nothing } else { More::Follows };
@@ -363,6 +371,14 @@ impl<N: Net> Exchange<'_, N> {
         self.deadlines.forget(Wait::Back);
         *stage = Stage::Done;
         Ok(())
+    }
+
+    #[cold]
+    fn write_via(&self, response: &mut Response<()>) {
+        let version = hop::received_as(response.version());
+        let came: Vec<HeaderValue> = response.headers().get_all(VIA).iter().cloned().collect();
+        let each = |visit: &mut dyn FnMut(&[u8], &[u8])| came.iter().for_each(|value| visit(b"via", value.as_bytes()));
+        hop::write_response(self.hop, version, each, &mut Vec::new(), response.headers_mut());
     }
 
     /// The client is to take so many bytes.

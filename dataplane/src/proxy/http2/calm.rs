@@ -16,9 +16,9 @@ const HEADER: usize = 9;
 /// Credit for each request.
 const REQUEST: u32 = 2;
 
-/// Credit for what a frame with content that we send makes the peer answer: a window update for stream and connection each,
-/// also where it counts in small steps.
-const SENT: u32 = 4;
+/// Window updates that a frame with content may be answered by: for stream and connection each, also where the peer counts in
+/// small steps. They may all come at once, so they are no part of the credit, which has a bound.
+const SENT: u64 = 4;
 
 /// Cost of a reset stream: the request was begun in vain.
 const RESET: u32 = 6;
@@ -28,6 +28,7 @@ mod kind {
     pub(super) const HEADERS: u8 = 1;
     pub(super) const RST_STREAM: u8 = 3;
     pub(super) const SETTINGS: u8 = 4;
+    pub(super) const WINDOW_UPDATE: u8 = 8;
     pub(super) const CONTINUATION: u8 = 9;
 }
 
@@ -46,6 +47,8 @@ pub struct Calm {
     /// Bytes to skip: the rest of a frame, or of the preface.
     skip: usize,
     credit: u32,
+    /// Window updates that the peer owes us for what we have sent.
+    owed: u64,
     refilled: Instant,
     in_head: bool,
 }
@@ -58,7 +61,7 @@ impl Calm {
 
     /// For an endpoint whose connection begins now.
     pub fn of_endpoint(now: Instant) -> Self {
-        Self { header: [0; HEADER], have: 0, skip: 0, credit: MAX_CREDIT, refilled: now, in_head: false }
+        Self { header: [0; HEADER], have: 0, skip: 0, credit: MAX_CREDIT, owed: 0, refilled: now, in_head: false }
     }
 
     /// Looks at bytes that have come; whether the peer has credit left. The clock is only asked when it has not.
@@ -89,15 +92,13 @@ impl Calm {
         self.in_head
     }
 
-    /// The peer has something to acknowledge.
-    pub fn earn(&mut self, credit: u32) {
+    fn earn(&mut self, credit: u32) {
         self.credit = self.credit.saturating_add(credit).min(MAX_CREDIT);
     }
 
-    /// The same for a frame with so many bytes, which may become several.
+    /// The peer has something to acknowledge: a frame with so many bytes, which may become several.
     pub fn earn_for(&mut self, bytes: usize) {
-        let frames = u32::try_from(bytes / 4096).unwrap_or(u32::MAX).saturating_add(1);
-        self.earn(frames.saturating_mul(SENT));
+        self.owed = self.owed.saturating_add((bytes as u64 / 4096 + 1) * SENT);
     }
 
     fn frame(&mut self, now: &impl Fn() -> Instant) -> bool {
@@ -120,7 +121,11 @@ impl Calm {
             kind::SETTINGS => self.pay(RESET, now),
             kind::CONTINUATION if !empty => self.pay(1, now),
             kind::DATA | kind::CONTINUATION => self.pay(RESET, now),
-            // PRIORITY, PING, GOAWAY, WINDOW_UPDATE, and what nobody knows.
+            kind::WINDOW_UPDATE if self.owed > 0 => {
+                self.owed -= 1;
+                true
+            }
+            // PRIORITY, PING, GOAWAY, more of WINDOW_UPDATE, and what nobody knows.
             _ => self.pay(1, now),
         }
     }
@@ -150,7 +155,6 @@ mod tests {
     use super::*;
 
     const PING: u8 = 6;
-    const WINDOW_UPDATE: u8 = 8;
 
     fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
         let mut frame = vec![(payload >> 16) as u8, (payload >> 8) as u8, payload as u8, kind, flags, 0, 0, 0, 1];
@@ -166,7 +170,10 @@ mod tests {
 
     /// How many of these frames in a row are taken, up to 100,000.
     fn taken(calm: &mut Calm, frames: &[Vec<u8>], now: Instant) -> usize {
-        (0..100_000).take_while(|_| frames.iter().all(|frame| calm.look(frame, || now))).count()
+        let count = (0..100_000).take_while(|_| frames.iter().all(|frame| calm.look(frame, || now))).count();
+        // It does not look at the rest of what it refuses.
+        calm.skip = 0;
+        count
     }
 
     #[test]
@@ -177,7 +184,7 @@ mod tests {
             ("rapid resets", vec![frame(kind::HEADERS, 5, 40), frame(kind::RST_STREAM, 0, 4)], 100..1_000),
             ("empty data", vec![frame(kind::DATA, 0, 0)], 100..1_000),
             ("empty continuations", vec![frame(kind::CONTINUATION, 0, 0)], 100..1_000),
-            ("window updates", vec![frame(WINDOW_UPDATE, 0, 4)], 1_000..3_000),
+            ("window updates", vec![frame(kind::WINDOW_UPDATE, 0, 4)], 1_000..3_000),
             ("unknown frames", vec![frame(200, 0, 0)], 1_000..3_000),
             ("requests", vec![frame(kind::HEADERS, 5, 40)], 100_000..100_001),
             (
@@ -193,13 +200,17 @@ mod tests {
     }
 
     #[test]
-    fn what_we_send_may_be_acknowledged_frame_by_frame() {
+    fn what_we_send_may_be_acknowledged_frame_by_frame_and_all_at_once() {
+        let update = frame(kind::WINDOW_UPDATE, 0, 4);
         let mut calm = calm();
         for _ in 0..50_000 {
-            calm.earn(SENT);
-            assert!(calm.look(&frame(WINDOW_UPDATE, 0, 4), || Instant::ZERO));
-            assert!(calm.look(&frame(WINDOW_UPDATE, 0, 4), || Instant::ZERO));
+            calm.earn_for(1);
+            assert!(calm.look(&update, || Instant::ZERO) && calm.look(&update, || Instant::ZERO));
         }
+        (0..20_000).for_each(|_| calm.earn_for(1));
+        assert!((0..40_000).all(|_| calm.look(&update, || Instant::ZERO)));
+        // Nothing else is owed.
+        assert!(taken(&mut calm, &[frame(PING, 0, 8)], Instant::ZERO) < 3_000);
     }
 
     #[test]

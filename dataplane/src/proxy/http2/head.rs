@@ -14,6 +14,7 @@ use ringmesh_codec::refusal::Refusal;
 
 use crate::outcome::Reason;
 use crate::proxy::exchange::head::Hop;
+use crate::proxy::grpc::is_call;
 
 /// A request's head.
 pub struct Head {
@@ -47,7 +48,8 @@ impl Head {
     }
 
     fn interpret(&mut self, limits: &Limits) -> Result<(), Reason> {
-        let seen = self.check_fields(limits)?;
+        // Callers are to understand a refusal, whichever field it is for.
+        let seen = self.check_fields(limits).inspect_err(|_| self.is_grpc = is_call(&self.fields))?;
         if seen.hosts > 0 {
             self.host = self.fields.remove(header::HOST);
         }

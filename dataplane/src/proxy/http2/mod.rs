@@ -103,7 +103,8 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: Start<N>, arriv
         let keeper = Keeper::new(limits.idle_timeout);
         session.clock.set_deadline(Some(worker.net.now() + keeper.tick()));
         let ping = library.ping_pong();
-        let mut care = Care { session: &session, gentle: &gentle, registered: Some(registered), keeper, ping };
+        let mut care =
+            Care { session: &session, gentle: &gentle, registered: Some(registered), keeper, ping, farewell: false };
         poll_fn(|context| care.poll(&mut library, context)).await
     };
     let ended = pump(&connection.transport, &pipe, library, &connection.stop, &*session).await;
@@ -189,6 +190,8 @@ struct Care<'a, N: Net> {
     registered: Option<Registered>,
     keeper: Keeper,
     ping: Option<PingPong>,
+    /// It was unused for too long, and said goodbye to.
+    farewell: bool,
 }
 
 impl<N: Net> Care<'_, N> {
@@ -201,7 +204,7 @@ impl<N: Net> Care<'_, N> {
             self.registered = None;
             library.graceful_shutdown();
         }
-        while let Poll::Ready(_) = session.clock.poll_stopped(context) {
+        while session.clock.poll_stopped(context).is_ready() {
             session.clock.clear();
             self.look(library);
         }
@@ -227,7 +230,10 @@ impl<N: Net> Care<'_, N> {
                 let _outstanding = self.ping.as_mut().map(|ping| ping.send_ping(Ping::opaque()));
             }
             Verdict::Dead => stop.trigger(StopReason::Deadline),
+            // It has its time already: looking again must not give it more.
+            Verdict::Unused if self.farewell => {}
             Verdict::Unused => {
+                self.farewell = true;
                 self.registered = None;
                 library.graceful_shutdown();
                 stop.set_deadline(Some(net.now() + FAREWELL));

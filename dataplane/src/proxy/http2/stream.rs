@@ -1,6 +1,7 @@
 //! One request of an HTTP/2 client, from its head to the end of its response.
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use h2::server::SendResponse;
 use h2::{Reason as Code, RecvStream};
 use http::header::{self, HeaderValue};
-use http::{Response, StatusCode, Version};
+use http::{HeaderMap, Response, StatusCode, Version};
 use ringmesh_codec::framing::BodyLength;
 use ringmesh_codec::grpc::UNKNOWN;
 use ringmesh_codec::head::Method;
@@ -27,10 +28,10 @@ use crate::proxy::deadline::Deadlines;
 use crate::proxy::exchange::data::Data;
 use crate::proxy::exchange::replay::{Kept, Replayed};
 use crate::proxy::exchange::{self, Exchange, Stage, http1, http2};
-use crate::proxy::grpc;
 use crate::proxy::http1::{Uploaded, Watch};
 use crate::proxy::relay::Turn;
 use crate::proxy::request::{self, Account, Call, Failed, Patience};
+use crate::proxy::{grpc, hop};
 use crate::tables::Listener;
 use crate::worker::Worker;
 
@@ -184,6 +185,24 @@ impl<N: Net> Stream<'_, N> {
         }
     }
 
+    /// What the next hop gets.
+    fn fields(&self) -> Cow<'_, HeaderMap> {
+        let (hop, head) = (&self.listener.config.hop, &self.head);
+        if hop::writes_into(hop, head.method.as_str().as_bytes()) {
+            self.written()
+        } else {
+            Cow::Borrowed(&head.fields)
+        }
+    }
+
+    #[cold]
+    fn written(&self) -> Cow<'_, HeaderMap> {
+        let (hop, client) = (&self.listener.config.hop, self.session.connection.seen());
+        let mut fields = self.head.fields.clone();
+        hop::write_request(hop, client, hop::HTTP2, &&self.head, &mut Vec::new(), &mut fields);
+        Cow::Owned(fields)
+    }
+
     /// Whether the request may be sent again when a connection that was used before turns out to be closed.
     fn may_repeat(&self) -> bool {
         self.head.length == BodyLength::None && self.head.known_method().is_safe()
@@ -201,7 +220,7 @@ impl<N: Net> Stream<'_, N> {
         *request.version_mut() = Version::HTTP_2;
         *request.method_mut() = self.head.method.clone();
         *request.uri_mut() = self.head.uri_for(lease.hop()).ok_or(Failed::Ended(Reason::BadRequest))?;
-        *request.headers_mut() = self.head.fields.clone();
+        *request.headers_mut() = self.fields().into_owned();
         if self.head.is_grpc {
             grpc::pass_timeout_on(request.headers_mut(), patience.deadline, self.worker.net.now());
         }
@@ -215,6 +234,7 @@ impl<N: Net> Stream<'_, N> {
             turn: &turn,
             stale: lease.reused && self.may_repeat(),
             is_grpc: self.head.is_grpc,
+            hop: &self.listener.config.hop,
         };
         let session = self.session;
         let mut reply = http2::Download::new(self.reply, |bytes| session.sends(bytes));
@@ -239,12 +259,14 @@ impl<N: Net> Stream<'_, N> {
             turn: &turn,
             stale: lease.reused && self.may_repeat(),
             is_grpc: self.head.is_grpc,
+            hop: &self.listener.config.hop,
         };
         let mut scratch = self.worker.take_scratch();
         let (head, output) = scratch.for_endpoint();
-        let Head { method, fields, length, .. } = &self.head;
+        let fields = self.fields();
+        let Head { method, length, .. } = &self.head;
         let (target, authority) = (self.head.target_bytes(), self.head.authority_bytes());
-        exchange::head::request_to_http1(method, target, authority, fields, *length, output);
+        exchange::head::request_to_http1(method, target, authority, &fields, *length, output);
         let session = self.session;
         let mut reply = http2::Download::new(self.reply, |bytes| session.sends(bytes));
         let mut sink = http1::Outgoing::new(&lease.transport, output, *length);

@@ -1,0 +1,206 @@
+//! What must hold for all bytes that a peer can send. Each function takes any input and panics where something does not
+//! hold; it stands by itself, so that both a fuzzer and the tests of `ringmesh-codec` can run it.
+//!
+//! With a nightly toolchain: `cargo fuzz run request_head` in this folder's parent; without one the tests are enough to run
+//! the corpus and seeded changes of it.
+
+use ringmesh_codec::body::State;
+use ringmesh_codec::http1::{Edits, Joined, Parsed, RequestHead, ResponseHead};
+use ringmesh_codec::{BodyLength, BodyScanner, Head, Limits, Method, Refusal, normalize};
+
+/// A request's head: it reads alike however it arrives, and what is written of it reads like it and does not change again.
+pub fn request_head(data: &[u8]) {
+    let limits = Limits::default();
+    let mut head = RequestHead::default();
+    let whole = head.parse(data, &limits);
+    let mut pieces = RequestHead::default();
+    let mut arrived = Ok(Parsed::Partial);
+    let mut end = 0;
+    while arrived == Ok(Parsed::Partial) && end < data.len() {
+        end = data.len().min(end + 1 + end % 7);
+        arrived = pieces.parse(&data[..end], &limits);
+    }
+    if whole != Ok(Parsed::Complete) {
+        // In pieces it is looked at less often, so that a fault may be told later, or another one first.
+        return assert_ne!(arrived, Ok(Parsed::Complete), "in pieces");
+    }
+    assert_eq!(arrived, whole, "in pieces");
+    assert_eq!(pieces.len(), head.len());
+    let written = write(&head, data);
+    let Some(again) = reread(&written, &head, data) else { return };
+    assert_eq!(again.framing(), head.framing());
+    assert_eq!(again.method(&written), head.method(data));
+    assert_eq!(again.target(&written), head.target(data));
+    assert_eq!(again.authority(&written), Some(head.authority(data).unwrap_or_default()));
+    assert_eq!(write(&again, &written), written, "what was written anew stays");
+    assert!(!again.upgrade(), "nobody upgrades unless it is kept");
+}
+
+fn write(head: &RequestHead, bytes: &[u8]) -> Vec<u8> {
+    let mut joined = Joined { bytes, text: Vec::new() };
+    head.write(bytes, &Edits::default(), &mut joined);
+    joined.text
+}
+
+/// Reads what was written. None for HTTP/1.0 without Host, which goes on with an empty one, and for what has grown beyond a
+/// limit by what was written.
+fn reread(written: &[u8], head: &RequestHead, bytes: &[u8]) -> Option<RequestHead> {
+    let mut again = RequestHead::default();
+    match again.parse(written, &Limits::default()) {
+        Ok(Parsed::Complete) => {
+            assert_eq!(again.len(), written.len());
+            Some(again)
+        }
+        Err(Refusal::BadHost) if head.authority(bytes).is_none() => None,
+        Err(Refusal::HeadTooLarge | Refusal::TooManyFields) => None,
+        other => panic!("{other:?} of {}", written.escape_ascii()),
+    }
+}
+
+/// A response's head, in the same way, for each kind of request.
+pub fn response_head(data: &[u8]) {
+    let limits = Limits::default();
+    let mut head = ResponseHead::default();
+    if head.parse(data, &limits) != Ok(Parsed::Complete) {
+        return;
+    }
+    let write = |head: &ResponseHead, bytes: &[u8]| {
+        let mut joined = Joined { bytes, text: Vec::new() };
+        head.write(bytes, &Edits::default(), &mut joined);
+        joined.text
+    };
+    let written = write(&head, data);
+    let mut again = ResponseHead::default();
+    match again.parse(&written, &limits) {
+        Ok(Parsed::Complete) => {}
+        Err(Refusal::HeadTooLarge) => return,
+        other => panic!("{other:?} of {}", written.escape_ascii()),
+    }
+    assert_eq!(again.len(), written.len());
+    assert_eq!((again.status(), again.reason(&written)), (head.status(), head.reason(data)));
+    for method in [Method::Get, Method::Head, Method::Connect, Method::Post] {
+        assert_eq!(again.framing(method), head.framing(method));
+    }
+    assert_eq!(again.upgrade(&written), None);
+    assert_eq!(write(&again, &written), written, "what was written anew stays");
+}
+
+/// A chunked body: it ends at the same byte and has the same content however it arrives, and a plain reading of the same
+/// bytes agrees. The first byte says how it is cut.
+pub fn chunked_body(data: &[u8]) {
+    let Some((cut, bytes)) = data.split_first() else { return };
+    let limits = Limits::default();
+    let whole = BodyScanner::new(BodyLength::Chunked, &limits).scan(bytes);
+    let mut scanner = BodyScanner::new(BodyLength::Chunked, &limits);
+    let (mut content, mut at) = (Vec::new(), 0);
+    let pieces = loop {
+        let end = bytes.len().min(at + 1 + usize::from(*cut) % 13);
+        match scanner.next_piece(&bytes[at..end]) {
+            Err(refusal) => break Err(refusal),
+            Ok(piece) => {
+                content.extend_from_slice(&bytes[at..end][piece.data]);
+                at += piece.consumed;
+                if piece.state == State::Done || (at == bytes.len()) {
+                    break Ok((at, piece.state));
+                }
+            }
+        }
+    };
+    assert_eq!(whole.map(|scan| (scan.consumed, scan.state)), pieces, "in pieces");
+    if let Ok((end, State::Done)) = pieces {
+        assert_eq!(plain_chunks(&bytes[..end]), Some(content), "a plain reading agrees");
+    }
+}
+
+/// The content of a whole chunked body, as simple code reads it that trusts its sender.
+fn plain_chunks(mut bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut content = Vec::new();
+    loop {
+        let line = bytes.windows(2).position(|window| window == b"\r\n")?;
+        let digits = bytes[..line].iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        let size = usize::from_str_radix(std::str::from_utf8(&bytes[..digits]).ok()?, 16).ok()?;
+        bytes = &bytes[line + 2..];
+        if size == 0 {
+            // Trailers, or none, and a blank line.
+            let end = bytes == b"\r\n" || bytes.ends_with(b"\r\n\r\n");
+            return end.then_some(content);
+        }
+        content.extend_from_slice(bytes.get(..size)?);
+        bytes = bytes.get(size..)?.strip_prefix(b"\r\n")?;
+    }
+}
+
+/// A path's normal form is its own, has nothing left to resolve or decode, and stays a path.
+pub fn normalize(path: &[u8]) {
+    let normal = normalize::normalized(path);
+    assert_eq!(normalize::unambiguous(path).as_deref(), normal.as_deref().ok());
+    let Ok(normal) = normal else { return };
+    assert_eq!(normalize::normalized(&normal).as_deref(), Ok(&normal[..]), "of {}", path.escape_ascii());
+    if path.first() == Some(&b'/') {
+        assert_eq!(normal.first(), Some(&b'/'), "of {}", path.escape_ascii());
+        let mut segments = normal.split(|byte| *byte == b'/');
+        assert!(!segments.any(|segment| matches!(segment, b"." | b"..")), "of {}", path.escape_ascii());
+    }
+    assert!(!normal.contains(&b'\\') && !normal.windows(3).any(|three| three.eq_ignore_ascii_case(b"%2f")));
+}
+
+/// Lines about length, of which each input byte picks one. What passes has one length and one reading.
+pub fn framing_pairs(data: &[u8]) {
+    const LINES: [&[u8]; 24] = [
+        b"Content-Length: 5\r\n",
+        b"content-length:5\r\n",
+        b"Content-Length: 05\r\n",
+        b"Content-Length: 0\r\n",
+        b"Content-Length: 5, 5\r\n",
+        b"Content-Length: +5\r\n",
+        b"Content-Length : 5\r\n",
+        b"Content_Length: 5\r\n",
+        b"Content-Length: 5\n",
+        b"Content-Length:\r\n 5\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"transfer-encoding:\tCHUNKED \r\n",
+        b"Transfer-Encoding: identity\r\n",
+        b"Transfer-Encoding: gzip, chunked\r\n",
+        b"Transfer-Encoding: chunked, gzip\r\n",
+        b"Transfer-Encoding : chunked\r\n",
+        b"Transfer_Encoding: chunked\r\n",
+        b"Transfer-Encoding:\x0bchunked\r\n",
+        b"Connection: content-length, transfer-encoding\r\n",
+        b"Connection: close\r\n",
+        b"X: y\r\n",
+        b"Expect: 100-continue\r\n",
+        b"TE: trailers\r\n",
+        b"Trailer: x\r\n",
+    ];
+    let lines: Vec<&[u8]> = data.iter().take(8).map(|byte| LINES[usize::from(*byte) % LINES.len()]).collect();
+    let fields = lines.concat();
+    let about = |name: &[u8]| {
+        let is_it = |line: &&&[u8]| line.len() > name.len() && line[..name.len()].eq_ignore_ascii_case(name);
+        lines.iter().filter(is_it).count()
+    };
+    let (lengths, codings) = (about(b"content-length"), about(b"transfer-encoding"));
+    let check = |framing: BodyLength, without: BodyLength| match framing {
+        BodyLength::Chunked => assert_eq!((lengths, codings), (0, 1), "{}", fields.escape_ascii()),
+        BodyLength::Fixed(bytes) => {
+            assert_eq!((lengths, codings), (1, 0), "{}", fields.escape_ascii());
+            assert!(bytes == 5 || bytes == 0);
+        }
+        framing => {
+            assert_eq!(framing, without);
+            assert_eq!((lengths, codings), (0, 0), "{}", fields.escape_ascii());
+        }
+    };
+    let mut head = RequestHead::default();
+    let request = [b"POST / HTTP/1.1\r\nHost: a\r\n", &fields[..], b"\r\n"].concat();
+    if head.parse(&request, &Limits::default()) == Ok(Parsed::Complete) {
+        check(head.framing(), BodyLength::None);
+        assert_eq!(head.view(&request).method(), b"POST");
+    }
+    request_head(&request);
+    let mut head = ResponseHead::default();
+    let response = [b"HTTP/1.1 200 OK\r\n", &fields[..], b"\r\n"].concat();
+    if head.parse(&response, &Limits::default()) == Ok(Parsed::Complete) {
+        check(head.framing(Method::Get), BodyLength::UntilClose);
+    }
+    response_head(&response);
+}

@@ -1,0 +1,393 @@
+//! Generated requests, sent to nginx and HAProxy once through Ringmesh and once straight: both must see the same requests
+//! with the same bodies. Where they do not, Ringmesh has refused what the other takes, and nothing else: what it lets
+//! through has one reading.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use ringmesh_tests::service::ok;
+use ringmesh_tests::{Service, eventually, on_both_drivers, ports};
+
+use crate::support::ringmesh;
+
+/// Cases on each driver, each with its own seed.
+const CASES: u32 = 400;
+
+/// How long a peer may be silent before it is taken to wait for more. A case that looks wrong is tried again with the second.
+const PATIENCE: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(3)];
+
+/// Stands in targets for what tells one try of one case from the others.
+const TAG: &[u8] = b"@@@@@@@@";
+
+/// Numbers from a seed (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    fn pick<'a>(&mut self, list: &[&'a str]) -> &'a str {
+        list[self.below(list.len())]
+    }
+
+    fn one_in(&mut self, chance: usize) -> bool {
+        self.below(chance) == 0
+    }
+}
+
+/// Fields that say how long the body is (with spaces but no tabs around the value, which RFC 9110 section 5.6.3 allows and
+/// nginx does not take), most of them in a way that somebody reads differently. `N` is its length.
+const LENGTHS: &[&str] = &[
+    "Content-Length: N\r\n",
+    "Content-Length: N\r\n",
+    "Content-Length: N\r\n",
+    "content-length:N\r\n",
+    "Content-Length:   N  \r\n",
+    "Content-Length: N\r\nContent-Length: N\r\n",
+    "Content-Length: N\r\nContent-Length: 0\r\n",
+    "Content-Length: N, N\r\n",
+    "Content-Length: +N\r\n",
+    "Content-Length: N_\r\n",
+    "Content-Length: 0xN\r\n",
+    "Content-Length : N\r\n",
+    " Content-Length: N\r\n",
+    "X: y\r\n Content-Length: N\r\n",
+    "X: y\nContent-Length: N\r\n",
+    "X: y\rContent-Length: N\r\n",
+    "Content-Length: N\n",
+    "Content_Length: N\r\n",
+    "Content-Length: \0N\r\n",
+    "Content-Length: N\r\nTransfer-Encoding: chunked\r\n",
+    "Content-Length: 99999999999999999999\r\n",
+    "Content-Length: 4294967296\r\n",
+    "Content-Length: -1\r\n",
+    "Content-Length:\r\n",
+    "",
+];
+
+/// Fields that announce chunks, most of them in a way that somebody reads differently.
+const CODINGS: &[&str] = &[
+    "Transfer-Encoding: chunked\r\n",
+    "Transfer-Encoding: chunked\r\n",
+    "Transfer-Encoding: chunked\r\n",
+    "transfer-encoding:Chunked\r\n",
+    "Transfer-Encoding:   chunked \r\n",
+    "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n",
+    "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
+    "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+    "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
+    "Transfer-Encoding: identity, chunked\r\n",
+    "Transfer-Encoding: chunked, identity\r\n",
+    "Transfer-Encoding: xchunked\r\n",
+    "Transfer-Encoding: \"chunked\"\r\n",
+    "Transfer-Encoding: chunked;q=1\r\n",
+    "Transfer-Encoding:\x0bchunked\r\n",
+    "Transfer-Encoding : chunked\r\n",
+    "Transfer-Encoding\t: chunked\r\n",
+    "Transfer-Encoding:\r\n chunked\r\n",
+    "Transfer-Encoding:\n chunked\r\n",
+    "X: y\nTransfer-Encoding: chunked\r\n",
+    "Transfer_Encoding: chunked\r\n",
+    "Transfer-Encoding: chunked\n",
+    "Connection: transfer-encoding\r\nTransfer-Encoding: chunked\r\n",
+];
+
+/// Sizes of a chunk of `N` bytes.
+const SIZES: &[&str] = &[
+    "N",
+    "N",
+    "N",
+    "N",
+    "N",
+    "0N",
+    "000000N",
+    "N;a=b",
+    "N;a=\"b\"",
+    "N ;a",
+    "N ",
+    " N",
+    "0xN",
+    "+N",
+    "N;",
+    "N;\x0b",
+    "10000000000000000N",
+    "N\t",
+];
+
+/// Ends of lines in chunk framing.
+const LINE_ENDS: &[&str] =
+    &["\r\n", "\r\n", "\r\n", "\r\n", "\r\n", "\r\n", "\r\n", "\n", "\r", "\r\r\n", "\n\n", "", "x\r\n"];
+
+/// Ends of a chunked body.
+const LASTS: &[&str] = &[
+    "0\r\n\r\n",
+    "0\r\n\r\n",
+    "0\r\n\r\n",
+    "00\r\n\r\n",
+    "0;a=b\r\n\r\n",
+    "0\r\nX-Sum: 1\r\n\r\n",
+    "0\r\nContent-Length: 9\r\n\r\n",
+    "0\n\n",
+    "0\r\n\n",
+    "0\r\nX: y\n\r\n",
+    "0\r\nbad\r\n\r\n",
+    "",
+];
+
+/// First lines.
+const LINES: &[&str] = &[
+    "M ~ HTTP/1.1\r\n",
+    "M ~ HTTP/1.1\r\n",
+    "M ~ HTTP/1.1\r\n",
+    "M ~ HTTP/1.1\r\n",
+    "M ~ HTTP/1.1\r\n",
+    "\r\nM ~ HTTP/1.1\r\n",
+    "M ~ HTTP/1.0\r\n",
+    "M ~ HTTP/1.1\n",
+    "M  ~ HTTP/1.1\r\n",
+    "M ~  HTTP/1.1\r\n",
+    "M\t~ HTTP/1.1\r\n",
+    "M http://app.test~ HTTP/1.1\r\n",
+    "M ~\r\n",
+    "\n\r\nM ~ HTTP/1.1\r\n",
+    "M ~ HTTP/1.1 \r\n",
+];
+
+/// Hosts.
+const HOSTS: &[&str] = &[
+    "Host: app.test\r\n",
+    "Host: app.test\r\n",
+    "Host: app.test\r\n",
+    "Host: app.test\r\n",
+    "Host: app.test\r\n",
+    "Host: app.test\r\nHost: app.test\r\n",
+    "Host: app.test\r\nHost: b\r\n",
+    "",
+    "Host: a b\r\n",
+    "Host : app.test\r\n",
+    "Host: app.test\n",
+    "Host:\r\n app.test\r\n",
+];
+
+/// One request, whose target tells its number.
+fn request(random: &mut Random, number: usize, out: &mut Vec<u8>) {
+    let method = random.pick(&["POST", "POST", "PUT", "GET", "DELETE"]);
+    let target = format!("/@@@@@@@@/{number}");
+    // Most requests are odd in one place or none: a second oddity would hide behind the first.
+    let odd = random.below(6);
+    let choose = |random: &mut Random, place: usize, list: &'static [&'static str]| {
+        if odd == place { random.pick(list) } else { list[0] }
+    };
+    let line = choose(random, 0, LINES).replace('M', method).replace('~', &target);
+    out.extend_from_slice(line.as_bytes());
+    out.extend_from_slice(choose(random, 1, HOSTS).as_bytes());
+    // What may be taken for a request if it is no body.
+    let content = match random.below(3) {
+        0 => "hello".to_owned(),
+        1 => "GET /@@@@@@@@/hidden HTTP/1.1\r\nHost: app.test\r\n\r\n".to_owned(),
+        _ => "x".repeat(random.below(40)),
+    };
+    if random.one_in(2) {
+        let fields = choose(random, 2, LENGTHS).replace('N', &content.len().to_string());
+        out.extend_from_slice(fields.as_bytes());
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(content.as_bytes());
+        return;
+    }
+    out.extend_from_slice(choose(random, 2, CODINGS).as_bytes());
+    out.extend_from_slice(b"\r\n");
+    let sizes = choose(random, 3, SIZES);
+    for chunk in content.as_bytes().chunks(1 + random.below(20)) {
+        out.extend_from_slice(sizes.replace('N', &format!("{:x}", chunk.len())).as_bytes());
+        out.extend_from_slice(choose(random, 4, LINE_ENDS).as_bytes());
+        out.extend_from_slice(chunk);
+        out.extend_from_slice(choose(random, 4, LINE_ENDS).as_bytes());
+    }
+    out.extend_from_slice(choose(random, 5, LASTS).as_bytes());
+}
+
+/// The bytes of one connection: a few requests, and one after which the connection ends if all went well.
+fn case(seed: u64) -> Vec<u8> {
+    let mut random = Random(seed);
+    let mut bytes = Vec::new();
+    for number in 0..=random.below(3) {
+        request(&mut random, number, &mut bytes);
+    }
+    bytes.extend_from_slice(b"GET /@@@@@@@@/end HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n\r\n");
+    bytes
+}
+
+/// A request as a service has seen it: method, target, body.
+type Seen = (String, String, Vec<u8>);
+
+/// A program between two ports. Dropped, it ends.
+struct Peer(Child);
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(program: &str, words: &[&str], listen: SocketAddr) -> Peer {
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+    let child = Command::new(program).args(words).env("PATH", path).stdin(Stdio::null()).stderr(Stdio::null()).spawn();
+    let peer = Peer(child.unwrap_or_else(|error| panic!("{program}: {error}; apt-get install nginx-light haproxy")));
+    eventually(&format!("{program} listens"), || TcpStream::connect(listen).ok());
+    peer
+}
+
+fn nginx(folder: &std::path::Path, listen: SocketAddr, service: SocketAddr) -> Peer {
+    let config = format!(
+        "daemon off;\nmaster_process off;\npid {0}/nginx.pid;\nerror_log {0}/nginx.log crit;\nevents {{ worker_connections 1000; }}\n\
+         http {{\n  access_log off;\n  client_body_temp_path {0}/1;\n  proxy_temp_path {0}/2;\n  fastcgi_temp_path {0}/3;\n\
+         uwsgi_temp_path {0}/4;\n  scgi_temp_path {0}/5;\n  server {{\n    listen {listen};\n    location / {{\n\
+         proxy_pass http://{service};\n      proxy_http_version 1.1;\n    }}\n  }}\n}}\n",
+        folder.display()
+    );
+    let file = folder.join("nginx.conf");
+    fs::write(&file, config).unwrap();
+    start("nginx", &["-p", folder.to_str().unwrap(), "-c", file.to_str().unwrap()], listen)
+}
+
+fn haproxy(folder: &std::path::Path, listen: SocketAddr, service: SocketAddr) -> Peer {
+    let config = format!(
+        "defaults\n  mode http\n  timeout connect 5s\n  timeout client 30s\n  timeout server 30s\nfrontend f\n  bind {listen}\n\
+         default_backend b\nbackend b\n  server s {service}\n"
+    );
+    let file = folder.join("haproxy.cfg");
+    fs::write(&file, config).unwrap();
+    start("haproxy", &["-db", "-f", file.to_str().unwrap()], listen)
+}
+
+/// One peer with its service, and the ways to it.
+struct Ways {
+    name: &'static str,
+    service: Service,
+    straight: SocketAddr,
+    through: SocketAddr,
+    tries: AtomicU32,
+}
+
+impl Ways {
+    /// What the service sees of bytes that are sent this way.
+    fn send(&self, to: SocketAddr, case: &[u8], patience: Duration) -> Vec<Seen> {
+        let number = self.tries.fetch_add(1, Ordering::SeqCst);
+        let tag = format!("{number:08}");
+        let mut bytes = case.to_vec();
+        while let Some(at) = bytes.windows(TAG.len()).position(|window| window == TAG) {
+            bytes[at..at + TAG.len()].copy_from_slice(tag.as_bytes());
+        }
+        let mut stream = TcpStream::connect(to).unwrap();
+        stream.set_read_timeout(Some(patience)).unwrap();
+        let _ = stream.write_all(&bytes);
+        let mut buffer = [0; 4096];
+        while let Ok(1..) = stream.read(&mut buffer) {}
+        drop(stream);
+        let is_ours = |target: &str| target.contains(&tag);
+        let requests = self.service.requests();
+        let own = requests.iter().filter(|request| is_ours(request.head.request().1));
+        own.map(|request| {
+            let (method, target) = request.head.request();
+            let body = String::from_utf8_lossy(&request.body).replace(&tag, "@@@@@@@@").into_bytes();
+            // HAProxy leaves an absolute target as it is.
+            let target = target.replace("http://app.test", "").replace(&tag, "@@@@@@@@");
+            (method.to_owned(), target, body)
+        })
+        .collect()
+    }
+
+    fn compare(&self, case: &[u8]) -> Result<Agreement, String> {
+        let mut last = String::new();
+        for patience in PATIENCE {
+            let straight = self.send(self.straight, case, patience);
+            let through = self.send(self.through, case, patience);
+            if straight == through {
+                return Ok(Agreement::Same);
+            }
+            if straight.starts_with(&through) {
+                return Ok(Agreement::Refused);
+            }
+            last = format!("{}\nstraight {straight:?}\nthrough {through:?}", case.escape_ascii());
+        }
+        Err(format!("{}: {last}", self.name))
+    }
+}
+
+/// How two ways compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Agreement {
+    Same,
+    /// Ringmesh has ended it where the other goes on.
+    Refused,
+}
+
+#[test]
+fn what_nginx_and_haproxy_see_through_the_proxy_is_what_they_see_without_it_or_it_was_refused() {
+    let seeds = AtomicU32::new(1);
+    on_both_drivers(|driver| {
+        let folder = tempfile::tempdir().unwrap();
+        let service = || Service::http(|_| ok(""));
+        let peer = |name, service: Service| {
+            let (straight, through, tries) = (ports::free(), ports::free(), AtomicU32::new(0));
+            Ways { name, service, straight, through, tries }
+        };
+        let ways = [peer("nginx", service()), peer("haproxy", service())];
+        let _nginx = nginx(folder.path(), ways[0].straight, ways[0].service.address());
+        let _haproxy = haproxy(folder.path(), ways[1].straight, ways[1].service.address());
+        let config: String = ways
+            .iter()
+            .map(|Ways { name, straight, through, .. }| {
+                format!(
+                    "[[listener]]\nname = \"{name}\"\nbind = \"{through}\"\nservice = \"{name}\"\n\
+                     [[service]]\nname = \"{name}\"\nendpoints = [\"{straight}\"]\n"
+                )
+            })
+            .collect();
+        let _proxy = ringmesh(driver).config(config).without_access_log().start();
+        let first = seeds.fetch_add(CASES, Ordering::SeqCst);
+        let (next, ways) = (AtomicU32::new(first), Arc::new(ways));
+        let (counted, wrong) = (Mutex::new([[0_u32; 2]; 2]), Mutex::new(Vec::new()));
+        thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    loop {
+                        let seed = next.fetch_add(1, Ordering::SeqCst);
+                        if seed >= first + CASES {
+                            return;
+                        }
+                        let case = case(seed.into());
+                        for (number, way) in ways.iter().enumerate() {
+                            match way.compare(&case) {
+                                Ok(agreement) => counted.lock().unwrap()[number][agreement as usize] += 1,
+                                Err(told) => wrong.lock().unwrap().push(format!("seed {seed}, {told}")),
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        let counted = counted.into_inner().unwrap();
+        for (way, [same, refused]) in ways.iter().zip(counted) {
+            eprintln!("{}: {same} cases alike, {refused} that only Ringmesh refuses", way.name);
+            assert!(same > CASES / 4 && refused > CASES / 20, "the cases prove something");
+        }
+        let wrong = wrong.into_inner().unwrap();
+        assert!(wrong.is_empty(), "{} cases:\n{}", wrong.len(), wrong.join("\n\n"));
+    });
+}
