@@ -156,7 +156,7 @@ fn who_speaks_no_tls_or_another_protocol_is_refused_with_a_cause_and_others_are_
         Client::connect(front).send("HELO shop.example\r\n").expect_end();
         proxy.wait_for_metric("ringmesh_tls_handshakes_total", &[("side", "inbound"), ("result", "not_tls")], 1);
         let mut config = Arc::unwrap_or_clone(client_config(None));
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.alpn_protocols = vec![b"h3".to_vec()];
         let refused = connect(front, &Arc::new(config)).err().expect("nobody speaks that").to_string();
         assert!(refused.contains("NoApplicationProtocol"), "{refused}");
         assert_eq!(open.get("shop.example", "/").text(), "hello");

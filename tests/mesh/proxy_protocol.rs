@@ -182,7 +182,7 @@ fn the_header_comes_before_tls_and_tells_endpoints_what_the_client_asked_for() {
         let front = ports::free();
         let keys = format!("{FROM_LOOPBACK}\ntls = {{ certificate = \"shop.pem\", key = \"shop.key\" }}");
         let proxy = edge(driver, forwarding(front, &[app.address()], &keys, "proxy_protocol = \"v2\""));
-        let mut client = tls_behind(front, &with(&tlv(5, b"id-1")), &["h2", "http/1.1"]);
+        let mut client = tls_behind(front, &with(&tlv(5, b"id-1")), &["http/1.0", "http/1.1"]);
         assert_eq!(client.get("shop.example", "/").text(), "hello");
         wait_for_client(&proxy, CLIENT);
         let handshakes = proxy.json("/handshakes");

@@ -116,7 +116,9 @@ impl Program {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ringmesh");
-        std::fs::copy(RINGMESH, &path).unwrap();
+        // By a process of its own: a file that is open for writing here, and so in whatever another test starts meanwhile,
+        // cannot be run ("text file busy").
+        assert!(std::process::Command::new("cp").arg(RINGMESH).arg(&path).status().unwrap().success());
         Self { _folder: folder, path }
     }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use ringmesh_loadgen::load::{self as generator, Settings};
 use ringmesh_loadgen::serve;
 use ringmesh_tests::certificates::Authority;
+use ringmesh_tests::http2::{self, Ends, Outgoing};
 use ringmesh_tests::process::proportional_set_size;
 use ringmesh_tests::service::ok;
 use ringmesh_tests::{Client, DEADLINE, Driver, Proxy, Service, eventually, on_both_drivers, ports};
@@ -448,6 +449,33 @@ fn web_sockets_of_a_python_library_go_through_whole() {
     });
 }
 
+#[test]
+fn a_service_of_http2_gets_what_asks_for_an_upgrade_as_an_ordinary_request() {
+    on_both_drivers(|driver| {
+        let service = http2::conversing(&[], |talk| {
+            while let Some((stream, request)) = talk.next_request()? {
+                match request.head.request().1 {
+                    "/chat" => talk.send_message(stream, &Outgoing::ok("no"))?,
+                    // No part of HTTP/2 (RFC 9113 section 8.6).
+                    _ => talk.send_fields(stream, &[(":status", "101"), ("x-upgrade", "websocket")], Ends::No)?,
+                }
+            }
+            Ok(())
+        });
+        let front = ports::free();
+        let _proxy =
+            ringmesh(driver).config(forwarding(front, &[service.address()], "", "protocol = \"http2\"")).start();
+        let mut client = Client::connect(front);
+        for _ in 0..2 {
+            assert_eq!(client.send(upgrade("websocket")).response().text(), "no");
+            let asked = service.last();
+            assert_eq!((asked.field("upgrade"), asked.field("connection")), (None, None));
+        }
+        let answer = client.send(upgrade("websocket").replace("/chat", "/switch")).response();
+        assert_eq!((answer.status(), answer.field("x-ringmesh-reason")), (502, Some("upstream_garbage")));
+    });
+}
+
 // ---- CONNECT ----
 
 #[test]
@@ -460,6 +488,26 @@ fn connect_is_off_unless_it_is_asked_for() {
         let response = client.response();
         assert_eq!((response.status(), response.field("x-ringmesh-reason")), (501, Some("not_implemented")));
         client.expect_end();
+        assert_eq!(service.requests().len(), 0, "what was meant for the tunnel is no request");
+    });
+}
+
+#[test]
+fn connect_has_no_way_to_a_service_of_http2() {
+    on_both_drivers(|driver| {
+        let service = http2::service(|_| Outgoing::ok("hello"));
+        for word in ["forward", "terminate"] {
+            let front = ports::free();
+            let config = connecting(front, word, service.address())
+                .replace("name = \"app\"\n", "name = \"app\"\nprotocol = \"http2\"\n");
+            let _proxy = ringmesh(driver).config(config).start();
+            let mut client = Client::connect(front);
+            client
+                .send("CONNECT app.test:443 HTTP/1.1\r\nHost: app.test:443\r\n\r\nGET / HTTP/1.1\r\nHost: app\r\n\r\n");
+            let response = client.response();
+            assert_eq!((response.status(), response.field("x-ringmesh-reason")), (501, Some("not_implemented")));
+            client.expect_end();
+        }
         assert_eq!(service.requests().len(), 0, "what was meant for the tunnel is no request");
     });
 }

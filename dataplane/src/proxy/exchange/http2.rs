@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes};
 use h2::client::ResponseFuture;
 use h2::server::SendResponse;
 use h2::{Reason as Code, RecvStream, SendStream};
-use http::{HeaderMap, HeaderName, Response};
+use http::{HeaderMap, HeaderName, Response, StatusCode};
 use ringmesh_codec::body::is_forbidden_trailer;
 use ringmesh_ring::stop::Stop;
 
@@ -198,6 +198,10 @@ impl Awaited {
 
     fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<Response<()>, Lost>> {
         match self.head.poll_informational(context) {
+            // No part of HTTP/2, and to a client that asked for an upgrade the end of HTTP (RFC 9113 section 8.6).
+            Poll::Ready(Some(Ok(interim))) if interim.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                return Poll::Ready(Err(Lost::Broken));
+            }
             Poll::Ready(Some(Ok(interim))) => return Poll::Ready(Ok(interim)),
             Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.into())),
             Poll::Ready(None) | Poll::Pending => {}

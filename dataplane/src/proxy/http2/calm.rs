@@ -47,7 +47,9 @@ pub struct Calm {
     /// Bytes to skip: the rest of a frame, or of the preface.
     skip: usize,
     credit: u32,
-    /// Window updates that the peer owes us for what we have sent.
+    /// Whether its heads are requests, which are what we are there for; those of an endpoint answer ours.
+    asks: bool,
+    /// Window updates that the peer owes us for what we have sent; of an endpoint, heads too.
     owed: u64,
     refilled: Instant,
     in_head: bool,
@@ -56,12 +58,21 @@ pub struct Calm {
 impl Calm {
     /// For a client whose connection begins now, with its preface.
     pub fn of_client(now: Instant) -> Self {
-        Self { skip: PREFACE.len(), ..Self::of_endpoint(now) }
+        Self { skip: PREFACE.len(), asks: true, ..Self::of_endpoint(now) }
     }
 
     /// For an endpoint whose connection begins now.
     pub fn of_endpoint(now: Instant) -> Self {
-        Self { header: [0; HEADER], have: 0, skip: 0, credit: MAX_CREDIT, owed: 0, refilled: now, in_head: false }
+        Self {
+            header: [0; HEADER],
+            have: 0,
+            skip: 0,
+            credit: MAX_CREDIT,
+            asks: false,
+            owed: 0,
+            refilled: now,
+            in_head: false,
+        }
     }
 
     /// Looks at bytes that have come; whether the peer has credit left. The clock is only asked when it has not.
@@ -109,7 +120,7 @@ impl Calm {
             self.in_head = flags & flag::END_HEADERS == 0;
         }
         match kind {
-            kind::HEADERS => {
+            kind::HEADERS if self.asks => {
                 self.earn(REQUEST);
                 true
             }
@@ -121,11 +132,11 @@ impl Calm {
             kind::SETTINGS => self.pay(RESET, now),
             kind::CONTINUATION if !empty => self.pay(1, now),
             kind::DATA | kind::CONTINUATION => self.pay(RESET, now),
-            kind::WINDOW_UPDATE if self.owed > 0 => {
+            kind::WINDOW_UPDATE | kind::HEADERS if self.owed > 0 => {
                 self.owed -= 1;
                 true
             }
-            // PRIORITY, PING, GOAWAY, more of WINDOW_UPDATE, and what nobody knows.
+            // PRIORITY, PING, GOAWAY, more of WINDOW_UPDATE or heads than are owed, and what nobody knows.
             _ => self.pay(1, now),
         }
     }
@@ -211,6 +222,20 @@ mod tests {
         assert!((0..40_000).all(|_| calm.look(&update, || Instant::ZERO)));
         // Nothing else is owed.
         assert!(taken(&mut calm, &[frame(PING, 0, 8)], Instant::ZERO) < 3_000);
+    }
+
+    #[test]
+    fn an_endpoint_has_heads_for_its_requests_and_few_more() {
+        let head = frame(kind::HEADERS, flag::END_HEADERS, 20);
+        let mut calm = Calm::of_endpoint(Instant::ZERO);
+        for _ in 0..50_000 {
+            calm.earn_for(0);
+            // An interim one, the final one, and trailers.
+            assert!((0..3).all(|_| calm.look(&head, || Instant::ZERO)));
+        }
+        let mut flooding = Calm::of_endpoint(Instant::ZERO);
+        flooding.earn_for(0);
+        assert!((1_000..3_000).contains(&taken(&mut flooding, &[head], Instant::ZERO)));
     }
 
     #[test]

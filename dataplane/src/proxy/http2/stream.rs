@@ -263,13 +263,17 @@ impl<N: Net> Stream<'_, N> {
         };
         let mut scratch = self.worker.take_scratch();
         let (head, output) = scratch.for_endpoint();
-        let fields = self.fields();
-        let Head { method, length, .. } = &self.head;
-        let (target, authority) = (self.head.target_bytes(), self.head.authority_bytes());
-        exchange::head::request_to_http1(method, target, authority, &fields, *length, output);
+        {
+            // It may be a copy, which is not kept while the endpoint is waited for.
+            let fields = self.fields();
+            let Head { method, length, .. } = &self.head;
+            let (target, authority) = (self.head.target_bytes(), self.head.authority_bytes());
+            exchange::head::request_to_http1(method, target, authority, &fields, *length, output);
+        }
+        let length = self.head.length;
         let session = self.session;
         let mut reply = http2::Download::new(self.reply, |bytes| session.sends(bytes));
-        let mut sink = http1::Outgoing::new(&lease.transport, output, *length);
+        let mut sink = http1::Outgoing::new(&lease.transport, output, length);
         let buffer = Buffer::take(Size::Small);
         let limits = &self.listener.response_limits;
         let mut answer = http1::Awaited::new(&lease.transport, head, buffer, self.head.known_method(), limits);
