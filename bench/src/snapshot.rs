@@ -53,6 +53,7 @@ fn listener(bind: SocketAddr) -> Listener {
         tls: Vec::new(),
         proxy_protocol: None,
         target: ListenerTarget::Routes,
+        edge: Default::default(),
         limits: ListenerLimits {
             max_header_bytes: 60 * 1024,
             max_headers: 100,

@@ -11,6 +11,8 @@ use ringmesh_model::snapshot::{
 };
 use ringmesh_ring::net::Address;
 
+use crate::listener::handshakes::Handshakes;
+use crate::listener::sources::Sources;
 use crate::permit::Limit;
 use crate::places::{Place, Places};
 use crate::tables::{Endpoint, Listener, Service, Tables, Target};
@@ -262,10 +264,11 @@ impl Loader {
             ListenerTarget::Service(service) | ListenerTarget::RoutesElse(service) => {
                 Some(self.target(&config.name, "", "", service, 1, snapshot)?)
             }
-            ListenerTarget::Routes => None,
+            ListenerTarget::Routes | ListenerTarget::Redirect(_) => None,
         };
         let requests = self.routes(config, RouteProtocol::Http, snapshot)?;
         let target = match opaque {
+            _ if let ListenerTarget::Redirect(to) = config.target => Target::Redirect(to),
             Some(service) if requests.is_empty() => Target::Service(service),
             _ => Target::Routes(requests),
         };
@@ -280,12 +283,16 @@ impl Loader {
             head_limits: Limits {
                 max_head_bytes: config.limits.max_header_bytes,
                 max_fields: config.limits.max_headers,
+                max_body_bytes: config.edge.max_body_bytes.unwrap_or(u64::MAX),
                 ..Limits::default()
             },
             response_limits: Limits::default(),
             tls,
             policy: policy::Table::new(policies),
             target,
+            hsts: config.edge.hsts.map(|hsts| hsts.to_string().into()),
+            sources: config.edge.max_connections_per_source.map(|_| self.sources(&config.name)),
+            handshakes: self.handshakes(&config.name),
             names,
             opaque,
         })
@@ -297,12 +304,25 @@ impl Loader {
         let place = self.listeners.of(&config.name);
         let same = |before: &&Listener| {
             let before = &before.config;
-            (before.mtls, before.protocol, &before.tls) == (config.mtls, config.protocol, &config.tls)
+            let of = |config: &snapshot::Listener| (config.mtls, config.protocol, config.edge.tls_min_version);
+            of(before) == of(config) && before.tls == config.tls
         };
         if let Some(tls) = self.tables.listener(place).filter(same).and_then(|before| before.tls.clone()) {
             return Ok(tls);
         }
-        tls::edge_server(&config.tls, accepted(config.protocol))
+        tls::edge_server(&config.tls, accepted(config.protocol), config.edge.tls_min_version)
+    }
+
+    /// What is under way stays counted when a listener is edited.
+    fn handshakes(&mut self, listener: &Name) -> Arc<Handshakes> {
+        let place = self.listeners.of(listener);
+        self.tables.listener(place).map(|before| before.handshakes.clone()).unwrap_or_default()
+    }
+
+    /// Who is connected to a listener stays known when it is edited.
+    fn sources(&mut self, listener: &Name) -> Arc<Sources> {
+        let place = self.listeners.of(listener);
+        self.tables.listener(place).and_then(|before| before.sources.clone()).unwrap_or_default()
     }
 
     /// The listener's routes for requests, or for TLS. Those that name no listener apply where nothing else is said.
@@ -388,6 +408,7 @@ fn series_of(tables: &Tables) -> Vec<bool> {
         match &listener.target {
             Target::Service(target) => name(target.series),
             Target::Routes(routes) => routes.targets().for_each(|target| name(target.series)),
+            Target::Redirect(_) => {}
         }
         listener.opaque.iter().for_each(|target| name(target.series));
         listener.names.iter().flat_map(route::Table::targets).for_each(|target| name(target.series));

@@ -158,10 +158,18 @@ reasons! {
     LoopDetected = 45, "loop_detected", 508, Downstream, Never;
     /// An OPTIONS that was to go no further than here (RFC 9110 section 7.6.2).
     MaxForwards = 46, "max_forwards", 200, None, Never;
+    /// The listener sends all requests to HTTPS (RFC 9110 section 15.4.9).
+    Redirected = 47, "redirected", 308, None, Never;
+    /// The client's source has as many connections as it may.
+    SourceLimit = 48, "source_limit", 0, Downstream, Never;
+    /// The body is larger than the listener allows (RFC 9110 section 15.5.14).
+    BodyTooLarge = 49, "body_too_large", 413, Downstream, Never;
+    /// As many handshakes of the listener are under way as may be.
+    HandshakeLimit = 50, "handshake_limit", 0, Proxy, Never;
 }
 
 /// Upper bound on the number of reasons, for tables indexed by them.
-pub const MAX_REASONS: usize = 48;
+pub const MAX_REASONS: usize = 52;
 const _: () = assert!((Reason::ALL[Reason::ALL.len() - 1] as usize) < MAX_REASONS);
 
 impl Reason {
@@ -173,6 +181,7 @@ impl Reason {
     /// What an unreadable request head ends in.
     pub fn of_refusal(refusal: &Refusal) -> Self {
         match refusal.status() {
+            413 => Self::BodyTooLarge,
             414 => Self::TargetTooLong,
             417 => Self::ExpectationFailed,
             431 => Self::HeaderTooLarge,
@@ -210,6 +219,11 @@ impl Reason {
         if is_plain_http { Self::PlainToTlsPort } else { Self::BadClientHello }
     }
 
+    /// What a body that cannot be read ends in.
+    pub fn of_body(refusal: &Refusal) -> Self {
+        if *refusal == Refusal::BodyTooLarge { Self::BodyTooLarge } else { Self::BadBody }
+    }
+
     /// What a failed operation on the endpoint's connection ends in, before its response began.
     pub fn of_upstream(error: &io::Error) -> Self {
         // A server refuses a client's certificate after the client's handshake is over (RFC 8446 section 4.4.4).
@@ -230,10 +244,13 @@ impl Reason {
 pub const fn phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        301 => "Moved Permanently",
+        308 => "Permanent Redirect",
         400 => "Bad Request",
         403 => "Forbidden",
         404 => "Not Found",
         408 => "Request Timeout",
+        413 => "Content Too Large",
         414 => "URI Too Long",
         417 => "Expectation Failed",
         421 => "Misdirected Request",

@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use ringmesh_codec::limits::Limits;
-use ringmesh_model::snapshot::{self, Settings};
+use ringmesh_model::snapshot::{self, Redirect, Settings};
 use ringmesh_ring::net::Address;
 
+use crate::listener::handshakes::Handshakes;
+use crate::listener::sources::Sources;
 use crate::pages::Pages;
 use crate::permit::Limit;
 use crate::places::Place;
@@ -60,6 +62,12 @@ pub struct Listener {
     pub policy: policy::Table,
     /// Where its requests go.
     pub target: Target,
+    /// What browsers are told of HTTPS: the value of Strict-Transport-Security.
+    pub hsts: Option<Box<str>>,
+    /// Open connections by source, where they are limited.
+    pub sources: Option<Arc<Sources>>,
+    /// Handshakes under way.
+    pub handshakes: Arc<Handshakes>,
     /// Where TLS goes that is passed on unopened; None: to the same service as all that is opaque.
     pub names: Option<route::Table>,
     /// Where opaque bytes go; None: nowhere.
@@ -73,6 +81,8 @@ pub enum Target {
     Service(route::Target),
     /// To where these routes say.
     Routes(route::Table),
+    /// Nowhere: clients are sent to HTTPS.
+    Redirect(Redirect),
 }
 
 /// A service, ready for use.

@@ -38,6 +38,7 @@ fn listener(name: &str, bind: SocketAddr, protocol: Protocol, service: &str) -> 
         tls: Vec::new(),
         proxy_protocol: None,
         target: ListenerTarget::Service(service.into()),
+        edge: Default::default(),
         limits: ListenerLimits {
             max_header_bytes: 32 * 1024,
             max_headers: 100,

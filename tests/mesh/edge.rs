@@ -14,7 +14,7 @@ use ringmesh_tests::{Client, Driver, Proxy, Service, eventually, on_both_drivers
 use crate::support::{DOMAIN, ringmesh};
 
 /// Writes a certificate and its key beside the config, as a renewing tool does: finished files are renamed into place.
-fn write(folder: &Path, name: &str, certificate: &Svid) {
+pub(crate) fn write(folder: &Path, name: &str, certificate: &Svid) {
     for (file, text, mode) in
         [(format!("{name}.key"), &certificate.key, 0o600), (format!("{name}.pem"), &certificate.chain, 0o644)]
     {
@@ -26,7 +26,7 @@ fn write(folder: &Path, name: &str, certificate: &Svid) {
 }
 
 /// An edge whose port shows these certificates, named by their files.
-fn edge(driver: Driver, app: SocketAddr, certificates: &[(&str, &Svid)], more: &str) -> (Proxy, SocketAddr) {
+pub(crate) fn edge(driver: Driver, app: SocketAddr, certificates: &[(&str, &Svid)], more: &str) -> (Proxy, SocketAddr) {
     let front = ports::free();
     let tables: Vec<String> = certificates
         .iter()

@@ -157,6 +157,7 @@ fn snapshot(front: SocketAddr, app: SocketAddr) -> Snapshot {
         tls: Vec::new(),
         proxy_protocol: None,
         target: ListenerTarget::Service("app".into()),
+        edge: Default::default(),
         limits,
         hop: Hop::default(),
     };

@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, ServerConnection,
-    SignatureScheme, StreamOwned,
+    SignatureScheme, StreamOwned, SupportedProtocolVersion,
 };
 
 use crate::certificates::Svid;
@@ -28,6 +28,17 @@ pub type Stream = StreamOwned<ClientConnection, TcpStream>;
 /// If key and certificate do not fit.
 pub fn client_config(svid: Option<&Svid>) -> Arc<ClientConfig> {
     client_config_offering(svid, &[])
+}
+
+/// A client that speaks one version alone and shows nothing.
+///
+/// # Panics
+/// Never: the provider has both versions.
+pub fn client_config_of(version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
+    let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[version]);
+    let builder = builder.expect("the provider has it").dangerous();
+    let config = builder.with_custom_certificate_verifier(Arc::new(Everybody(provider())));
+    Arc::new(config.with_no_client_auth())
 }
 
 /// What a client shows, and the protocols that it offers by ALPN.

@@ -8,6 +8,7 @@ use std::path::Path;
 use toml::de::DeTable;
 
 use crate::admin::{self, Admin};
+use crate::edge;
 use crate::error::{Cause, Located, Problem, Problems};
 use crate::hop;
 use crate::intercept::{self, Intercept};
@@ -46,6 +47,8 @@ pub const SECTIONS: &[&Keys] = &[
     &listener::TLS_KEYS,
     &listener::PERMISSIONS_KEYS,
     &listener::PROXY_PROTOCOL_KEYS,
+    &edge::REDIRECT_KEYS,
+    &edge::HSTS_KEYS,
     &hop::FORWARDED_KEYS,
     &admin::KEYS,
     &intercept::KEYS,

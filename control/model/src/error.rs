@@ -426,6 +426,21 @@ pub enum Cause {
     /// A listener can have one kind of TLS.
     #[error("a listener has either `mtls = \"strict\"` or `tls`: the first shows the SVID and demands the peer's")]
     TwoKindsOfTls,
+    /// A listener that sends everybody away forwards nothing.
+    #[error("a listener that redirects forwards nothing: leave `{0}` out, or put it on the listener with `tls`")]
+    RedirectWith(&'static str),
+    /// A route names a listener that redirects.
+    #[error("listener \"{0}\" redirects everything, so no route applies there")]
+    ListenerRedirects(String),
+    /// Only requests can be redirected.
+    #[error("only requests can be redirected, and this listener's protocol is \"{0}\"")]
+    RedirectOfBytes(&'static str),
+    /// What is said of TLS to clients of everywhere, on a listener that shows them no certificate.
+    #[error("is for a listener with `tls`{0}")]
+    NeedsTls(&'static str),
+    /// The lists of browsers take no less.
+    #[error("browsers' lists take only `include_subdomains = true` and at least 365d of `max_age`")]
+    HstsPreload,
     /// A proxy that no connection on this listener is from.
     #[error("\"{proxy}\" never connects: {why}")]
     NeverConnects {

@@ -12,6 +12,7 @@ pub mod runtime;
 pub mod log;
 pub mod admin;
 pub mod listener;
+pub mod edge;
 pub mod hop;
 pub mod service;
 pub mod route;

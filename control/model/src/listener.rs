@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::edge::Edge;
 use crate::error::{Cause, Located};
 use crate::hop::{Clients, Hop};
 use crate::name::Name;
@@ -29,7 +30,13 @@ pub const KEYS: Keys = Keys {
         "tls",
         "proxy_protocol",
         "service",
+        "redirect",
+        "hsts",
+        "tls_min_version",
         "max_connections",
+        "max_connections_per_source",
+        "max_handshakes",
+        "max_body",
         "max_streams",
         "max_header_bytes",
         "max_headers",
@@ -182,6 +189,8 @@ pub struct Listener {
     pub proxy_protocol: Option<Located<ProxyProtocol>>,
     /// The service that gets all of its traffic. None: routes decide.
     pub service: Option<Located<String>>,
+    /// What it says to clients of everywhere.
+    pub edge: Edge,
     /// Its limits and deadlines.
     pub limits: ListenerLimits,
     /// What it does as one hop of several.
@@ -209,6 +218,7 @@ impl Listener {
         let tls = certificates(section, folder);
         let service = section.optional::<Located<Name>>("service").map(Name::unwrap);
         let limits = limits(section, protocol);
+        let edge = Edge::read(section);
         let proxy_protocol = proxy_protocol(section);
         let ipv6_only = Located { value: DEFAULT_IPV6_ONLY, place: section.place() };
         let ipv6_only = section.or("ipv6_only", ipv6_only);
@@ -234,6 +244,7 @@ impl Listener {
             tls,
             proxy_protocol,
             service,
+            edge,
             limits,
             hop,
         })

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -197,6 +197,8 @@ pub struct Listener {
     pub proxy_protocol: Option<ProxyProtocol>,
     /// Where its traffic goes.
     pub target: ListenerTarget,
+    /// What it says to clients of everywhere.
+    pub edge: Edge,
     /// Its limits and deadlines.
     pub limits: ListenerLimits,
     /// What it does as one hop of several.
@@ -347,6 +349,97 @@ pub enum ListenerTarget {
     /// Requests and TLS to where the routes say that name this listener, if there are any for them; all else to one service.
     /// Only where the protocol is detected.
     RoutesElse(Name),
+    /// Nowhere: clients are sent to HTTPS.
+    Redirect(Redirect),
+}
+
+/// Where clients are sent that came in plain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redirect {
+    /// The port of HTTPS as clients see it.
+    pub port: NonZeroU16,
+    /// What they are told.
+    pub status: RedirectStatus,
+}
+
+impl Default for Redirect {
+    fn default() -> Self {
+        Self { port: const { NonZeroU16::new(443).expect("it is not 0") }, status: RedirectStatus::PermanentRedirect }
+    }
+}
+
+/// A status that sends clients elsewhere for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RedirectStatus {
+    /// 301: clients may make a GET of a POST (RFC 9110 section 15.4.2).
+    MovedPermanently,
+    /// 308: the method stays (RFC 9110 section 15.4.9).
+    PermanentRedirect,
+}
+
+impl RedirectStatus {
+    /// The number.
+    pub fn code(self) -> u16 {
+        match self {
+            Self::MovedPermanently => 301,
+            Self::PermanentRedirect => 308,
+        }
+    }
+}
+
+/// What a listener says to clients of everywhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edge {
+    /// What browsers are told of HTTPS. None: nothing.
+    pub hsts: Option<Hsts>,
+    /// The oldest version of TLS that is spoken with clients without an identity.
+    pub tls_min_version: TlsVersion,
+    /// Most open connections of one source, over all workers. None: no limit.
+    pub max_connections_per_source: Option<NonZeroU32>,
+    /// Most TLS handshakes under way at a time, over all workers. None: no limit.
+    pub max_handshakes: Option<NonZeroU32>,
+    /// Most bytes of a request's body. None: no limit.
+    pub max_body_bytes: Option<u64>,
+}
+
+/// HTTP Strict Transport Security (RFC 6797).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hsts {
+    /// How long browsers remember it, in whole seconds. 0: they forget it.
+    pub max_age: Duration,
+    /// Whether it is true of all subdomains too.
+    pub include_subdomains: bool,
+    /// Whether it may be built into browsers.
+    pub preload: bool,
+}
+
+impl fmt::Display for Hsts {
+    /// As the field's value.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "max-age={}", self.max_age.as_secs())?;
+        f.write_str(if self.include_subdomains { "; includeSubDomains" } else { "" })?;
+        f.write_str(if self.preload { "; preload" } else { "" })
+    }
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TlsVersion {
+    /// TLS 1.2 (RFC 5246).
+    Tls12,
+    /// TLS 1.3 (RFC 8446).
+    #[default]
+    Tls13,
+}
+
+impl TlsVersion {
+    /// The word of the config.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Tls12 => "1.2",
+            Self::Tls13 => "1.3",
+        }
+    }
 }
 
 /// What a peer may ask of a listener.

@@ -11,20 +11,21 @@ pub const DURATION_EXAMPLE: &str = "a duration such as \"250ms\"";
 pub const SIZE_EXAMPLE: &str = "a size such as \"64KiB\"";
 
 /// Units of time, smallest first, in nanoseconds.
-const DURATION_UNITS: [(&str, u64); 6] = [
+const DURATION_UNITS: [(&str, u64); 7] = [
     ("ns", 1),
     ("us", 1_000),
     ("ms", 1_000_000),
     ("s", 1_000_000_000),
     ("m", 60 * 1_000_000_000),
     ("h", 3_600 * 1_000_000_000),
+    ("d", 24 * 3_600 * 1_000_000_000),
 ];
 
 /// Units of size, smallest first, in bytes.
 const SIZE_UNITS: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
 /// Spellings from elsewhere, with ours. A decimal kilobyte is refused too: half the world means 1024 by it.
-const FOREIGN_UNITS: [(&str, &str); 24] = [
+const FOREIGN_UNITS: [(&str, &str); 26] = [
     ("sec", "s"),
     ("secs", "s"),
     ("second", "s"),
@@ -36,6 +37,8 @@ const FOREIGN_UNITS: [(&str, &str); 24] = [
     ("minutes", "m"),
     ("hour", "h"),
     ("hours", "h"),
+    ("day", "d"),
+    ("days", "d"),
     ("msec", "ms"),
     ("millis", "ms"),
     ("µs", "us"),
@@ -198,12 +201,13 @@ mod tests {
         check_duration("", Err("a whole number and then a unit are expected"));
         check_duration("-1s", Err("a whole number and then a unit are expected"));
         check_duration("s", Err("a whole number and then a unit are expected"));
-        check_duration("250", Err("the unit is missing; one of ns, us, ms, s, m, h"));
+        check_duration("250", Err("the unit is missing; one of ns, us, ms, s, m, h, d"));
         check_duration("1.5s", Err("fractions are not allowed; use a smaller unit"));
         check_duration("2 s", Err("unknown unit ` s`; did you mean `s`?"));
         check_duration("2sec", Err("unknown unit `sec`; did you mean `s`?"));
-        check_duration("1m30s", Err("unknown unit `m30s`; one of ns, us, ms, s, m, h"));
-        check_duration("1d", Err("unknown unit `d`; one of ns, us, ms, s, m, h"));
+        check_duration("1m30s", Err("unknown unit `m30s`; one of ns, us, ms, s, m, h, d"));
+        check_duration("1d", Ok(86_400_000_000_000));
+        check_duration("1y", Err("unknown unit `y`; one of ns, us, ms, s, m, h, d"));
         check_duration("99999999999999999999s", Err("the number is too large"));
         check_duration("18446744073709551615h", Err("the number is too large"));
     }
@@ -221,7 +225,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        for text in ["1ns", "1500us", "250ms", "2s", "90s", "5m", "1h", "0s"] {
+        for text in ["1ns", "1500us", "250ms", "2s", "90s", "5m", "1h", "365d", "0s"] {
             assert_eq!(show(duration(text).unwrap()), text);
         }
         for text in ["0B", "17B", "32KiB", "3MiB", "1GiB"] {

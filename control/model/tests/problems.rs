@@ -126,7 +126,7 @@ fn what_a_listener_does_as_a_hop_is_told_with_its_line() {
         ("upgrade = [\"a b\"]", "`upgrade[0]`: expected a protocol such as \"websocket\", found \"a b\""),
         ("upgrade = [\"a\", \"A\"]", "`upgrade[1]`: a is listed twice"),
         ("connect = \"on\"", "`connect`: unknown value \"on\"; expected one of `off`, `forward`, `terminate`"),
-        ("tunnel_idle_timeout = \"1ms\"", "`tunnel_idle_timeout`: must be 10ms to 168h, found 1ms"),
+        ("tunnel_idle_timeout = \"1ms\"", "`tunnel_idle_timeout`: must be 10ms to 7d, found 1ms"),
         (
             "forwarded = \"on\"",
             "`forwarded`: expected \"off\", or a table such as { trust = [\"10.0.0.0/8\"], write = \"forwarded\" }, found string \"on\"",
@@ -180,6 +180,78 @@ fn a_listener_has_one_kind_of_tls_and_whole_certificates() {
             "x.toml:5: listener \"a\": `mtls`: a listener has either `mtls = \"strict\"` or `tls`: the first shows the SVID and demands the peer's",
             "x.toml:6: listener \"a\": `tls`: certificate a.pem is not loaded",
         ],
+    );
+}
+
+#[test]
+fn what_is_said_to_clients_of_everywhere_fits_the_listener() {
+    let listener = |keys: &str| {
+        format!(
+            "[[listener]]\nname = \"a\"\nbind = \"127.0.0.1:1\"\n{keys}\n[[service]]\nname = \"s\"\nendpoints = [\"10.0.0.1:80\"]\n"
+        )
+    };
+    check(&listener("redirect = \"https\""), &[]);
+    check(&listener("redirect = { port = 8443, status = 301 }"), &[]);
+    check(
+        &listener("redirect = \"http\""),
+        &[
+            "x.toml:4: listener \"a\": `redirect`: expected \"https\", or a table such as { port = 8443 }, found \"http\"",
+        ],
+    );
+    check(
+        &listener("redirect = { status = 302 }"),
+        &[
+            "x.toml:4: listener \"a\": `redirect.status`: expected 308, which keeps the method, or 301, which old clients know, found \"302\"",
+        ],
+    );
+    check(
+        &listener("redirect = \"https\"\nservice = \"s\""),
+        &[
+            "x.toml:4: listener \"a\": `redirect`: a listener that redirects forwards nothing: leave `service` out, or put it on the listener with `tls`",
+        ],
+    );
+    check(
+        &listener("redirect = \"https\"\nprotocol = \"tcp\""),
+        &[
+            "x.toml:4: listener \"a\": `redirect`: only requests can be redirected, and this listener's protocol is \"tcp\"",
+        ],
+    );
+    check(
+        &format!("{}[[route]]\nhosts = [\"s\"]\nlisteners = [\"a\"]\n", listener("redirect = \"https\"")),
+        &["x.toml:10: route \"s\": `listeners[0]`: listener \"a\" redirects everything, so no route applies there"],
+    );
+    check(
+        &format!("{}[[route]]\nhosts = [\"s\"]\n", listener("redirect = \"https\"")),
+        &["x.toml:9: route \"s\": no http listener without a `service` of its own is left for this route"],
+    );
+    check(
+        &listener("service = \"s\"\nhsts = \"365d\"\ntls_min_version = \"1.2\""),
+        &[
+            "x.toml:5: listener \"a\": `hsts`: is for a listener with `tls`: browsers believe it from nobody else (RFC 6797 section 8.1)",
+            "x.toml:6: listener \"a\": `tls_min_version`: is for a listener with `tls`; `mtls = \"strict\"` speaks TLS 1.3 alone",
+        ],
+    );
+    check(
+        &listener("service = \"s\"\nhsts = { max_age = \"30d\", include_subdomains = true, preload = true }"),
+        &[
+            "x.toml:5: listener \"a\": `hsts.preload`: browsers' lists take only `include_subdomains = true` and at least 365d of `max_age`",
+        ],
+    );
+    check(
+        &listener("service = \"s\"\nhsts = { preload = true }"),
+        &["x.toml:5: listener \"a\": `hsts`: `max_age` is missing; add for example `max_age = \"365d\"`"],
+    );
+    check(
+        &listener("service = \"s\"\nhsts = \"4000d\""),
+        &["x.toml:5: listener \"a\": `hsts`: must be 0s to 3650d, found 4000d"],
+    );
+    check(
+        &listener("service = \"s\"\ntls_min_version = \"1.1\""),
+        &["x.toml:5: listener \"a\": `tls_min_version`: unknown value \"1.1\"; did you mean `1.2`?"],
+    );
+    check(
+        &listener("service = \"s\"\nmax_connections_per_source = 0"),
+        &["x.toml:5: listener \"a\": `max_connections_per_source`: must be 1 to 1000000, found 0"],
     );
 }
 
@@ -343,11 +415,11 @@ request_timeout = \"none\"
 ",
         &[
             "x.toml:4: service \"a\": `connect_timeout`: expected a duration such as \"250ms\", found \"1.5s\": fractions are not allowed; use a smaller unit",
-            "x.toml:5: service \"a\": `idle_timeout`: expected a duration such as \"250ms\", found \"30\": the unit is missing; one of ns, us, ms, s, m, h",
+            "x.toml:5: service \"a\": `idle_timeout`: expected a duration such as \"250ms\", found \"30\": the unit is missing; one of ns, us, ms, s, m, h, d",
             "x.toml:10: listener \"b\": `max_header_bytes`: expected a size such as \"64KiB\", found \"64KB\": unknown unit `KB`; did you mean `KiB`?",
             "x.toml:11: listener \"b\": `max_headers`: must be 1 to 128, found -1",
             "x.toml:12: listener \"b\": `max_connections`: must be 1 to 4294967295, found 0",
-            "x.toml:13: listener \"b\": `header_timeout`: must be 10ms to 168h, found 1ms",
+            "x.toml:13: listener \"b\": `header_timeout`: must be 10ms to 7d, found 1ms",
             "x.toml:14: listener \"b\": `idle_timeout`: expected a duration such as \"250ms\", found \"2 min\": unknown unit ` min`; did you mean `m`?",
             "x.toml:15: listener \"b\": `request_timeout`: expected a duration such as \"250ms\", or \"off\", found \"none\"",
         ],
@@ -1151,7 +1223,7 @@ fn a_port_that_detects_has_a_place_for_more_than_one_protocol() {
             "{detect}service = \"shop\"\ndetect_timeout = \"1ms\"\ntcp_keepalive = \"100ms\"\nmax_connection_duration = \"never\"\n"
         ),
         &[
-            "x.toml:14: listener \"any\": `detect_timeout`: must be 10ms to 168h, found 1ms",
+            "x.toml:14: listener \"any\": `detect_timeout`: must be 10ms to 7d, found 1ms",
             "x.toml:15: listener \"any\": `tcp_keepalive`: must be 1s to 9h, found 100ms",
             "x.toml:16: listener \"any\": `max_connection_duration`: expected a duration such as \"250ms\", or \"off\", found \"never\"",
         ],

@@ -71,10 +71,12 @@ fn certificate_value(certificate: &Certificate) -> Value {
 }
 
 fn listener_value(listener: &Listener) -> Value {
-    let service = match &listener.target {
-        ListenerTarget::Service(name) | ListenerTarget::RoutesElse(name) => Some(name),
-        ListenerTarget::Routes => None,
-    };
+    let (mut service, mut redirect) = (None, None);
+    match &listener.target {
+        ListenerTarget::Service(name) | ListenerTarget::RoutesElse(name) => service = Some(name),
+        ListenerTarget::Redirect(to) => redirect = Some(json!({ "port": to.port, "status": to.status.code() })),
+        ListenerTarget::Routes => {}
+    }
     json!({
         "name": listener.name,
         "bind": listener.bind.to_string(),
@@ -89,6 +91,12 @@ fn listener_value(listener: &Listener) -> Value {
         "tls": listener.tls.iter().map(certificate_value).collect::<Vec<_>>(),
         "proxy_protocol": listener.proxy_protocol.as_ref().map(proxies_value),
         "service": service,
+        "redirect": redirect,
+        "hsts": listener.edge.hsts.map(|hsts| hsts.to_string()),
+        "tls_min_version": (!listener.tls.is_empty()).then(|| listener.edge.tls_min_version.word()),
+        "max_connections_per_source": listener.edge.max_connections_per_source,
+        "max_handshakes": listener.edge.max_handshakes,
+        "max_body": listener.edge.max_body_bytes.map(|bytes| ByteSize(bytes).to_string()),
         "max_header_bytes": listener.limits.max_header_bytes,
         "max_headers": listener.limits.max_headers,
         "max_connections": listener.limits.max_connections,

@@ -96,6 +96,7 @@ fn listener() -> Listener {
             others: Others::Serve,
         }),
         target: ListenerTarget::Service("local".to_owned()),
+        edge: Default::default(),
         limits: ListenerLimits {
             max_header_bytes: 65_536,
             max_headers: 100,

@@ -291,6 +291,7 @@ mod tests {
                 tls: Vec::new(),
                 proxy_protocol: None,
                 target: ListenerTarget::Routes,
+                edge: Default::default(),
                 limits: ListenerLimits {
                     max_header_bytes: 1024,
                     max_headers: 10,

@@ -48,6 +48,8 @@ pub struct BodyScanner {
     at: At,
     /// Bytes of content still to come in this body (fixed) or chunk; while a size is read, its value so far.
     left: u64,
+    /// Bytes of content that further chunks may have.
+    room: u64,
     /// Bytes of the current chunk line or trailer section so far.
     line_bytes: u32,
     max_chunk_line_bytes: u32,
@@ -97,6 +99,7 @@ impl BodyScanner {
     pub fn new(length: BodyLength, limits: &Limits) -> Self {
         let (at, left) = match length {
             BodyLength::None | BodyLength::Fixed(0) => (At::Done, 0),
+            BodyLength::Fixed(length) if length > limits.max_body_bytes => (At::Refused(Refusal::BodyTooLarge), 0),
             BodyLength::Fixed(length) => (At::Fixed, length),
             BodyLength::Chunked => (At::Size, 0),
             BodyLength::UntilClose => (At::UntilClose, 0),
@@ -105,6 +108,7 @@ impl BodyScanner {
         Self {
             at,
             left,
+            room: limits.max_body_bytes,
             line_bytes: 0,
             max_chunk_line_bytes: bound(limits.max_chunk_line_bytes),
             max_trailer_bytes: bound(limits.max_trailer_bytes),
@@ -173,6 +177,11 @@ impl BodyScanner {
         Piece { consumed: end, data: position..end, trailers: end..end, state: self.state() }
     }
 
+    /// Why nothing more of it can be had, if that is known.
+    pub fn refused(&self) -> Option<Refusal> {
+        if let At::Refused(refusal) = self.at { Some(refusal) } else { None }
+    }
+
     /// Whether the body has ended.
     pub fn state(&self) -> State {
         if self.at == At::Done { State::Done } else { State::More }
@@ -224,7 +233,7 @@ impl BodyScanner {
         match self.at {
             At::Size => self.step_size(byte),
             At::Extension(extension) => self.step_extension(extension, byte),
-            At::LineFeed if byte == b'\n' => Ok(self.end_chunk_line()),
+            At::LineFeed if byte == b'\n' => self.end_chunk_line(),
             At::LineFeed => Err(Refusal::BadLineEnd),
             At::ChunkReturn if byte == b'\r' => Ok(At::ChunkLineFeed),
             At::ChunkLineFeed if byte == b'\n' => Ok(At::Size),
@@ -236,9 +245,10 @@ impl BodyScanner {
         }
     }
 
-    fn end_chunk_line(&mut self) -> At {
+    fn end_chunk_line(&mut self) -> Result<At, Refusal> {
         self.line_bytes = 0;
-        if self.left == 0 { At::TrailerStart } else { At::ChunkData }
+        self.room = self.room.checked_sub(self.left).ok_or(Refusal::BodyTooLarge)?;
+        Ok(if self.left == 0 { At::TrailerStart } else { At::ChunkData })
     }
 
     fn step_size(&mut self, byte: u8) -> Result<At, Refusal> {

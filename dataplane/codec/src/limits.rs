@@ -23,6 +23,8 @@ pub struct Limits {
     pub max_chunk_line_bytes: usize,
     /// Largest trailer section, all lines together.
     pub max_trailer_bytes: usize,
+    /// Most content of a body.
+    pub max_body_bytes: u64,
 }
 
 /// As Envoy's default: fits one large pool buffer beside the first bytes of a body.
@@ -48,6 +50,7 @@ impl Default for Limits {
             max_target_bytes: DEFAULT_MAX_TARGET_BYTES,
             max_chunk_line_bytes: DEFAULT_MAX_CHUNK_LINE_BYTES,
             max_trailer_bytes: DEFAULT_MAX_TRAILER_BYTES,
+            max_body_bytes: u64::MAX,
         }
     }
 }

@@ -111,6 +111,9 @@ pub enum Refusal {
     /// Larger than [`Limits::max_trailer_bytes`](crate::Limits::max_trailer_bytes).
     #[error("trailers too large")]
     TrailersTooLarge,
+    /// More content than the limit (RFC 9110 section 15.5.14).
+    #[error("body is larger than allowed")]
+    BodyTooLarge,
     /// The connection ended inside of a body (RFC 9112 section 8).
     #[error("body ended early")]
     BodyIncomplete,
@@ -131,6 +134,7 @@ impl Refusal {
     /// The status that answers a request refused for this.
     pub fn status(self) -> u16 {
         match self {
+            Self::BodyTooLarge => 413,
             Self::TargetTooLong => 414,
             Self::UnknownExpectation => 417,
             Self::TooManyFields | Self::HeadTooLarge => 431,

@@ -358,3 +358,17 @@ proptest! {
         let _ = ringmesh_codec::authority::parse(&bytes);
     }
 }
+
+#[test]
+fn a_body_may_have_as_much_content_as_the_limit_and_its_framing_does_not_count() {
+    let limits = Limits { max_body_bytes: 10, ..Limits::default() };
+    let scan = |length, bytes: &str| BodyScanner::new(length, &limits).scan(bytes.as_bytes()).map(|scan| scan.state);
+    assert_eq!(scan(BodyLength::Fixed(10), "0123456789"), Ok(State::Done));
+    assert_eq!(scan(BodyLength::Fixed(11), ""), Err(Refusal::BodyTooLarge));
+    assert_eq!(
+        scan(BodyLength::Chunked, "4\r\n0123\r\n6;x=y\r\n456789\r\n0\r\nx: a long trailer\r\n\r\n"),
+        Ok(State::Done)
+    );
+    assert_eq!(scan(BodyLength::Chunked, "4\r\n0123\r\n7\r\n"), Err(Refusal::BodyTooLarge));
+    assert_eq!(scan(BodyLength::Chunked, "7ffffffffffffff\r\n"), Err(Refusal::BodyTooLarge));
+}

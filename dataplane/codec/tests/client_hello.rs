@@ -62,7 +62,7 @@ fn scan(bytes: &[u8]) -> Result<Option<ClientHello>, Refusal> {
 
 #[track_caller]
 fn check(bytes: &[u8], name: Option<&str>, protocols: &[&str]) {
-    let hello = scan(bytes).unwrap().expect("it is whole");
+    let hello = scan(bytes).expect("a good hello").expect("it is whole");
     assert_eq!(hello.name(), name);
     assert!(hello.protocols().eq(protocols.iter().map(|protocol| protocol.as_bytes())), "{hello:?}");
     protocols.iter().for_each(|protocol| assert!(hello.offers(protocol.as_bytes())));

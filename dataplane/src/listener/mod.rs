@@ -1,6 +1,8 @@
 //! Accepting connections, and giving each to the worker with the fewest, before its first byte is read.
 
 pub mod proxy_header;
+pub mod handshakes;
+pub mod sources;
 
 use std::io;
 use std::net::SocketAddr;

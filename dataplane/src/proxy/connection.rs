@@ -20,6 +20,7 @@ use crate::detect::{Spoken, detect};
 use crate::drain::Registered;
 use crate::listener::Reserved;
 use crate::listener::proxy_header::{self, Expected, Source};
+use crate::listener::sources::{self, Held};
 use crate::outcome::Reason;
 use crate::places::Place;
 use crate::proxy::http2::stream::Begun;
@@ -66,6 +67,8 @@ pub struct Connection<N: Net> {
     /// Whether it has been busy.
     served: Cell<bool>,
     _reserved: Option<Reserved>,
+    /// Counts it for its source.
+    _held: Option<Box<Held>>,
 }
 
 /// What comes after a busy time of a connection.
@@ -112,6 +115,7 @@ impl<N: Net> Connection<N> {
             proxied: None,
             original: None,
             _reserved: None,
+            _held: None,
         }
     }
 
@@ -255,12 +259,36 @@ async fn admit<N: Net>(
             stop.clear();
         }
     }
+    let held = match within_source_limit(found, client) {
+        Ok(held) => held,
+        Err(TooMany) => {
+            let detail = "its source has as many connections as `max_connections_per_source` allows";
+            refuse(
+                &worker,
+                found,
+                &stream,
+                (client, client_text.get().map(AsRef::as_ref)),
+                Reason::SourceLimit,
+                detail,
+            );
+            return None;
+        }
+    };
     let original = Original::of(&tables, found, &stream, client);
     let (transport, peer) = match found.tls {
         None => (Transport::Plain(stream), None),
         Some(_) => {
             stop.set_deadline(until);
+            let max = found.config.edge.max_handshakes;
+            let under_way = max.map(|max| found.handshakes.begin(max));
+            if matches!(under_way, Some(None)) {
+                let detail = "as many handshakes are under way as `max_handshakes` allows";
+                let remote = (client, client_text.get().map(AsRef::as_ref));
+                refuse(&worker, found, &stream, remote, Reason::HandshakeLimit, detail);
+                return None;
+            }
             let (transport, peer) = handshake(&worker, found, stream, client, &stop).await?;
+            drop(under_way);
             (transport, Some(peer))
         }
     };
@@ -280,8 +308,38 @@ async fn admit<N: Net>(
         turn: Turn::default(),
         served: Cell::new(false),
         _reserved: reserved,
+        _held: held,
     };
     Some((Rc::new(connection), open))
+}
+
+/// Its source has as many connections as it may.
+struct TooMany;
+
+/// Counts a connection for its source, where that is limited. Who has no address, as on a Unix socket, is of no source.
+fn within_source_limit(listener: &Listener, client: Option<SocketAddr>) -> Result<Option<Box<Held>>, TooMany> {
+    let (Some(sources), Some(max)) = (&listener.sources, listener.config.edge.max_connections_per_source) else {
+        return Ok(None);
+    };
+    let Some(client) = client else { return Ok(None) };
+    sources.admit(sources::Source::of(client.ip()), max).map(Some).ok_or(TooMany)
+}
+
+/// Resets a connection whose client is not known, and tells why.
+fn refuse<N: Net>(
+    worker: &Worker<N>,
+    listener: &Listener,
+    stream: &N::Stream,
+    (client, client_text): (Option<SocketAddr>, Option<&str>),
+    reason: Reason,
+    detail: &str,
+) {
+    worker.recorder.add(listener.series, counter::REASON + reason as usize, 1);
+    let address = client.map(|client| client.to_string());
+    let remote = address.as_deref().or(client_text).unwrap_or_default();
+    let told = Refused { listener: &listener.config.name, remote, reason: reason as u8, detail };
+    worker.tell(&Event::Refused(told));
+    stream.reset_on_close();
 }
 
 /// Takes the PROXY header off a connection. Within, None: its client is no proxy, and is served as it is.
@@ -293,14 +351,7 @@ async fn take_header<N: Net>(
     (client, client_text): (Option<SocketAddr>, Option<&str>),
     stop: &Stop,
 ) -> Option<Option<Box<Header>>> {
-    let refuse = |reason: Reason, detail: &str| {
-        worker.recorder.add(listener.series, counter::REASON + reason as usize, 1);
-        let address = client.map(|client| client.to_string());
-        let remote = address.as_deref().or(client_text).unwrap_or_default();
-        let told = Refused { listener: &listener.config.name, remote, reason: reason as u8, detail };
-        worker.tell(&Event::Refused(told));
-        stream.reset_on_close();
-    };
+    let refuse = |reason, detail: &str| refuse(worker, listener, stream, (client, client_text), reason, detail);
     match proxy_header::expected(proxies, client) {
         Expected::None => Some(None),
         Expected::Nobody => {

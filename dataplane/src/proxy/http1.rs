@@ -34,6 +34,7 @@ use crate::proxy::connection::{Connection, Next};
 use crate::proxy::deadline::{Deadlines, Part};
 use crate::proxy::exchange::replay::Kept;
 use crate::proxy::pace::{Credit, GRACE, Pace};
+use crate::proxy::redirect::{self, Elsewhere, HSTS};
 use crate::proxy::relay::{Raced, Turn, race};
 use crate::proxy::request::{self, Account, Call, Failed, Patience};
 use crate::proxy::transport::Transport;
@@ -118,7 +119,8 @@ async fn one<N: Net>(
                 worker.tell_hint(listener, connection.client_text(), reason);
             }
             let mut account = Account::default();
-            let mut answer = Answer { reason, close: true, head_only: false, account: &mut account };
+            let mut answer =
+                Answer { reason, elsewhere: None, listener, close: true, head_only: false, account: &mut account };
             let sent = answer.send(connection, scratch).await;
             request::refused(worker, connection, &tables, listener, &account, reason);
             return Some(if sent { Next::Linger } else { Next::Close });
@@ -294,6 +296,10 @@ impl<N: Net> Call<N> for Exchange<'_, N> {
         self.scratch.request.view(&self.head)
     }
 
+    fn announces_too_much(&self) -> bool {
+        self.body.refused().is_some()
+    }
+
     async fn exchange(&mut self, lease: Leased<N>, patience: Patience, account: &mut Account) -> Result<(), Failed> {
         let lease = match lease {
             Leased::Own(lease) => lease,
@@ -331,7 +337,8 @@ impl<N: Net> Call<N> for Exchange<'_, N> {
         }
         let close = !self.client_persists() || self.body.state() != State::Done;
         let head_only = self.scratch.request.known_method() == Method::Head;
-        let mut answer = Answer { reason, close, head_only, account };
+        let elsewhere = redirect::elsewhere(reason, self.listener, &self.head());
+        let mut answer = Answer { reason, elsewhere, listener: self.listener, close, head_only, account };
         if answer.send(self.connection, self.scratch).await {
             self.stage = if close { Stage::DoneAndClose } else { Stage::Done };
         }
@@ -382,6 +389,7 @@ impl<N: Net> Exchange<'_, N> {
             turn: &self.connection.turn,
             stale: lease.reused && bodiless && head.known_method().is_safe(),
             is_grpc: grpc::is_call(request.headers()),
+            listener: self.listener,
             hop,
         };
         let mut progress = exchange::http1::Progress::new(self.body.clone());
@@ -610,7 +618,7 @@ fn of_upstream(error: &StreamError, deadlines: &Deadlines<'_>) -> Reason {
 
 /// Moves what `buffer` has of a body to `output`; how many bytes.
 fn pass_on(body: &mut BodyScanner, buffer: &mut Buffer, output: &mut Output) -> Result<usize, Reason> {
-    let scan = body.scan(buffer.filled()).map_err(|_refusal| Reason::BadBody)?;
+    let scan = body.scan(buffer.filled()).map_err(|refusal| Reason::of_body(&refusal))?;
     output.push(buffer.slice(0..scan.consumed));
     buffer.consume(scan.consumed);
     Ok(scan.consumed)
@@ -859,7 +867,7 @@ impl<N: Net> Respond<'_, N> {
         self.write_head(head, edits, output, &mut buffer, length, &end);
         account.status = head.status();
         *stage = Stage::Begun;
-        let mut body = BodyScanner::new(length, &self.listener.head_limits);
+        let mut body = BodyScanner::new(length, &self.listener.response_limits);
         self.relay(&mut body, &mut buffer, output, length, account).await.map_err(Failed::Ended)?;
         // Bytes behind the response would be taken for the next one.
         Ok(End { upstream_persists: end.upstream_persists && buffer.is_empty(), ..end })
@@ -1000,6 +1008,9 @@ impl<N: Net> Respond<'_, N> {
         }
         if version == Version::Http10 && length == BodyLength::Chunked {
             edits.set_chunked(Chunked::Remove);
+        }
+        if let Some(hsts) = &self.listener.hsts {
+            edits.set(HSTS, hsts.as_bytes()).expect("a field of its own with letters and digits");
         }
         let bytes = buffer.slice(0..head.len());
         head.write(&bytes, edits, &mut Spans { head: &bytes, output });
@@ -1198,6 +1209,8 @@ impl Sink for Spans<'_> {
 /// An answer of our own.
 struct Answer<'a> {
     reason: Reason,
+    elsewhere: Option<Elsewhere>,
+    listener: &'a Listener,
     close: bool,
     head_only: bool,
     account: &'a mut Account,
@@ -1206,17 +1219,20 @@ struct Answer<'a> {
 impl Answer<'_> {
     /// Sends it; whether that went well.
     async fn send<N: Net>(&mut self, connection: &Connection<N>, scratch: &mut Scratch) -> bool {
-        let status = self.reason.status();
+        let status = self.elsewhere.as_ref().map_or(self.reason.status(), |to| to.status);
         if status == 0 || connection.stop.reason() == Some(StopReason::Drain) {
             return false;
         }
         let body = format_args!("{status} {}: {}\n", phrase(status), self.reason.words()).to_string();
         let date = date::text(unix_micros() / 1_000_000);
         let reason = ("x-ringmesh-reason", self.reason.label());
-        let mut fields = [("content-type", "text/plain"), ("date", &date), reason, ("", "")];
+        let mut fields = [("content-type", "text/plain"), ("date", &date), reason, ("", ""), ("", ""), ("", "")];
         let mut count = 3;
-        if self.close {
-            fields[count] = ("connection", "close");
+        let location = self.elsewhere.as_ref().map(|to| ("location", to.location.as_str()));
+        let hsts = self.listener.hsts.as_deref().map(|hsts| (HSTS, hsts));
+        let close = self.close.then_some(("connection", "close"));
+        for field in [location, hsts, close].into_iter().flatten() {
+            fields[count] = field;
             count += 1;
         }
         scratch.text.clear();

@@ -8,6 +8,7 @@ pub mod original;
 pub mod connection;
 pub mod preface;
 pub mod request;
+pub mod redirect;
 pub mod http1;
 pub mod exchange;
 pub mod http2;

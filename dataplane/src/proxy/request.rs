@@ -21,6 +21,7 @@ use crate::proxy::connection::Connection;
 use crate::proxy::deadline::{Deadlines, Part};
 use crate::proxy::hop;
 use crate::proxy::pace::Pace;
+use crate::proxy::redirect;
 use crate::route::Rule;
 use crate::tables::{Endpoint, Listener, Service, Tables, Target};
 use crate::telemetry::event::{Access, Event, clip};
@@ -37,6 +38,11 @@ pub trait Call<N: Net> {
     /// How long the client says that it waits.
     fn timeout(&self) -> Option<Duration> {
         None
+    }
+
+    /// Whether it says that its body will be larger than the listener allows.
+    fn announces_too_much(&self) -> bool {
+        false
     }
 
     /// Sends it on a connection and passes the response back.
@@ -189,8 +195,12 @@ async fn forward<'t, N: Net>(
                 way.rule = Some(rule);
                 rule.pick(worker.net.random())
             }
+            Target::Redirect(_) => return Err(redirect::outcome(&head)),
         }
     };
+    if call.announces_too_much() {
+        return Err(Reason::BodyTooLarge);
+    }
     let service = tables.service(target.service).ok_or(Reason::NoEndpoint)?;
     way.service = Some(service);
     way.series = Some(target.series);

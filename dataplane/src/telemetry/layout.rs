@@ -20,7 +20,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"ringmesh");
 pub const MAX_WORKERS: u16 = 256;
 
 /// Version of this layout. Control reads no other.
-pub const LAYOUT_VERSION: u64 = 1;
+pub const LAYOUT_VERSION: u64 = 2;
 
 /// Words in a page of 4 KiB.
 pub const PAGE_WORDS: usize = 512;
@@ -152,6 +152,7 @@ pub mod listener {
     pub const REASON: usize = 8;
     /// Handshakes refused, by the number of the cause (`tls::Refused`).
     pub const REFUSED: usize = 64;
+    const _: () = assert!(REASON + super::MAX_REASONS <= REFUSED);
 }
 
 /// Words of a block of kind [`Kind::Service`].

@@ -4,14 +4,14 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
-use ringmesh_model::snapshot::{Certificate, Identity};
+use ringmesh_model::snapshot::{Certificate, Identity, TlsVersion};
 use ringmesh_model::spiffe::SpiffeId;
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::version::TLS13;
+use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 
 use super::fault::Fault;
@@ -79,7 +79,7 @@ pub enum Error {
         cause: rustls::Error,
     },
     /// The library refuses its own defaults. Side: this program.
-    #[error("TLS library refuses TLS 1.3 with its own provider: {0}")]
+    #[error("TLS library refuses the versions of its own provider: {0}")]
     Library(rustls::Error),
 }
 
@@ -91,6 +91,26 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     use aws_lc_rs::cipher_suite::{TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256};
     let cipher_suites = vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256];
     Arc::new(CryptoProvider { cipher_suites, ..aws_lc_rs::default_provider() })
+});
+
+/// The same with TLS 1.2 behind it, in the order of its own suites: ephemeral key exchange and authenticated encryption alone,
+/// which is all that the library has of it. For edges that ask for it.
+static PROVIDER_WITH_TLS12: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+    use aws_lc_rs::cipher_suite::{
+        TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    };
+    let mut provider = CryptoProvider::clone(&PROVIDER);
+    provider.cipher_suites.extend([
+        TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+        TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    ]);
+    Arc::new(provider)
 });
 
 /// The config of a strict mutual TLS listener: TLS 1.3, and a client of `trust_domain` or no connection. `protocols` are those
@@ -116,18 +136,25 @@ pub fn client(identity: &Identity, peer: &SpiffeId, protocols: &[Alpn]) -> Resul
     client_as(own, trust_domain, peer, protocols)
 }
 
-/// The config of an edge listener: TLS 1.3 with the certificate of the name that the client asks for, and with the first one
+/// The config of an edge listener: TLS from `oldest` on with the certificate of the name that the client asks for, and with the first one
 /// if it asks for none or for another. Clients need not show one. `protocols` are those of ALPN (RFC 7301), the preferred one
 /// first; a client that offers only others is refused.
 ///
 /// # Errors
 /// If a certificate or key cannot be read, or they do not belong together.
-pub fn edge_server(certificates: &[Certificate], protocols: &[Alpn]) -> Result<Arc<ServerConfig>, Error> {
-    let mut config = ServerConfig::builder_with_provider(PROVIDER.clone())
-        .with_protocol_versions(&[&TLS13])
-        .map_err(Error::Library)?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(ByName::new(certificates)?));
+pub fn edge_server(
+    certificates: &[Certificate],
+    protocols: &[Alpn],
+    oldest: TlsVersion,
+) -> Result<Arc<ServerConfig>, Error> {
+    let builder = match oldest {
+        TlsVersion::Tls13 => ServerConfig::builder_with_provider(PROVIDER.clone()).with_protocol_versions(&[&TLS13]),
+        TlsVersion::Tls12 => {
+            ServerConfig::builder_with_provider(PROVIDER_WITH_TLS12.clone()).with_protocol_versions(&[&TLS13, &TLS12])
+        }
+    };
+    let mut config =
+        builder.map_err(Error::Library)?.with_no_client_auth().with_cert_resolver(Arc::new(ByName::new(certificates)?));
     config.alpn_protocols = names(protocols);
     forbid_resumption(&mut config);
     Ok(Arc::new(config))
@@ -220,7 +247,7 @@ fn names(protocols: &[Alpn]) -> Vec<Vec<u8>> {
     protocols.iter().map(|protocol| protocol.name().as_bytes().to_vec()).collect()
 }
 
-/// No tickets: rustls accepts one without looking at bundle, expiry or identity again, and its own ticket keys would not be
+/// No tickets and, in TLS 1.2, no sessions: rustls accepts one without looking at bundle, expiry or identity again, and its own ticket keys would not be
 /// known to another data plane or a successor.
 fn forbid_resumption(config: &mut ServerConfig) {
     config.send_tls13_tickets = 0;

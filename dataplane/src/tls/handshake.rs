@@ -9,7 +9,7 @@ use ringmesh_ring::{Buffer, Output, Size, Stop, Stream};
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
-use rustls::{ClientConfig, CommonState, ServerConfig};
+use rustls::{ClientConfig, CommonState, ProtocolVersion, ServerConfig};
 
 use super::budget;
 use super::config::take_asked_name;
@@ -249,6 +249,15 @@ fn part<S: Stream>(stream: &S) {
     let _ = stream.shutdown_write();
 }
 
+/// As everybody writes it.
+fn version(version: ProtocolVersion) -> Option<&'static str> {
+    match version {
+        ProtocolVersion::TLSv1_2 => Some("TLSv1.2"),
+        ProtocolVersion::TLSv1_3 => Some("TLSv1.3"),
+        _ => None,
+    }
+}
+
 fn peer(connection: &CommonState, asked_name: Option<Box<str>>) -> Result<Peer, Refused> {
     let asked = Asked { name: asked_name, protocol: connection.alpn_protocol().map(Box::from) };
     // There is one only where our verifier has checked it.
@@ -256,7 +265,7 @@ fn peer(connection: &CommonState, asked_name: Option<Box<str>>) -> Result<Peer, 
     let name = |name: Option<&'static str>| name.unwrap_or("unknown");
     Ok(Peer {
         id: leaf.map(spiffe_id).transpose()?.map(Rc::new),
-        version: "TLSv1.3",
+        version: name(connection.protocol_version().and_then(version)),
         cipher_suite: name(connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str())),
         alpn: connection.alpn_protocol().and_then(Alpn::from_name),
         group: name(connection.negotiated_key_exchange_group().and_then(|group| group.name().as_str())),

@@ -11,8 +11,9 @@ pub const MAX_HANDSHAKE_BYTES: usize = LARGE_BUFFER_BYTES;
 /// Most plaintext in one record (RFC 8446 section 5.1).
 pub const MAX_RECORD_BYTES: usize = 16 * 1024;
 
-/// What a TLS 1.3 record adds to its plaintext with every suite we offer: header 5, content type 1, tag 16.
-pub const RECORD_OVERHEAD_BYTES: usize = 22;
+/// Most that a record adds to its plaintext: header 5, nonce 8, tag 16 with AES-GCM in TLS 1.2 (RFC 5288 section 3). TLS 1.3
+/// has a content type of 1 in place of the nonce.
+pub const RECORD_OVERHEAD_BYTES: usize = 29;
 
 /// Most sealed buffers in one send. Two, so that 64 KiB of plaintext, the most a large pool buffer gives, leave by one
 /// system call although sealing makes them a little longer than a buffer.

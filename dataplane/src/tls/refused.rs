@@ -24,8 +24,9 @@ pub enum Refused {
     /// The peer refused us and said why, as far as an alert says it. Its own log has the cause.
     #[error("peer refused the connection with alert `{}`{}", .0.as_str().unwrap_or("unknown"), hint(*.0))]
     PeerAlert(AlertDescription),
-    /// There is no version, cipher suite or key exchange that both sides accept; we accept TLS 1.3 only.
-    #[error("peer and we have no TLS 1.3 parameters in common: {0:?}")]
+    /// There is no version, cipher suite or key exchange that both sides accept; we accept TLS 1.3 only,
+    /// unless an edge says otherwise.
+    #[error("peer and we have no version or parameters of TLS in common: {0:?}")]
     Incompatible(PeerIncompatible),
     /// The peer broke the protocol, or bytes were changed on the way.
     #[error("TLS protocol error: {0}")]

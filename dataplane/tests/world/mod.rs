@@ -145,6 +145,7 @@ fn snapshot(change: impl FnOnce(&mut Listener)) -> Snapshot {
         tls: Vec::new(),
         proxy_protocol: None,
         target: ListenerTarget::Routes,
+        edge: Default::default(),
         limits: ListenerLimits {
             max_header_bytes: 16 * 1024,
             max_headers: 100,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
 use super::{Resolver, Subject};
+use crate::edge::DEFAULT_TLS_MIN_VERSION;
 use crate::error::Cause;
 use crate::listener::{CertificateFiles, Listener};
 use crate::snapshot::{self, Address, Certificate, ListenerTarget, Mtls, Protocol, ProxyAt, RouteProtocol};
@@ -92,6 +93,7 @@ impl<'a> Resolver<'a> {
             }
         }
         self.fitting_address(subject, listener);
+        let edge = self.edge(subject, listener);
         let proxy_protocol = listener.proxy_protocol.as_ref().map(|proxies| {
             for proxy in &proxies.from {
                 if let Some(cause) = never_connects(*proxy, &listener.bind) {
@@ -100,8 +102,8 @@ impl<'a> Resolver<'a> {
             }
             proxies.value.clone()
         });
-        let target = match &listener.service {
-            Some(service) => {
+        let target = match (&listener.service, &listener.edge.redirect) {
+            (Some(service), _) => {
                 let named = |protocol| self.routed.contains(&(protocol, listener.name.as_str()));
                 let (http, tls) = (named(RouteProtocol::Http), named(RouteProtocol::Tls));
                 let gets = match listener.protocol {
@@ -116,7 +118,8 @@ impl<'a> Resolver<'a> {
                     _ => ListenerTarget::Service(service.value.clone()),
                 }
             }
-            None => {
+            (None, Some(redirect)) => ListenerTarget::Redirect(redirect.value),
+            (None, None) => {
                 let place = listener.name.place;
                 match (
                     listener.protocol,
@@ -147,8 +150,49 @@ impl<'a> Resolver<'a> {
             tls,
             proxy_protocol,
             target,
+            edge,
             limits: listener.limits.clone(),
             hop: listener.hop.clone(),
+        }
+    }
+
+    /// What is said to clients of everywhere must be true of that kind of listener.
+    fn edge(&mut self, subject: Subject<'_>, listener: &Listener) -> snapshot::Edge {
+        let edge = &listener.edge;
+        if let Some(redirect) = &edge.redirect {
+            let strict = listener.mtls.value == Mtls::Strict;
+            let with = [(listener.service.is_some(), "service"), (!listener.tls.is_empty(), "tls"), (strict, "mtls")];
+            for (_, key) in with.iter().filter(|(is_there, _)| *is_there) {
+                self.note(subject, "redirect", redirect.place, Cause::RedirectWith(key));
+            }
+            if !listener.protocol.is_http() {
+                let protocol = listener.protocol.word();
+                self.note(subject, "redirect", redirect.place, Cause::RedirectOfBytes(protocol));
+            }
+        }
+        if let Some(hsts) = &edge.hsts {
+            if listener.tls.is_empty() {
+                let why = ": browsers believe it from nobody else (RFC 6797 section 8.1)";
+                self.note(subject, "hsts", hsts.place, Cause::NeedsTls(why));
+            } else if !listener.protocol.is_http() {
+                self.note(
+                    subject,
+                    "hsts",
+                    hsts.place,
+                    Cause::NeedsTls(" and with \"http\" or \"http2\" as `protocol`"),
+                );
+            }
+        }
+        if edge.tls_min_version.value != DEFAULT_TLS_MIN_VERSION && listener.tls.is_empty() {
+            let why = "; `mtls = \"strict\"` speaks TLS 1.3 alone";
+            self.note(subject, "tls_min_version", edge.tls_min_version.place, Cause::NeedsTls(why));
+        }
+        snapshot::Edge {
+            hsts: edge.hsts.as_ref().map(|hsts| hsts.value),
+            tls_min_version: edge.tls_min_version.value,
+            max_connections_per_source: edge.max_connections_per_source,
+            max_handshakes: edge.max_handshakes,
+            max_body_bytes: edge.max_body.map(|size| size.0),
         }
     }
 

@@ -143,7 +143,8 @@ struct Resolver<'a> {
 
 impl<'a> Resolver<'a> {
     fn new(config: &'a Config, has_identity: bool) -> Self {
-        let free = config.listeners.iter().filter(|listener| listener.service.is_none());
+        let routes = |listener: &&Listener| listener.service.is_none() && listener.edge.redirect.is_none();
+        let free = config.listeners.iter().filter(routes);
         let named = |route: &'a Route| route.listeners.iter().map(|name| (route.protocol, name.as_str()));
         let everywhere = config.routes.iter().filter(|route| route.listeners.is_empty());
         let mut resolver = Self {

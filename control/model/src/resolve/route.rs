@@ -56,6 +56,7 @@ impl<'a> Resolver<'a> {
                         service: service.value.clone(),
                         line: service.place.line,
                     },
+                    (None, _) if listener.edge.redirect.is_some() => Cause::ListenerRedirects(name.value.clone()),
                     (None, _) => continue,
                 },
             };

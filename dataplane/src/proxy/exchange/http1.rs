@@ -8,6 +8,7 @@ use ringmesh_codec::framing::BodyLength;
 use ringmesh_codec::head::{Method, Version};
 use ringmesh_codec::http1::{Parsed, RequestHead, ResponseHead};
 use ringmesh_codec::limits::Limits;
+use ringmesh_codec::refusal::Refusal;
 use ringmesh_ring::buffer::Buffer;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::output::Output;
@@ -44,7 +45,11 @@ impl Progress {
     /// What the buffer has of it.
     fn take(&mut self, buffer: &mut Buffer) -> Result<Option<Part>, Lost> {
         while !buffer.is_empty() && self.scanner.state() == State::More {
-            let piece = self.scanner.next_piece(buffer.filled()).map_err(|_refusal| Lost::Broken)?;
+            let piece = self.scanner.next_piece(buffer.filled());
+            let piece = piece.map_err(|refusal| match refusal {
+                Refusal::BodyTooLarge => Lost::TooLarge,
+                _ => Lost::Broken,
+            })?;
             self.trailers.extend_from_slice(&buffer.filled()[piece.trailers]);
             let data = (!piece.data.is_empty()).then(|| buffer.slice(piece.data));
             buffer.consume(piece.consumed);

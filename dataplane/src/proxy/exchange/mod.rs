@@ -30,8 +30,10 @@ use crate::proxy::deadline::{Deadlines, Part as Wait};
 use crate::proxy::hop;
 use crate::proxy::http1::{Awaiting, MAX_INTERIM, Progress, Uploaded, Uploading, Watch};
 use crate::proxy::pace::Credit;
+use crate::proxy::redirect;
 use crate::proxy::relay::Turn;
 use crate::proxy::request::{Account, Failed};
+use crate::tables::Listener;
 use crate::worker::Worker;
 
 use data::Data;
@@ -66,6 +68,8 @@ pub enum Lost {
     Cut,
     /// The peer broke the rules.
     Broken,
+    /// The client sends more than it may.
+    TooLarge,
     /// The endpoint has not looked at the request (RFC 9113 section 8.7).
     Unprocessed,
 }
@@ -164,6 +168,8 @@ pub struct Exchange<'a, N: Net> {
     pub stale: bool,
     /// Whether it is a gRPC call, whose status is told.
     pub is_grpc: bool,
+    /// Where the client came in.
+    pub listener: &'a Listener,
     /// What the listener writes into heads.
     pub hop: &'a Hop,
 }
@@ -236,6 +242,7 @@ impl<N: Net> Exchange<'_, N> {
     async fn upload(&self, source: &mut impl Source, sink: &mut impl Sink, passed: &mut u64) -> Result<(), Uploading> {
         let mut credit = Credit::new(self.deadlines.pace());
         let turn = Turn::default();
+        let mut room = self.listener.head_limits.max_body_bytes;
         loop {
             turn.step().await;
             let part = match source.ready() {
@@ -252,6 +259,7 @@ impl<N: Net> Exchange<'_, N> {
             match part {
                 Part::Data(data) => {
                     let bytes = data.remaining();
+                    room = room.checked_sub(bytes as u64).ok_or(Uploading::Client(Reason::BodyTooLarge))?;
                     let more = if source.is_done() { More::Nothing } else { More::Follows };
                     self.taking(bytes);
                     sink.data(data, more, self.stop).await.map_err(|_lost| Uploading::Upstream)?;
@@ -292,7 +300,11 @@ impl<N: Net> Exchange<'_, N> {
     }
 
     fn of_client_body(&self, lost: &Lost) -> Reason {
-        let broken = if matches!(lost, Lost::Broken) { Reason::BadBody } else { Reason::ClientAborted };
+        let broken = match lost {
+            Lost::Broken => Reason::BadBody,
+            Lost::TooLarge => Reason::BodyTooLarge,
+            _ => Reason::ClientAborted,
+        };
         lost.reason(self.deadlines, broken)
     }
 
@@ -331,6 +343,7 @@ impl<N: Net> Exchange<'_, N> {
         let mut done = answer.is_done();
         *stage = Stage::Begun;
         let more = if done { More::Nothing } else { More::Follows };
+        redirect::tell_hsts(self.listener, response.headers_mut());
         reply.begin(response, more).map_err(|lost| self.of_client(&lost))?;
         while !done {
             self.turn.step().await;
@@ -441,7 +454,7 @@ impl<N: Net> Exchange<'_, N> {
             Lost::Stopped(reason) => Failed::Ended(self.deadlines.reason(reason)),
             Lost::Gone | Lost::Cut => Failed::Ended(Reason::UpstreamReset),
             Lost::Io(error) => Failed::Ended(Reason::of_upstream(&error)),
-            Lost::Broken => Failed::Ended(Reason::UpstreamGarbage),
+            Lost::Broken | Lost::TooLarge => Failed::Ended(Reason::UpstreamGarbage),
         }
     }
 }

@@ -189,7 +189,8 @@ mod tests {
 
     #[test]
     fn floods_end_and_requests_go_on() {
-        let table: [(&str, Vec<Vec<u8>>, std::ops::Range<usize>); 9] = [
+        type Row = (&'static str, Vec<Vec<u8>>, std::ops::Range<usize>);
+        let table: [Row; 9] = [
             ("pings", vec![frame(PING, 0, 8)], 1_000..3_000),
             ("settings", vec![frame(kind::SETTINGS, 0, 0)], 100..1_000),
             ("rapid resets", vec![frame(kind::HEADERS, 5, 40), frame(kind::RST_STREAM, 0, 4)], 100..1_000),

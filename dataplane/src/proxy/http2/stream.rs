@@ -27,13 +27,17 @@ use crate::pool::{Lease, Leased, shared};
 use crate::proxy::deadline::Deadlines;
 use crate::proxy::exchange::data::Data;
 use crate::proxy::exchange::replay::{Kept, Replayed};
-use crate::proxy::exchange::{self, Exchange, Stage, http1, http2};
+use crate::proxy::exchange::{self, Exchange, Part, Source, Stage, http1, http2};
 use crate::proxy::http1::{Uploaded, Watch};
+use crate::proxy::redirect::{self, Elsewhere};
 use crate::proxy::relay::Turn;
 use crate::proxy::request::{self, Account, Call, Failed, Patience};
 use crate::proxy::{grpc, hop};
 use crate::tables::Listener;
 use crate::worker::Worker;
+
+/// How long a client whose request was answered early may take to send what it has begun to.
+const TAKE_REST: Duration = Duration::from_secs(1);
 
 /// A request as the library gives it.
 pub type Request = http::Request<RecvStream>;
@@ -83,23 +87,24 @@ pub async fn serve<N: Net>(begun: Begun<N>) {
         let mut account = Account::default();
         call.answer(reason, &mut account).await;
         request::refused(worker, connection, &tables, listener, &account, reason);
-        return;
+    } else {
+        let mut serving = pin!(request::serve(worker, connection, &tables, listener, &stop, &mut call));
+        let mut left = false;
+        poll_fn(|context| {
+            if let Poll::Ready(_reason) = serving.as_mut().poll(context) {
+                return Poll::Ready(());
+            }
+            if !left && reply.poll_reset(context).is_ready() {
+                // Nobody waits for it any more. What is under way is stopped and awaited.
+                left = true;
+                stop.trigger(StopReason::Abort);
+                return serving.as_mut().poll(context).map(|_reason| ());
+            }
+            Poll::Pending
+        })
+        .await;
     }
-    let mut serving = pin!(request::serve(worker, connection, &tables, listener, &stop, &mut call));
-    let mut left = false;
-    poll_fn(|context| {
-        if let Poll::Ready(_reason) = serving.as_mut().poll(context) {
-            return Poll::Ready(());
-        }
-        if !left && reply.poll_reset(context).is_ready() {
-            // Nobody waits for it any more. What is under way is stopped and awaited.
-            left = true;
-            stop.trigger(StopReason::Abort);
-            return serving.as_mut().poll(context).map(|_reason| ());
-        }
-        Poll::Pending
-    })
-    .await;
+    call.take_rest().await;
 }
 
 /// One request with its response.
@@ -122,6 +127,10 @@ impl<N: Net> Call<N> for Stream<'_, N> {
 
     fn timeout(&self) -> Option<Duration> {
         if self.head.is_grpc { grpc::timeout(&self.head.fields) } else { None }
+    }
+
+    fn announces_too_much(&self) -> bool {
+        matches!(self.head.length, BodyLength::Fixed(length) if length > self.listener.head_limits.max_body_bytes)
     }
 
     async fn exchange(&mut self, lease: Leased<N>, patience: Patience, account: &mut Account) -> Result<(), Failed> {
@@ -149,11 +158,13 @@ impl<N: Net> Call<N> for Stream<'_, N> {
             self.reply.reset(if reason == Reason::ClientAborted { Code::CANCEL } else { Code::INTERNAL_ERROR });
             return;
         }
-        let (response, body) = if self.head.is_grpc {
+        let (mut response, body) = if self.head.is_grpc {
             (grpc::answer(reason), String::new())
         } else {
-            local(reason, self.head.known_method())
+            let elsewhere = redirect::elsewhere(reason, self.listener, &&self.head);
+            local(reason, elsewhere, self.head.known_method())
         };
+        redirect::tell_hsts(self.listener, response.headers_mut());
         let sent = response.status().as_u16();
         self.session.sends(body.len());
         if self.reply.send(response, body).is_ok() {
@@ -164,8 +175,8 @@ impl<N: Net> Call<N> for Stream<'_, N> {
 }
 
 /// Our own answer, and its body.
-fn local(reason: Reason, method: Method) -> (Response<()>, String) {
-    let status = reason.status();
+fn local(reason: Reason, elsewhere: Option<Elsewhere>, method: Method) -> (Response<()>, String) {
+    let status = elsewhere.as_ref().map_or(reason.status(), |to| to.status);
     let body = format!("{status} {}: {}\n", crate::outcome::phrase(status), reason.label());
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -173,10 +184,25 @@ fn local(reason: Reason, method: Method) -> (Response<()>, String) {
     fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     fields.insert("x-ringmesh-reason", HeaderValue::from_static(reason.label()));
     fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    if let Some(Ok(location)) = elsewhere.map(|to| HeaderValue::try_from(to.location)) {
+        fields.insert(header::LOCATION, location);
+    }
     (response, if method == Method::Head { String::new() } else { body })
 }
 
 impl<N: Net> Stream<'_, N> {
+    /// Takes what is under way of a body that nobody wants any more. We may reset the stream once the answer is sent (RFC 9113
+    /// section 8.1), but clients such as curl 7 may then lose the answer. No further window is granted: that bounds it.
+    async fn take_rest(&mut self) {
+        let stopped = matches!(self.stop.reason(), Some(StopReason::Abort | StopReason::Drain));
+        if self.stage != Stage::Done || self.body.is_done() || stopped {
+            return;
+        }
+        self.stop.clear();
+        self.stop.set_deadline(Some(self.worker.net.now() + TAKE_REST));
+        while let Ok(Part::Data(_)) = self.body.next(self.stop).await {}
+    }
+
     /// How much of the body was passed on: nothing yet.
     fn uploaded(&self) -> Uploaded {
         match self.head.length {
@@ -234,6 +260,7 @@ impl<N: Net> Stream<'_, N> {
             turn: &turn,
             stale: lease.reused && self.may_repeat(),
             is_grpc: self.head.is_grpc,
+            listener: self.listener,
             hop: &self.listener.config.hop,
         };
         let session = self.session;
@@ -259,6 +286,7 @@ impl<N: Net> Stream<'_, N> {
             turn: &turn,
             stale: lease.reused && self.may_repeat(),
             is_grpc: self.head.is_grpc,
+            listener: self.listener,
             hop: &self.listener.config.hop,
         };
         let mut scratch = self.worker.take_scratch();

@@ -151,7 +151,7 @@ fn an_idle_connection_holds_no_buffer_and_little_else() {
         }
     });
     assert_eq!(size_of::<TlsStream<memory::Stream>>(), size_of::<usize>());
-    // rustls' own struct is 1,080 bytes of it.
+    // rustls' own struct is 1,088 bytes of it.
     let bytes = size_of::<super::shared::State>();
-    assert!((1_080..=1_216).contains(&bytes), "{bytes} bytes");
+    assert!((1_088..=1_224).contains(&bytes), "{bytes} bytes");
 }
