@@ -104,7 +104,7 @@ fn a_head_whose_lines_or_target_could_be_read_differently_is_refused() {
         for (head, status) in heads {
             check(front, format!("{head}{HIDDEN}").as_bytes(), &[status]);
         }
-        check(front, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[505]);
+        check(front, b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", &[505]);
         check(front, b"CONNECT other:443 HTTP/1.1\r\nHost: other:443\r\n\r\n", &[501, 400]);
         check(front, b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03 not TLS here\r\n\r\n", &[400]);
         check_nothing_arrived(&service);

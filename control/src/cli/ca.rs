@@ -239,7 +239,7 @@ mod tests {
         check("init DIR/ca", "DIR/ca is not empty");
         check("issue --ca DIR/none --out DIR/web web", "run: ringmesh ca init DIR/none");
         check("issue --ca DIR/ca --out DIR/web a/b", "`default` and `a/b` make no SPIFFE ID");
-        check("issue --ca DIR/ca --out DIR/web web --ttl 1d", "unknown unit `d`");
+        check("issue --ca DIR/ca --out DIR/web web --ttl 1w", "unknown unit `w`");
         check("show DIR", "DIR holds no .pem file");
         check("show DIR/nothing.pem", "DIR/nothing.pem is missing");
     }

@@ -139,7 +139,7 @@ async fn one<N: Net>(
         stage: Stage::Waiting,
         asks: Asks::Nothing,
         head_taken: false,
-        kept: Kept::default(),
+        kept: None,
     };
     request::serve(worker, connection, &tables, listener, &connection.stop, &mut exchange).await;
     exchange.finish()
@@ -264,7 +264,7 @@ struct Exchange<'a, N: Net> {
     /// Whether the body alone is left in the buffer, after an attempt over HTTP/2.
     head_taken: bool,
     /// What of the body an HTTP/2 endpoint has got that may not have looked at it.
-    kept: Kept,
+    kept: Option<Box<Kept>>,
 }
 
 impl<N: Net> Exchange<'_, N> {
@@ -398,7 +398,7 @@ impl<N: Net> Exchange<'_, N> {
             exchange::http1::Download::new(self.connection, head, to_client, watch.may_half_close, &uploaded);
         let result = {
             let mut body = exchange::http1::Body::new(&self.connection.transport, self.buffer, &mut progress);
-            let mut body = exchange::replay::Replayed::new(&mut body, &mut self.kept);
+            let mut body = exchange::replay::Replayed::new(&mut body, self.kept.get_or_insert_default());
             exchange::over_http2(&exchange, &lease, request, &mut body, &mut reply, &mut stage, account).await
         };
         let persists = reply.persists;
@@ -410,7 +410,9 @@ impl<N: Net> Exchange<'_, N> {
             exchange::Stage::Done => Stage::DoneAndClose,
         };
         match result {
-            Err(Failed::Stale) if !self.kept.is_whole() => Err(Failed::Ended(Reason::UpstreamReset)),
+            Err(Failed::Stale) if self.kept.as_ref().is_some_and(|kept| !kept.is_whole()) => {
+                Err(Failed::Ended(Reason::UpstreamReset))
+            }
             result => result,
         }
     }

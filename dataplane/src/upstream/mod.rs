@@ -32,17 +32,24 @@ pub async fn lease<N: Net>(
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Leased<N>, Reason> {
-    let found = match service.config.protocol {
-        Protocol::Http2 => shared::lease(state, service).map(Leased::Shared),
-        _ => Lease::unused(state, service, preface, worker.net.now()).map(Leased::Own),
+    // Each way returns what it has found at once, as moving it costs.
+    let state = match service.config.protocol {
+        Protocol::Http2 => match shared::lease(state, service) {
+            Ok(lease) => {
+                worker.recorder.add(service.series, counter::REUSED, 1);
+                return Ok(Leased::Shared(lease));
+            }
+            Err(state) => state,
+        },
+        _ => match Lease::unused(state, service, preface, worker.net.now()) {
+            Ok(lease) => {
+                worker.recorder.add(service.series, counter::REUSED, 1);
+                return Ok(Leased::Own(lease));
+            }
+            Err(state) => state,
+        },
     };
-    match found {
-        Ok(lease) => {
-            worker.recorder.add(service.series, counter::REUSED, 1);
-            Ok(lease)
-        }
-        Err(state) => connect(worker, service, endpoint, state, preface, stop, deadline).await,
-    }
+    connect(worker, service, endpoint, state, preface, stop, deadline).await
 }
 
 /// A new connection to an endpoint, see [`lease`]; in HTTP/2 one that was not there before, which another request may have
