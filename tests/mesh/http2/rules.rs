@@ -350,6 +350,8 @@ fn an_answer_whose_body_is_not_as_long_as_its_head_says_is_never_whole_for_the_c
             let mut client = Client::connect(front);
             client.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n");
             match client.try_response() {
+                // Whole with its head, which may have gone before the byte too many came.
+                Ok(answer) if length == "0" && answer.status() == 200 => assert_eq!(answer.text(), ""),
                 Ok(answer) => assert_reason(&answer, 502, "upstream_garbage"),
                 Err(error) => assert!(ringmesh_tests::client::is_end(&error), "{error}"),
             }
