@@ -390,7 +390,6 @@ impl<N: Net> Exchange<'_, N> {
             stale: lease.reused && bodiless && head.known_method().is_safe(),
             is_grpc: grpc::is_call(request.headers()),
             listener: self.listener,
-            hop,
         };
         let mut progress = exchange::http1::Progress::new(self.body.clone());
         let mut stage = exchange::Stage::Waiting;

@@ -19,7 +19,6 @@ use bytes::Buf;
 use http::header::{HeaderValue, VIA};
 use http::{HeaderMap, Request, Response};
 use ringmesh_codec::grpc;
-use ringmesh_model::hop::Hop;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use ringmesh_ring::stream::Error as StreamError;
@@ -170,8 +169,6 @@ pub struct Exchange<'a, N: Net> {
     pub is_grpc: bool,
     /// Where the client came in.
     pub listener: &'a Listener,
-    /// What the listener writes into heads.
-    pub hop: &'a Hop,
 }
 
 impl<N: Net> Exchange<'_, N> {
@@ -337,7 +334,7 @@ impl<N: Net> Exchange<'_, N> {
         };
         account.status = response.status().as_u16();
         self.note_grpc_status(response.headers(), account);
-        if self.hop.via.is_some() {
+        if self.listener.config.hop.via.is_some() {
             self.write_via(&mut response);
         }
         let mut done = answer.is_done();
@@ -391,7 +388,7 @@ impl<N: Net> Exchange<'_, N> {
         let version = hop::received_as(response.version());
         let came: Vec<HeaderValue> = response.headers().get_all(VIA).iter().cloned().collect();
         let each = |visit: &mut dyn FnMut(&[u8], &[u8])| came.iter().for_each(|value| visit(b"via", value.as_bytes()));
-        hop::write_response(self.hop, version, each, &mut Vec::new(), response.headers_mut());
+        hop::write_response(&self.listener.config.hop, version, each, &mut Vec::new(), response.headers_mut());
     }
 
     /// The client is to take so many bytes.

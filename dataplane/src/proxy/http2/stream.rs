@@ -261,7 +261,6 @@ impl<N: Net> Stream<'_, N> {
             stale: lease.reused && self.may_repeat(),
             is_grpc: self.head.is_grpc,
             listener: self.listener,
-            hop: &self.listener.config.hop,
         };
         let session = self.session;
         let mut reply = http2::Download::new(self.reply, |bytes| session.sends(bytes));
@@ -287,7 +286,6 @@ impl<N: Net> Stream<'_, N> {
             stale: lease.reused && self.may_repeat(),
             is_grpc: self.head.is_grpc,
             listener: self.listener,
-            hop: &self.listener.config.hop,
         };
         let mut scratch = self.worker.take_scratch();
         let (head, output) = scratch.for_endpoint();
