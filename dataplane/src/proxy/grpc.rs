@@ -28,9 +28,9 @@ pub fn timeout(fields: &HeaderMap) -> Option<Duration> {
     fields.get(TIMEOUT).and_then(|value| grpc::parse_timeout(value.as_bytes()))
 }
 
-/// Tells the endpoint how long the caller still waits: until `deadline`, if the request has one. Only in calls.
+/// Tells the endpoint of a call how long the caller still waits: until `deadline`, if there is one.
 pub fn pass_timeout_on(fields: &mut HeaderMap, deadline: Option<Instant>, now: Instant) {
-    let Some(deadline) = deadline.filter(|_| is_call(fields)) else { return };
+    let Some(deadline) = deadline else { return };
     if let Ok(value) = HeaderValue::try_from(grpc::write_timeout(deadline.saturating_since(now))) {
         fields.insert(TIMEOUT, value);
     }

@@ -369,7 +369,10 @@ impl<N: Net> Exchange<'_, N> {
         }
         let (stop, now) = (&self.connection.stop, self.worker.net.now());
         let deadlines = patience.deadlines(stop, self.listener);
-        grpc::pass_timeout_on(request.headers_mut(), patience.deadline, now);
+        let is_grpc = grpc::is_call(request.headers());
+        if is_grpc {
+            grpc::pass_timeout_on(request.headers_mut(), patience.deadline, now);
+        }
         let bodiless = self.body.state() == State::Done;
         if !bodiless && !std::mem::replace(&mut self.head_taken, true) {
             self.buffer.consume(self.head.len());
@@ -388,7 +391,7 @@ impl<N: Net> Exchange<'_, N> {
             watch: &watch,
             turn: &self.connection.turn,
             stale: lease.reused && bodiless && head.known_method().is_safe(),
-            is_grpc: grpc::is_call(request.headers()),
+            is_grpc,
             listener: self.listener,
         };
         let mut progress = exchange::http1::Progress::new(self.body.clone());
