@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal};
 
+use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
@@ -66,6 +67,8 @@ pub fn start(level: &str, format: Format) -> Handle {
 fn filter(level: &str) -> EnvFilter {
     match std::env::var("RUST_LOG") {
         Ok(wanted) if !wanted.is_empty() => EnvFilter::new(wanted),
+        // Optimised builds have nothing at that level, and the filter would complain on standard error.
+        _ if level == "trace" && STATIC_MAX_LEVEL < LevelFilter::TRACE => EnvFilter::new("debug"),
         _ => EnvFilter::new(level),
     }
 }

@@ -41,7 +41,7 @@ pub enum Level {
     Info,
     /// What led to it.
     Debug,
-    /// Everything.
+    /// What the libraries do, in builds that are not optimised; in others no more than `debug`.
     Trace,
 }
 
