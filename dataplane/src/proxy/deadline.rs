@@ -78,7 +78,7 @@ impl<'a> Deadlines<'a> {
 
     /// The peer at the end of a part may take so long for so many bytes.
     pub fn for_taking(&self, part: Part, now: Instant, bytes: usize, late: Reason) {
-        self.set(part, now + self.idle.min(self.pace.time_for(bytes)), late);
+        self.set(part, self.pace.end(now, bytes).min(now + self.idle), late);
     }
 
     /// The peer at the end of a part still takes bytes that it may take until `end`, and may be silent meanwhile.

@@ -4,6 +4,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use ringmesh_ring::clock::Instant;
+
 /// Time that a transfer may take beside what its bytes allow: congestion and a lost packet or two need some, and a small
 /// transfer has no rate to speak of. As Kestrel's `MinRequestBodyDataRate`.
 pub const GRACE: Duration = Duration::from_secs(5);
@@ -31,6 +33,15 @@ impl Pace {
     /// How long a peer may take over so many bytes, once they are all there for it.
     pub fn time_for(self, bytes: usize) -> Duration {
         self.earned(bytes).map_or(Duration::MAX, |earned| GRACE.saturating_add(earned))
+    }
+
+    /// The moment until which a peer may take so many bytes that are there for it now.
+    #[inline]
+    pub fn end(self, now: Instant, bytes: usize) -> Instant {
+        // In whole numbers from beginning to end: this is asked several times a request.
+        let Some(rate) = self.0 else { return Instant::FAR_FUTURE };
+        let nanos = (bytes as u64).saturating_mul(1_000_000_000) / u64::from(rate.get());
+        Instant::from_nanos(now.as_nanos().saturating_add(GRACE.as_nanos() as u64).saturating_add(nanos))
     }
 
     fn earned(self, bytes: usize) -> Option<Duration> {
@@ -83,6 +94,12 @@ mod tests {
         assert_eq!(SLOW.time_for(1000), GRACE + seconds(10));
         assert!(SLOW.time_for(usize::MAX) > seconds(86_400 * 365));
         assert_eq!(OFF.time_for(0), Duration::MAX);
+        let now = Instant::ZERO + seconds(7);
+        for pace in [SLOW, OFF] {
+            for bytes in [0, 1, 99, 1000, usize::MAX] {
+                assert_eq!(pace.end(now, bytes), now + pace.time_for(bytes), "{bytes} bytes");
+            }
+        }
     }
 
     #[test]
