@@ -4,6 +4,7 @@
 pub mod shared;
 
 use std::cell::{Cell, RefCell};
+use std::ops::Deref;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -35,7 +36,8 @@ pub struct State<S: Stream> {
     /// Connects in a row for which their requests had no time left.
     given_up: Cell<u32>,
     avoided_until: Cell<Option<Instant>>,
-    waiting: RefCell<Vec<Waiting<S>>>,
+    #[allow(clippy::vec_box, reason = "a request takes one and returns it: a pointer moves, not the connection")]
+    waiting: RefCell<Vec<Box<Kept<S>>>>,
     shared: shared::Shared,
 }
 
@@ -47,13 +49,16 @@ pub enum Leased<N: Net> {
     Shared(shared::Lease<N>),
 }
 
-/// An unused connection.
-struct Waiting<S: Stream> {
-    transport: Transport<S>,
+/// A connection that may serve one request after the other.
+pub struct Kept<S: Stream> {
+    /// The connection.
+    pub transport: Transport<S>,
     /// When it is closed unless it is used.
     until: Instant,
     key: u64,
     preface: Preface,
+    idle_timeout: Duration,
+    max_idle: u32,
 }
 
 /// The PROXY header that a connection to an endpoint began with. It names one client for the life of the connection, so
@@ -62,15 +67,19 @@ pub type Preface = Option<Box<[u8]>>;
 
 /// A connection to an endpoint, on loan to one request. Dropped, it is closed; [`Lease::give_back`] keeps it.
 pub struct Lease<N: Net> {
-    /// The connection.
-    pub transport: Transport<N::Stream>,
+    kept: Box<Kept<N::Stream>>,
     /// Whether it served a request before: then the endpoint may have closed it at the moment it was taken.
     pub reused: bool,
     in_flight: InFlight<N::Stream>,
-    key: u64,
-    preface: Preface,
-    idle_timeout: Duration,
-    max_idle: u32,
+}
+
+impl<N: Net> Deref for Lease<N> {
+    type Target = Kept<N::Stream>;
+
+    #[inline]
+    fn deref(&self) -> &Kept<N::Stream> {
+        &self.kept
+    }
 }
 
 /// Counts a request in flight as long as it lives.
@@ -145,26 +154,26 @@ impl<S: Stream> State<S> {
     }
 
     /// The unused connection that was used last, if one is open. Those that have ended are closed on the way.
-    fn take(&self, key: u64, now: Instant) -> Option<Transport<S>> {
+    fn take(&self, key: u64, now: Instant) -> Option<Box<Kept<S>>> {
         loop {
             let waiting = self.waiting.borrow_mut().pop()?;
             if waiting.key == key && waiting.until > now && matches!(waiting.transport.check_idle(), Ok(Idle::Open)) {
-                return Some(waiting.transport);
+                return Some(waiting);
             }
         }
     }
 
     /// Like [`Self::take`], where each connection is for one client: those of others stay.
-    fn take_of(&self, key: u64, preface: &[u8], now: Instant) -> Option<Transport<S>> {
+    fn take_of(&self, key: u64, preface: &[u8], now: Instant) -> Option<Box<Kept<S>>> {
         loop {
             let waiting = {
                 let mut all = self.waiting.borrow_mut();
-                let fits = |one: &Waiting<S>| one.key == key && one.preface.as_deref() == Some(preface);
+                let fits = |one: &Box<Kept<S>>| one.key == key && one.preface.as_deref() == Some(preface);
                 let index = all.iter().rposition(fits)?;
                 all.remove(index)
             };
             if waiting.until > now && matches!(waiting.transport.check_idle(), Ok(Idle::Open)) {
-                return Some(waiting.transport);
+                return Some(waiting);
             }
         }
     }
@@ -206,7 +215,12 @@ impl<N: Net> Lease<N> {
             Some(preface) => state.take_of(service.pool_key, preface, now),
         };
         match taken {
-            Some(transport) => Ok(Self::new(InFlight::begin(state), service, transport, preface, true)),
+            Some(mut kept) => {
+                // What is said of the service may be said anew.
+                kept.idle_timeout = service.config.idle_timeout;
+                kept.max_idle = service.config.max_idle_per_endpoint;
+                Ok(Self { kept, reused: true, in_flight: InFlight::begin(state) })
+            }
             None => Err(state),
         }
     }
@@ -218,37 +232,29 @@ impl<N: Net> Lease<N> {
         transport: Transport<N::Stream>,
         preface: Option<&[u8]>,
     ) -> Self {
-        Self::new(InFlight::begin(state), service, transport, preface, false)
-    }
-
-    fn new(
-        in_flight: InFlight<N::Stream>,
-        service: &Service,
-        transport: Transport<N::Stream>,
-        preface: Option<&[u8]>,
-        reused: bool,
-    ) -> Self {
-        Self {
+        let kept = Kept {
             transport,
-            reused,
-            in_flight,
+            until: Instant::FAR_FUTURE,
             key: service.pool_key,
             preface: preface.map(Box::from),
             idle_timeout: service.config.idle_timeout,
             max_idle: service.config.max_idle_per_endpoint,
-        }
+        };
+        Self { kept: kept.into(), reused: false, in_flight: InFlight::begin(state) }
     }
 
     /// Keeps the connection for the next request. Only after a whole response, with nothing left to read or write.
     pub fn give_back(self, worker: &Rc<Worker<N>>) {
-        let Self { transport, in_flight, key, preface, idle_timeout, max_idle, .. } = self;
+        let Self { mut kept, in_flight, .. } = self;
+        let max_idle = kept.max_idle as usize;
         let mut waiting = in_flight.0.waiting.borrow_mut();
-        if preface.is_some() && waiting.len() >= max_idle as usize && !waiting.is_empty() {
+        if kept.preface.is_some() && waiting.len() >= max_idle && !waiting.is_empty() {
             // The oldest is for a client that has gone, most likely, and nobody else can use it.
             waiting.remove(0);
         }
-        if waiting.len() < max_idle as usize && !worker.draining() {
-            waiting.push(Waiting { transport, until: worker.net.now() + idle_timeout, key, preface });
+        if waiting.len() < max_idle && !worker.draining() {
+            kept.until = worker.net.now() + kept.idle_timeout;
+            waiting.push(kept);
             worker.pools.start_sweeping(worker);
         }
     }
