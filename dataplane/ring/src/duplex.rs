@@ -3,20 +3,23 @@
 //! whole buffers at a time and everything written in one vectored send.
 //!
 //! All three (the receiver, the library's connection and the sender) are polled by one task, one after the other, until
-//! none can go on: so the pipe itself needs no wakers.
+//! none can go on: so the pipe itself needs no wakers. The library's connection costs most, and is polled only when there is
+//! something for it.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::buffer::{Buffer, Size};
 use crate::output::Output;
-use crate::stop::Stop;
+use crate::stop::{Stop, wakes_same_task};
 use crate::stream::{Error, Stream};
 
 /// Bytes that the library may have written and the sender not taken.
@@ -139,6 +142,39 @@ pub trait Watcher {
 /// Nobody looks on.
 impl Watcher for () {}
 
+/// Wakes a task for its library, and remembers that it did: what the task is woken for by receiver and sender is none of the
+/// library's business. Atomic because wakers have to be; it never leaves its thread.
+struct Wakes {
+    task: Waker,
+    woken: AtomicBool,
+}
+
+impl Wakes {
+    /// For the task that this waker wakes, and as if it had been woken: nobody knows what the library waits for.
+    fn of(task: &Waker) -> Arc<Self> {
+        Arc::new(Self { task: task.clone(), woken: AtomicBool::new(true) })
+    }
+
+    fn take(&self) -> bool {
+        let woken = self.woken.load(Ordering::Relaxed);
+        if woken {
+            self.woken.store(false, Ordering::Relaxed);
+        }
+        woken
+    }
+}
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Ordering::Relaxed);
+        self.task.wake_by_ref();
+    }
+}
+
 /// Moves bytes between a stream and a pipe until the library's connection has ended and all it wrote is sent. Its result
 /// comes back, or the error that the sender met before there was one.
 ///
@@ -157,8 +193,14 @@ pub async fn pump<S: Stream, T>(
     let mut connection = pin!(connection);
     let mut sender = pin!(send(stream, pipe, stop));
     let (mut receiving, mut result) = (true, None);
+    let mut library: Option<(Arc<Wakes>, Waker)> = None;
     poll_fn(|context| {
-        let mut look = true;
+        if library.as_ref().is_none_or(|(wakes, _)| !wakes_same_task(&wakes.task, context.waker())) {
+            let wakes = Wakes::of(context.waker());
+            library = Some((wakes.clone(), wakes.into()));
+        }
+        let (wakes, waker) = library.as_ref().expect("made just now, if not before");
+        let mut look = wakes.take();
         loop {
             if receiving && receiver.as_mut().poll(context).is_ready() {
                 receiving = false;
@@ -167,7 +209,7 @@ pub async fn pump<S: Stream, T>(
             let had_input = !pipe.is_drained();
             if result.is_none()
                 && (look || had_input)
-                && let Poll::Ready(ended) = connection.as_mut().poll(context)
+                && let Poll::Ready(ended) = connection.as_mut().poll(&mut Context::from_waker(waker))
             {
                 result = Some(ended);
             }
@@ -320,6 +362,45 @@ mod tests {
                 assert!(came == sent);
             };
             pump(&near, &pipe, ask, &Stop::new(), &()).await.expect("nothing breaks");
+        });
+    }
+
+    #[test]
+    fn the_library_is_not_asked_again_for_each_part_that_is_sent() {
+        let network = Network::new(1);
+        network.set_capacity_bytes(1_000);
+        let (near, far) = network.pair();
+        block_on(&network, async {
+            let taken = Rc::new(Cell::new(0));
+            let count = taken.clone();
+            spawn(async move {
+                let mut buffer = Buffer::take(Size::Small);
+                while far.fill(&mut buffer, &Stop::new()).await.is_ok_and(|bytes| bytes > 0) {
+                    count.set(count.get() + buffer.len());
+                    buffer.clear();
+                    if count.get() == 100_000 {
+                        let mut output = Output::new();
+                        output.push_bytes(b"all");
+                        far.flush(&mut output, &Stop::new()).await.expect("somebody listens");
+                    }
+                }
+            });
+            let pipe = Pipe::new(Buffer::hollow());
+            let mut duplex = pipe.duplex();
+            let polls = Cell::new(0);
+            let mut library = pin!(async {
+                write(&mut duplex, &[b'x'; 100_000]).await.expect("nothing breaks");
+                let mut came = Vec::new();
+                read(&mut duplex, &mut came, 3).await.expect("nothing breaks");
+                came
+            });
+            let counted = poll_fn(|context| {
+                polls.set(polls.get() + 1);
+                library.as_mut().poll(context)
+            });
+            let came = pump(&near, &pipe, counted, &Stop::new(), &()).await.expect("nothing breaks");
+            assert_eq!((&came[..], taken.get()), (&b"all"[..], 100_000));
+            assert!(polls.get() <= 3, "{} polls", polls.get());
         });
     }
 
