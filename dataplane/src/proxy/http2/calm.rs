@@ -53,6 +53,8 @@ pub struct Calm {
     owed: u64,
     refilled: Instant,
     in_head: bool,
+    /// Heads so far, those of trailers among them.
+    heads: u64,
 }
 
 impl Calm {
@@ -72,6 +74,7 @@ impl Calm {
             owed: 0,
             refilled: now,
             in_head: false,
+            heads: 0,
         }
     }
 
@@ -103,6 +106,11 @@ impl Calm {
         self.in_head
     }
 
+    /// Heads whose last frame has begun, those of trailers among them.
+    pub fn heads(&self) -> u64 {
+        self.heads
+    }
+
     fn earn(&mut self, credit: u32) {
         self.credit = self.credit.saturating_add(credit).min(MAX_CREDIT);
     }
@@ -118,6 +126,7 @@ impl Calm {
         let empty = self.skip == 0;
         if matches!(kind, kind::HEADERS | kind::CONTINUATION) {
             self.in_head = flags & flag::END_HEADERS == 0;
+            self.heads += u64::from(!self.in_head);
         }
         match kind {
             kind::HEADERS if self.asks => {
@@ -264,7 +273,7 @@ mod tests {
         for step in [1, 2, 7, 9, 10, 33] {
             let mut calm = Calm::of_client(Instant::ZERO);
             assert!(bytes.chunks(step).all(|part| calm.look(part, || Instant::ZERO)));
-            assert_eq!((calm.credit, calm.is_in_head()), (whole.credit, true), "{step}");
+            assert_eq!((calm.credit, calm.is_in_head(), calm.heads()), (whole.credit, true, 20), "{step}");
         }
     }
 }

@@ -153,6 +153,11 @@ impl<N: Net> Session<N> {
         self.calm.borrow_mut().earn_for(bytes);
     }
 
+    /// Whether there is no request that has come and not begun. There may be none too where trailers have come.
+    fn has_begun_all(&self) -> bool {
+        self.served.get() == self.calm.borrow().heads()
+    }
+
     fn begin(self: &Rc<Self>, request: stream::Request, respond: stream::Respond) {
         self.served.set(self.served.get() + 1);
         let stop = self.connection.worker.net.stop();
@@ -213,6 +218,10 @@ impl<N: Net> Care<'_, N> {
                 Some(Ok((request, respond))) => session.begin(request, respond),
                 Some(Err(error)) => return Poll::Ready(Err(error)),
                 None => return Poll::Ready(Ok(())),
+            }
+            // Each call goes through the whole connection first, and has left nothing to do there.
+            if session.has_begun_all() {
+                break;
             }
         }
         Poll::Pending
