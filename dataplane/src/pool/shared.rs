@@ -32,7 +32,7 @@ const MAX_CONNECTIONS: usize = 8;
 
 /// An HTTP/2 connection to an endpoint.
 pub struct Connection {
-    /// As in [`super::Waiting`].
+    /// As in [`super::Kept`].
     key: u64,
     hop: Hop,
     sender: RefCell<SendRequest<Data>>,
@@ -47,6 +47,8 @@ pub struct Connection {
     calm: RefCell<Calm>,
     /// The endpoint sent more frames that do nothing for anybody than it may.
     flooded: Cell<bool>,
+    /// A stream that has ended. Dropping it wakes the connection, which the next request does anyhow.
+    resting: Cell<Option<SendStream<Data>>>,
 }
 
 /// What a worker has of them to one endpoint.
@@ -136,6 +138,7 @@ impl<N: Net> Lease<N> {
             Poll::Pending => sender.clone().send_request(request, ends),
             Poll::Ready(Err(error)) => Err(error),
         };
+        drop(self.connection.resting.take());
         sent.map_err(|error| {
             if error.is_io() || error.is_go_away() || error.is_reset() {
                 self.connection.close();
@@ -144,6 +147,13 @@ impl<N: Net> Lease<N> {
             // The library refuses what is no request in HTTP/2.
             Lost::Broken
         })
+    }
+
+    /// Keeps the only stream, which has ended on both sides, until there is another one.
+    pub fn rest(&self, stream: SendStream<Data>) {
+        if self.connection.streams.get() == 1 {
+            self.connection.resting.set(Some(stream));
+        }
     }
 
     /// The endpoint gets something that it has to acknowledge.
@@ -288,6 +298,7 @@ async fn begin<N: Net>(
         clock: worker.net.stop(),
         calm: RefCell::new(Calm::of_endpoint(worker.net.now())),
         flooded: Cell::new(false),
+        resting: Cell::new(None),
     });
     state.shared.open.borrow_mut().push(connection.clone());
     let idle_timeout = service.config.idle_timeout;

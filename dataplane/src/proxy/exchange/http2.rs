@@ -1,7 +1,7 @@
 //! The sides of an exchange that speak HTTP/2.
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{pending, poll_fn};
 use std::task::{Context, Poll, Waker, ready};
 
@@ -54,32 +54,39 @@ async fn until<T>(stop: &Stop, mut poll: impl FnMut(&mut Context<'_>) -> Poll<Re
 }
 
 /// A body that comes in a stream.
-pub struct Body(RecvStream);
+pub struct Body {
+    stream: RecvStream,
+    /// All of it was taken. The library has to be asked, until it says so.
+    done: Cell<bool>,
+}
 
 impl Body {
     /// The body of a message whose head has come.
     pub fn new(stream: RecvStream) -> Self {
-        Self(stream)
+        Self { stream, done: Cell::new(false) }
     }
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Part, Lost>> {
         loop {
-            match ready!(self.0.poll_data(context)) {
+            match ready!(self.stream.poll_data(context)) {
                 // A frame without bytes is none to anybody; how many may come, the library bounds.
-                Some(Ok(data)) if data.is_empty() && !self.0.is_end_stream() => {}
+                Some(Ok(data)) if data.is_empty() && !self.is_done() => {}
                 Some(Ok(data)) if data.is_empty() => return Poll::Ready(Ok(Part::End(None))),
                 Some(Ok(data)) => return Poll::Ready(Ok(Part::Data(Data::Bytes(data)))),
                 Some(Err(error)) => return Poll::Ready(Err(error.into())),
                 None => break,
             }
         }
-        self.0.poll_trailers(context).map(|trailers| Ok(Part::End(trailers?)))
+        self.stream.poll_trailers(context).map(|trailers| Ok(Part::End(trailers?)))
     }
 }
 
 impl Source for Body {
     fn is_done(&self) -> bool {
-        self.0.is_end_stream()
+        if !self.done.get() {
+            self.done.set(self.stream.is_end_stream());
+        }
+        self.done.get()
     }
 
     fn ready(&mut self) -> Option<Result<Part, Lost>> {
@@ -94,8 +101,11 @@ impl Source for Body {
     }
 
     fn passed(&mut self, bytes: usize) {
-        // Fails only where nothing more comes.
-        let _ended = self.0.flow_control().release_capacity(bytes);
+        // What has ended gives its part of the connection's window back when it is dropped.
+        if !self.done.get() {
+            // Fails only where nothing more comes.
+            let _ended = self.stream.flow_control().release_capacity(bytes);
+        }
     }
 }
 
@@ -165,9 +175,16 @@ impl<F: Fn(usize)> Upload<F> {
     pub fn new(stream: SendStream<Data>, sends: F) -> Self {
         Self { stream, sends }
     }
+
+    /// The stream itself.
+    pub fn into_stream(self) -> SendStream<Data> {
+        self.stream
+    }
 }
 
 impl<F: Fn(usize)> Sink for Upload<F> {
+    const HOLDS_BACK: bool = false;
+
     /// What was sent is on its way, once the connection has its turn.
     async fn flush(&mut self, _stop: &Stop) -> Result<(), Lost> {
         Ok(())
@@ -204,7 +221,9 @@ impl Awaited {
             }
             Poll::Ready(Some(Ok(interim))) => return Poll::Ready(Ok(interim)),
             Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.into())),
-            Poll::Ready(None) | Poll::Pending => {}
+            // Neither an interim head nor a final one.
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(None) => {}
         }
         let (parts, stream) = ready!(std::pin::Pin::new(&mut self.head).poll(context))?.into_parts();
         if parts.status.is_informational() {
@@ -306,6 +325,8 @@ impl<'a, F: Fn(usize)> Download<'a, F> {
 }
 
 impl<F: Fn(usize)> Sink for Download<'_, F> {
+    const HOLDS_BACK: bool = false;
+
     /// What was sent is on its way, once the connection has its turn.
     async fn flush(&mut self, _stop: &Stop) -> Result<(), Lost> {
         Ok(())

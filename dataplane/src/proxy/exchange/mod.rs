@@ -109,6 +109,9 @@ pub trait Source {
 
 /// Where a body goes.
 pub trait Sink {
+    /// Whether anything waits until it is flushed: else a flush does nothing, and is not worth a deadline.
+    const HOLDS_BACK: bool = true;
+
     /// Sends what waits, be it a head.
     fn flush(&mut self, stop: &Stop) -> impl Future<Output = Result<(), Lost>>;
 
@@ -229,14 +232,17 @@ impl<N: Net> Exchange<'_, N> {
         }
     }
 
-    async fn flush_request(&self, sink: &mut impl Sink) -> Result<(), Lost> {
+    async fn flush_request<S: Sink>(&self, sink: &mut S) -> Result<(), Lost> {
+        if !S::HOLDS_BACK {
+            return Ok(());
+        }
         self.deadlines.for_taking(Wait::Forth, self.worker.net.now(), 0, Reason::UpstreamReadsSlowly);
         let flushed = sink.flush(self.stop).await;
         self.deadlines.forget(Wait::Forth);
         flushed
     }
 
-    async fn upload(&self, source: &mut impl Source, sink: &mut impl Sink, passed: &mut u64) -> Result<(), Uploading> {
+    async fn upload<S: Sink>(&self, source: &mut impl Source, sink: &mut S, passed: &mut u64) -> Result<(), Uploading> {
         let mut credit = Credit::new(self.deadlines.pace());
         let turn = Turn::default();
         let mut room = self.listener.head_limits.max_body_bytes;
@@ -248,8 +254,10 @@ impl<N: Net> Exchange<'_, N> {
                     part.map_err(|lost| Uploading::Client(self.of_client_body(&lost)))?
                 }
                 None => {
-                    self.taking(0);
-                    sink.flush(self.stop).await.map_err(|_lost| Uploading::Upstream)?;
+                    if S::HOLDS_BACK {
+                        self.taking(0);
+                        sink.flush(self.stop).await.map_err(|_lost| Uploading::Upstream)?;
+                    }
                     self.receive(source, &mut credit).await.map_err(Uploading::Client)?
                 }
             };
@@ -347,8 +355,7 @@ impl<N: Net> Exchange<'_, N> {
             let part = match answer.ready() {
                 Some(part) => part,
                 None => {
-                    self.giving(0);
-                    reply.flush(self.stop).await.map_err(|lost| self.of_client(&lost))?;
+                    self.flush_reply(reply).await?;
                     self.watch.wait(Awaiting::Body, self.uploaded, self.deadlines, self.worker.net.now());
                     let part = answer.next(self.stop).await;
                     self.watch.awaiting.set(Awaiting::Nothing);
@@ -376,11 +383,18 @@ impl<N: Net> Exchange<'_, N> {
                 }
             }
         }
-        self.giving(0);
-        reply.flush(self.stop).await.map_err(|lost| self.of_client(&lost))?;
+        self.flush_reply(reply).await?;
         self.deadlines.forget(Wait::Back);
         *stage = Stage::Done;
         Ok(())
+    }
+
+    async fn flush_reply<R: Reply>(&self, reply: &mut R) -> Result<(), Failed> {
+        if !R::HOLDS_BACK {
+            return Ok(());
+        }
+        self.giving(0);
+        reply.flush(self.stop).await.map_err(|lost| self.of_client(&lost))
     }
 
     #[cold]
@@ -474,7 +488,12 @@ pub async fn over_http2<N: Net>(
     let mut answer = http2::Awaited::new(head);
     let result = exchange.run(body, &mut upload, &mut answer, reply, stage, account).await;
     match result {
-        Ok(()) => Ok(()),
+        Ok(()) => {
+            if exchange.uploaded.is_whole() {
+                lease.rest(upload.into_stream());
+            }
+            Ok(())
+        }
         Err(Failed::Stale | Failed::Ended(Reason::UpstreamReset)) if lease.flooded() => {
             Err(Failed::Ended(Reason::UpstreamGarbage))
         }
