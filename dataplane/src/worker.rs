@@ -32,6 +32,9 @@ const MAX_KEPT_PIPES: usize = 8;
 /// Storage of busy connections that a worker keeps for the next; what a peak needed beyond is freed when it ends.
 const MAX_KEPT_SCRATCH: usize = 256;
 
+/// Stops of requests that a worker keeps for the next.
+const MAX_KEPT_STOPS: usize = 256;
+
 /// What one core owns.
 pub struct Worker<N: Net> {
     /// Its number, from 0.
@@ -54,6 +57,7 @@ pub struct Worker<N: Net> {
     turns: RefCell<Vec<u64>>,
     #[allow(clippy::vec_box, reason = "taken and returned for each busy time: a pointer moves, not the storage")]
     scratch: RefCell<Vec<Box<Scratch>>>,
+    stops: RefCell<Vec<Stop>>,
     pipes: RefCell<Vec<Pipe>>,
     draining: Cell<bool>,
     coordinator: Box<dyn Fn(ToCoordinator) -> bool>,
@@ -116,6 +120,7 @@ impl<N: Net> Worker<N> {
             events: RefCell::new(events),
             turns: RefCell::default(),
             scratch: RefCell::default(),
+            stops: RefCell::default(),
             pipes: RefCell::default(),
             draining: Cell::new(false),
             coordinator: Box::new(coordinator),
@@ -197,7 +202,20 @@ impl<N: Net> Worker<N> {
 
     /// Frees what is kept for the next busy connections.
     pub fn free_scratch(&self) {
-        drop(self.scratch.take());
+        drop((self.scratch.take(), self.stops.take()));
+    }
+
+    /// A stop for one request.
+    pub fn take_stop(&self) -> Stop {
+        self.stops.borrow_mut().pop().unwrap_or_else(|| self.net.stop())
+    }
+
+    /// Returns what [`Worker::take_stop`] gave. One that is still known elsewhere is not kept.
+    pub fn return_stop(&self, stop: Stop) {
+        let mut kept = self.stops.borrow_mut();
+        if kept.len() < MAX_KEPT_STOPS && stop.renew() {
+            kept.push(stop);
+        }
     }
 
     /// A pipe for `splice(2)`.

@@ -160,7 +160,7 @@ impl<N: Net> Session<N> {
 
     fn begin(self: &Rc<Self>, request: stream::Request, respond: stream::Respond) {
         self.served.set(self.served.get() + 1);
-        let stop = self.connection.worker.net.stop();
+        let stop = self.connection.worker.take_stop();
         let registered = self.streams.add(stop.clone(), 0);
         (self.start)(stream::Begun { session: self.clone(), stop, registered, request, respond });
     }

@@ -61,7 +61,7 @@ pub struct Begun<N: Net> {
 
 /// Serves one request.
 pub async fn serve<N: Net>(begun: Begun<N>) {
-    let Begun { session, stop, registered: _registered, request, mut respond } = begun;
+    let Begun { session, stop, registered, request, mut respond } = begun;
     let connection = &session.connection;
     let worker = &connection.worker;
     let tables = worker.tables();
@@ -105,6 +105,8 @@ pub async fn serve<N: Net>(begun: Begun<N>) {
         .await;
     }
     call.take_rest().await;
+    drop((call, registered));
+    worker.return_stop(stop);
 }
 
 /// One request with its response.
