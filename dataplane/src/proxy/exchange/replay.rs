@@ -1,9 +1,9 @@
-//! The begin of a request's body, kept until a response comes: an endpoint may say that it has not looked at the request
+//! A request's fields and the begin of its body, kept until a response comes: an endpoint may say that it has not looked at the request
 //! (RFC 9113 section 8.7), and then it is sent again elsewhere.
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
 use bytes::Buf;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use ringmesh_ring::stop::Stop;
 
 use super::data::Data;
@@ -15,6 +15,50 @@ const MAX_KEPT_BYTES: usize = 16 * 1024;
 
 /// Most pieces that are kept: each costs memory beside its bytes.
 const MAX_KEPT_PIECES: usize = 64;
+
+/// The fields of a head as text, which takes one allocation: a copy of the map takes one for nearly every field, and nearly
+/// no copy is ever used.
+pub struct KeptFields(Vec<u8>);
+
+/// Bytes in front of each field: its two lengths, that of the value with a bit that says whether it is sensitive.
+const LENGTHS_BYTES: usize = 2 * size_of::<u32>();
+
+/// Room for an ordinary field.
+const FIELD_BYTES: usize = 64;
+
+impl KeptFields {
+    /// A copy of these.
+    pub fn of(fields: &HeaderMap) -> Self {
+        let mut text = Vec::with_capacity(fields.len() * FIELD_BYTES);
+        for (name, value) in fields {
+            let name = name.as_str().as_bytes();
+            // A head is far shorter than half of what these can tell.
+            text.extend_from_slice(&(name.len() as u32).to_le_bytes());
+            text.extend_from_slice(&((value.len() as u32) << 1 | u32::from(value.is_sensitive())).to_le_bytes());
+            text.extend_from_slice(name);
+            text.extend_from_slice(value.as_bytes());
+        }
+        Self(text)
+    }
+
+    /// The fields as they were.
+    #[cold]
+    pub fn to_map(&self) -> HeaderMap {
+        let mut fields = HeaderMap::new();
+        let mut rest = &self.0[..];
+        while let Some((lengths, text)) = rest.split_at_checked(LENGTHS_BYTES) {
+            let number = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| lengths[at + byte])) as usize;
+            let (name, text) = text.split_at(number(0));
+            let (value, text) = text.split_at(number(4) >> 1);
+            let name = HeaderName::from_bytes(name).expect("it was one");
+            let mut value = HeaderValue::from_bytes(value).expect("it was one");
+            value.set_sensitive(number(4) & 1 != 0);
+            fields.append(name, value);
+            rest = text;
+        }
+        fields
+    }
+}
 
 /// What of a body was sent to an endpoint.
 #[derive(Default)]
@@ -108,5 +152,28 @@ impl<S: Source> Source for Replayed<'_, S> {
         if self.again == 0 {
             self.source.passed(bytes);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kept_fields_come_back_as_they_were() {
+        let mut fields = HeaderMap::new();
+        assert_eq!(KeptFields::of(&fields).to_map(), fields);
+        for (name, value) in [("accept", &b"*/*"[..]), ("x-own", b""), ("cookie", b"a=b"), ("cookie", b"c=\xff")] {
+            fields.append(HeaderName::from_static(name), HeaderValue::from_bytes(value).unwrap());
+        }
+        let mut secret = HeaderValue::from_static("secret");
+        secret.set_sensitive(true);
+        fields.insert("authorization", secret);
+        let back = KeptFields::of(&fields).to_map();
+        let list = |fields: &HeaderMap| {
+            let all = fields.iter().map(|(name, value)| (name.clone(), value.clone(), value.is_sensitive()));
+            all.collect::<Vec<_>>()
+        };
+        assert_eq!(list(&back), list(&fields));
     }
 }

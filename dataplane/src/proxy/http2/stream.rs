@@ -26,7 +26,7 @@ use crate::outcome::Reason;
 use crate::pool::{Lease, Leased, shared};
 use crate::proxy::deadline::Deadlines;
 use crate::proxy::exchange::data::Data;
-use crate::proxy::exchange::replay::{Kept, Replayed};
+use crate::proxy::exchange::replay::{Kept, KeptFields, Replayed};
 use crate::proxy::exchange::{self, Exchange, Part, Source, Stage, http1, http2};
 use crate::proxy::http1::{Uploaded, Watch};
 use crate::proxy::redirect::{self, Elsewhere};
@@ -81,6 +81,7 @@ pub async fn serve<N: Net>(begun: Begun<N>) {
         body: http2::Body::new(body),
         reply: &reply,
         kept: Kept::default(),
+        sent: None,
         stage: Stage::Waiting,
     };
     if let Err(reason) = checked {
@@ -119,6 +120,8 @@ struct Stream<'a, N: Net> {
     body: http2::Body,
     reply: &'a http2::Shared,
     kept: Kept,
+    /// The head's fields, once they have gone to an endpoint that may not look at them.
+    sent: Option<KeptFields>,
     stage: Stage,
 }
 
@@ -136,6 +139,9 @@ impl<N: Net> Call<N> for Stream<'_, N> {
     }
 
     async fn exchange(&mut self, lease: Leased<N>, patience: Patience, account: &mut Account) -> Result<(), Failed> {
+        if let Some(fields) = self.sent.take() {
+            self.head.fields = fields.to_map();
+        }
         let deadlines = patience.deadlines(self.stop, self.listener);
         let result = match lease {
             Leased::Shared(lease) => self.over_http2(&lease, &deadlines, patience, account).await,
@@ -213,22 +219,32 @@ impl<N: Net> Stream<'_, N> {
         }
     }
 
+    /// Whether the next hop gets other fields than we got.
+    fn writes(&self) -> bool {
+        hop::writes_into(&self.listener.config.hop, self.head.method.as_str().as_bytes())
+    }
+
     /// What the next hop gets.
     fn fields(&self) -> Cow<'_, HeaderMap> {
-        let (hop, head) = (&self.listener.config.hop, &self.head);
-        if hop::writes_into(hop, head.method.as_str().as_bytes()) {
-            self.written()
-        } else {
-            Cow::Borrowed(&head.fields)
+        if self.writes() { Cow::Owned(self.written()) } else { Cow::Borrowed(&self.head.fields) }
+    }
+
+    /// The same, where it goes for good.
+    fn take_fields(&mut self) -> HeaderMap {
+        if self.writes() {
+            return self.written();
         }
+        let fields = std::mem::take(&mut self.head.fields);
+        self.sent = Some(KeptFields::of(&fields));
+        fields
     }
 
     #[cold]
-    fn written(&self) -> Cow<'_, HeaderMap> {
+    fn written(&self) -> HeaderMap {
         let (hop, client) = (&self.listener.config.hop, self.session.connection.seen());
         let mut fields = self.head.fields.clone();
         hop::write_request(hop, client, hop::HTTP2, &&self.head, &mut Vec::new(), &mut fields);
-        Cow::Owned(fields)
+        fields
     }
 
     /// Whether the request may be sent again when a connection that was used before turns out to be closed.
@@ -248,7 +264,7 @@ impl<N: Net> Stream<'_, N> {
         *request.version_mut() = Version::HTTP_2;
         *request.method_mut() = self.head.method.clone();
         *request.uri_mut() = self.head.uri_for(lease.hop()).ok_or(Failed::Ended(Reason::BadRequest))?;
-        *request.headers_mut() = self.fields().into_owned();
+        *request.headers_mut() = self.take_fields();
         if self.head.is_grpc {
             grpc::pass_timeout_on(request.headers_mut(), patience.deadline, self.worker.net.now());
         }
