@@ -17,8 +17,21 @@ pub const PROGRAM: &str = "ringmesh-bench-parts";
 /// Its function that callgrind counts in.
 const COUNTED: &str = "ringmesh_bench_parts::counted*";
 
-/// The C library's functions that return memory; everything ends there, Rust's allocator too.
-const ALLOCATING: [&str; 6] = ["malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc", "memalign"];
+/// The functions that return memory: Rust's, behind which the product keeps small blocks, and the C library's.
+const ALLOCATING: [&str; 9] = [
+    "__rustc::__rust_alloc",
+    "__rustc::__rust_alloc_zeroed",
+    "__rustc::__rust_realloc",
+    "malloc",
+    "calloc",
+    "realloc",
+    "posix_memalign",
+    "aligned_alloc",
+    "memalign",
+];
+
+/// What they are made of in Rust.
+const BEHIND: [&str; 3] = ["__rustc::__rg_", "__rustc::__rdl_", "ringmesh_ring::heap::"];
 
 /// Instructions by where they are.
 pub type Shares = BTreeMap<String, f64>;
@@ -119,7 +132,7 @@ fn read(text: &str) -> anyhow::Result<Profile> {
                 "calls" => {
                     is_call = true;
                     // One that allocates by calling another is one call.
-                    if allocates(&callee) && !allocates(&function) {
+                    if ALLOCATING.contains(&callee.as_str()) && !allocates(&function) {
                         let count = value.split_whitespace().next().and_then(|word| word.parse::<f64>().ok());
                         profile.allocations += count.with_context(|| format!("callgrind has written `{line}`"))?;
                     }
@@ -160,7 +173,7 @@ fn read(text: &str) -> anyhow::Result<Profile> {
 }
 
 fn allocates(function: &str) -> bool {
-    ALLOCATING.contains(&function)
+    ALLOCATING.contains(&function) || BEHIND.iter().any(|part| function.contains(part))
 }
 
 /// What an instruction belongs to.
@@ -242,8 +255,11 @@ calls=3 0
 11 900
 cob=/lib/libc.so.6
 cfn=malloc
-calls=4 0
-11 80
+calls=1 0
+11 20
+cfn=__rustc::__rust_alloc
+calls=3 0
+11 60
 cfn=memcpy
 calls=1 0
 11 30
@@ -264,6 +280,10 @@ cfn=malloc
 calls=2 0
 0 30
 ob=/x/request
+fn=__rustc::__rg_alloc
+cfn=malloc
+calls=1 0
+0 20
 fl=/work/dataplane/ring/src/memory/stream.rs
 fn=<ringmesh_ring::memory::stream::Stream>::take
 4 90

@@ -5,6 +5,11 @@
 
 use anyhow::Context;
 use ringmesh_bench::parts::{self, Run};
+use ringmesh_ring::heap::Heap;
+
+/// As in the product.
+#[global_allocator]
+static HEAP: Heap = Heap;
 
 fn main() -> anyhow::Result<()> {
     let mut words = std::env::args().skip(1);

@@ -34,6 +34,7 @@ pub mod shared_memory;
 pub mod event_ring;
 pub mod affinity;
 
+pub mod heap;
 #[cfg(feature = "count-allocations")]
 pub mod allocator;
 

@@ -1,10 +1,11 @@
 //! Giving memory back after a peak: what this thread keeps for the next use, and what the allocator keeps of what was freed.
 
-/// Frees what this thread keeps unused: buffers, and what operations are cancelled by. What it needs from then on it
+/// Frees what this thread keeps unused: buffers, what operations are cancelled by, and small blocks of the heap. What it needs from then on it
 /// allocates again.
 pub fn free_unused() {
     crate::storage::free_unused();
     crate::stop::free_unused();
+    crate::heap::free_unused();
 }
 
 /// Gives freed memory back to the system, wherever it lies. The allocator by itself does so only at the end of its arenas,

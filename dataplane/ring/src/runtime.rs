@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use crate::clock::Instant;
 pub use crate::fair::yield_now;
 use crate::fair::{Gate, Ready};
+use crate::heap;
 use crate::memory::executor;
 use crate::timer::Timer;
 
@@ -66,6 +67,10 @@ pub(crate) fn mode() -> Mode {
 }
 
 pub(crate) fn set_mode(mode: Mode) -> Mode {
+    match mode {
+        Mode::Outside => heap::keep_nothing(),
+        _ => heap::keep(),
+    }
     WORKER.with(|worker| worker.mode.replace(mode))
 }
 
@@ -240,7 +245,7 @@ struct Leave;
 impl Drop for Leave {
     fn drop(&mut self) {
         WORKER.with(|worker| {
-            worker.mode.set(Mode::Outside);
+            set_mode(Mode::Outside);
             worker.closing.set(false);
             worker.closer.take();
             worker.gate.clear();
