@@ -1,5 +1,7 @@
-//! A connection with or without TLS, so that everything above knows one type. Whose TLS it is does not matter here.
+//! A connection with or without TLS, or a part of one that carries many, so that everything above knows one type. Whose TLS and
+//! whose parts these are does not matter here.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,21 +12,23 @@ use crate::splice::Pipe;
 use crate::stop::Stop;
 use crate::stream::{Error, Idle, Stream};
 
-/// A connection of either kind.
-pub enum MaybeTls<S, T> {
+/// A connection of any kind.
+pub enum MaybeTls<S, T, C = Infallible> {
     /// Bytes as they are.
     Plain(S),
     /// Inside TLS.
     Tls(T),
+    /// A byte stream of several in one connection.
+    Channel(C),
 }
 
-impl<S, T> MaybeTls<S, T> {
-    /// The stream below if there is no TLS: what `splice(2)` may work on.
+impl<S, T, C> MaybeTls<S, T, C> {
+    /// The stream itself if there is nothing around it: what `splice(2)` may work on.
     #[inline]
     pub fn plain(&self) -> Option<&S> {
         match self {
             Self::Plain(stream) => Some(stream),
-            Self::Tls(_) => None,
+            Self::Tls(_) | Self::Channel(_) => None,
         }
     }
 
@@ -32,18 +36,19 @@ impl<S, T> MaybeTls<S, T> {
     #[inline]
     pub fn tls(&self) -> Option<&T> {
         match self {
-            Self::Plain(_) => None,
+            Self::Plain(_) | Self::Channel(_) => None,
             Self::Tls(stream) => Some(stream),
         }
     }
 }
 
-impl<S: Stream, T: Stream> Stream for MaybeTls<S, T> {
+impl<S: Stream, T: Stream, C: Stream> Stream for MaybeTls<S, T, C> {
     #[inline]
     async fn readable(&self) -> io::Result<()> {
         match self {
             Self::Plain(stream) => stream.readable().await,
             Self::Tls(stream) => stream.readable().await,
+            Self::Channel(stream) => stream.readable().await,
         }
     }
 
@@ -52,6 +57,7 @@ impl<S: Stream, T: Stream> Stream for MaybeTls<S, T> {
         match self {
             Self::Plain(stream) => stream.try_fill(buffer),
             Self::Tls(stream) => stream.try_fill(buffer),
+            Self::Channel(stream) => stream.try_fill(buffer),
         }
     }
 
@@ -60,6 +66,7 @@ impl<S: Stream, T: Stream> Stream for MaybeTls<S, T> {
         match self {
             Self::Plain(stream) => stream.check_idle(),
             Self::Tls(stream) => stream.check_idle(),
+            Self::Channel(stream) => stream.check_idle(),
         }
     }
 
@@ -68,6 +75,7 @@ impl<S: Stream, T: Stream> Stream for MaybeTls<S, T> {
         match self {
             Self::Plain(stream) => stream.fill(buffer, stop).await,
             Self::Tls(stream) => stream.fill(buffer, stop).await,
+            Self::Channel(stream) => stream.fill(buffer, stop).await,
         }
     }
 
@@ -76,6 +84,7 @@ impl<S: Stream, T: Stream> Stream for MaybeTls<S, T> {
         match self {
             Self::Plain(stream) => stream.flush(output, stop).await,
             Self::Tls(stream) => stream.flush(output, stop).await,
+            Self::Channel(stream) => stream.flush(output, stop).await,
         }
     }
 
@@ -84,6 +93,7 @@ impl<S: Stream, T: Stream> Stream for MaybeTls<S, T> {
         match self {
             Self::Plain(stream) => stream.shutdown_write(),
             Self::Tls(stream) => stream.shutdown_write(),
+            Self::Channel(stream) => stream.shutdown_write(),
         }
     }
 
@@ -92,6 +102,7 @@ impl<S: Stream, T: Stream> Stream for MaybeTls<S, T> {
         match self {
             Self::Plain(stream) => stream.reset_on_close(),
             Self::Tls(stream) => stream.reset_on_close(),
+            Self::Channel(stream) => stream.reset_on_close(),
         }
     }
 
@@ -115,6 +126,7 @@ impl<S: Stream, T: Stream> Stream for MaybeTls<S, T> {
         match self {
             Self::Plain(stream) => stream.is_torn(),
             Self::Tls(stream) => stream.is_torn(),
+            Self::Channel(stream) => stream.is_torn(),
         }
     }
 
@@ -123,6 +135,7 @@ impl<S: Stream, T: Stream> Stream for MaybeTls<S, T> {
         match self {
             Self::Plain(stream) => stream.keep_alive(silence),
             Self::Tls(stream) => stream.keep_alive(silence),
+            Self::Channel(stream) => stream.keep_alive(silence),
         }
     }
 
@@ -131,6 +144,7 @@ impl<S: Stream, T: Stream> Stream for MaybeTls<S, T> {
         match self {
             Self::Plain(stream) => stream.peer_address(),
             Self::Tls(stream) => stream.peer_address(),
+            Self::Channel(stream) => stream.peer_address(),
         }
     }
 
@@ -139,6 +153,7 @@ impl<S: Stream, T: Stream> Stream for MaybeTls<S, T> {
         match self {
             Self::Plain(stream) => stream.original_destination(),
             Self::Tls(stream) => stream.original_destination(),
+            Self::Channel(stream) => stream.original_destination(),
         }
     }
 
@@ -146,6 +161,53 @@ impl<S: Stream, T: Stream> Stream for MaybeTls<S, T> {
         match self {
             Self::Plain(stream) => stream.local_address(),
             Self::Tls(stream) => stream.local_address(),
+            Self::Channel(stream) => stream.local_address(),
         }
+    }
+}
+
+/// Where nothing carries many.
+impl Stream for Infallible {
+    async fn readable(&self) -> io::Result<()> {
+        match *self {}
+    }
+
+    fn try_fill(&self, _buffer: &mut Buffer) -> io::Result<Option<usize>> {
+        match *self {}
+    }
+
+    fn check_idle(&self) -> io::Result<Idle> {
+        match *self {}
+    }
+
+    async fn fill(&self, _buffer: &mut Buffer, _stop: &Stop) -> Result<usize, Error> {
+        match *self {}
+    }
+
+    async fn flush(&self, _output: &mut Output, _stop: &Stop) -> Result<(), Error> {
+        match *self {}
+    }
+
+    fn shutdown_write(&self) -> io::Result<()> {
+        match *self {}
+    }
+
+    fn reset_on_close(&self) {
+        match *self {}
+    }
+
+    async fn splice_telling(
+        &self,
+        _to: &Self,
+        _pipe: &mut Pipe,
+        _max: usize,
+        _stop: &Stop,
+        _waiting: impl FnMut(usize),
+    ) -> Result<usize, Error> {
+        match *self {}
+    }
+
+    fn peer_address(&self) -> Option<SocketAddr> {
+        match *self {}
     }
 }

@@ -58,6 +58,29 @@ impl Output {
         }
     }
 
+    /// Moves the first `len` bytes behind those of `to`: pieces of up to `copied` bytes by a copy, so that they become one
+    /// with what stands before them there, larger ones without.
+    ///
+    /// # Panics
+    /// When fewer bytes wait.
+    pub fn move_to(&mut self, to: &mut Output, len: usize, copied: usize) {
+        assert!(len <= self.len_bytes(), "cannot move more than waits");
+        let mut left = len;
+        for slice in self.parts.iter().flat_map(|parts| parts.waiting()) {
+            if left == 0 {
+                break;
+            }
+            let taken = slice.len().min(left);
+            left -= taken;
+            if taken <= copied {
+                to.push_bytes(&slice[..taken]);
+            } else {
+                to.push(slice.slice(0..taken));
+            }
+        }
+        self.advance(len);
+    }
+
     /// How many bytes wait to be sent.
     pub fn len_bytes(&self) -> usize {
         self.parts.as_ref().map_or(0, |parts| parts.bytes)
