@@ -22,6 +22,7 @@ pub mod grpc;
 pub mod http1;
 pub mod http2;
 pub mod limits;
+pub mod mux;
 pub mod name;
 pub mod normalize;
 pub mod proxy_protocol;
