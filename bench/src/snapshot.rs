@@ -92,6 +92,7 @@ pub fn service(name: &str, endpoint: SocketAddr) -> Service {
         idle_timeout: Duration::from_secs(30),
         max_in_flight: None,
         max_idle_per_endpoint: 128,
+        share_connections: true,
         tcp_keepalive: None,
     }
 }

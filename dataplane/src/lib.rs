@@ -22,6 +22,8 @@ pub mod permit;
 pub mod pool;
 /// New connections to endpoints.
 pub mod upstream;
+/// Many requests and opaque connections in one connection between two proxies of ours.
+pub mod mux;
 
 pub mod proxy;
 pub mod outcome;

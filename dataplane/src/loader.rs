@@ -221,7 +221,7 @@ impl Loader {
             None => None,
             Some(peer) => {
                 let identity = identity.ok_or_else(|| Error::NoIdentity(config.name.clone()))?;
-                Some(clients.get(identity, peer, config.protocol)?)
+                Some(clients.get(identity, peer, offered(config))?)
             }
         };
         let place = self.services.of(&config.name);
@@ -471,6 +471,16 @@ impl Changed {
     }
 }
 
+/// What a listener agrees to in the handshake with its mesh, the preferred one first.
+fn accepted_of_mesh(protocol: Protocol) -> &'static [Alpn] {
+    match protocol {
+        Protocol::Http => &[Alpn::Mesh, Alpn::MeshHttp, Alpn::Http2, Alpn::Http1],
+        Protocol::Http2 => &[Alpn::Mesh, Alpn::MeshHttp, Alpn::Http2],
+        Protocol::Detect => &[Alpn::Mesh, Alpn::MeshHttp],
+        Protocol::Tcp | Protocol::Tls => &[Alpn::Mesh],
+    }
+}
+
 /// What a listener of a protocol agrees to in a handshake, the preferred one first.
 fn accepted(protocol: Protocol) -> &'static [Alpn] {
     match protocol {
@@ -481,11 +491,15 @@ fn accepted(protocol: Protocol) -> &'static [Alpn] {
     }
 }
 
-/// What is offered to the endpoints of a service.
-fn offered(protocol: Protocol) -> &'static [Alpn] {
-    match protocol {
+/// What is offered to the endpoints of a service, the preferred one first.
+fn offered(config: &snapshot::Service) -> &'static [Alpn] {
+    let shares = config.share_connections && config.proxy_protocol.is_none();
+    match config.protocol {
+        Protocol::Http if shares => &[Alpn::Mesh, Alpn::Http1],
         Protocol::Http => &[Alpn::Http1],
+        Protocol::Http2 if shares => &[Alpn::MeshHttp, Alpn::Http2],
         Protocol::Http2 => &[Alpn::Http2],
+        Protocol::Tcp | Protocol::Tls | Protocol::Detect if shares => &[Alpn::Mesh],
         Protocol::Tcp | Protocol::Tls | Protocol::Detect => &[],
     }
 }
@@ -504,28 +518,28 @@ impl Servers {
         if let Some(config) = self.0.get(&protocol) {
             return Ok(config.clone());
         }
-        let config = tls::server(identity, trust_domain, accepted(protocol))?;
+        let config = tls::server(identity, trust_domain, accepted_of_mesh(protocol))?;
         self.0.insert(protocol, config.clone());
         Ok(config)
     }
 }
 
-/// Client configurations by expected peer and protocol: many services may have the same ones.
+/// Client configurations by expected peer and what is offered: many services may have the same ones.
 #[derive(Default)]
-struct Clients(HashMap<(String, Protocol), Arc<rustls::ClientConfig>>);
+struct Clients(HashMap<(String, &'static [Alpn]), Arc<rustls::ClientConfig>>);
 
 impl Clients {
     fn get(
         &mut self,
         identity: &Identity,
         peer: &ringmesh_model::spiffe::SpiffeId,
-        protocol: Protocol,
+        offered: &'static [Alpn],
     ) -> Result<Arc<rustls::ClientConfig>, tls::Error> {
-        let key = (peer.as_str().to_owned(), protocol);
+        let key = (peer.as_str().to_owned(), offered);
         if let Some(config) = self.0.get(&key) {
             return Ok(config.clone());
         }
-        let config = tls::client(identity, peer, offered(protocol))?;
+        let config = tls::client(identity, peer, offered)?;
         self.0.insert(key, config.clone());
         Ok(config)
     }

@@ -166,10 +166,12 @@ reasons! {
     BodyTooLarge = 49, "body_too_large", 413, Downstream, Never;
     /// As many handshakes of the listener are under way as may be.
     HandshakeLimit = 50, "handshake_limit", 0, Proxy, Never;
+    /// The client broke the rules of the connection that two proxies share (`dataplane/src/mux/PROTOCOL.md`).
+    TrunkError = 51, "trunk_error", 0, Downstream, Never;
 }
 
 /// Upper bound on the number of reasons, for tables indexed by them.
-pub const MAX_REASONS: usize = 52;
+pub const MAX_REASONS: usize = 64;
 const _: () = assert!((Reason::ALL[Reason::ALL.len() - 1] as usize) < MAX_REASONS);
 
 impl Reason {

@@ -103,6 +103,17 @@ pub struct Service {
     pub endpoints: Vec<Endpoint>,
 }
 
+impl Service {
+    /// Whether a connection that begins with `preface` may be one that carries channels.
+    #[inline]
+    pub fn shares(&self, preface: Option<&[u8]>) -> bool {
+        self.tls.is_some()
+            && self.config.share_connections
+            && preface.is_none()
+            && self.config.destination == snapshot::Destination::Endpoints
+    }
+}
+
 /// An endpoint, ready for use.
 #[derive(Clone, Debug)]
 pub struct Endpoint {

@@ -76,6 +76,7 @@ fn service(name: &str, endpoints: &[SocketAddr], protocol: Protocol) -> Service 
         idle_timeout: Duration::from_secs(30),
         max_in_flight: None,
         max_idle_per_endpoint: 100,
+        share_connections: true,
         tcp_keepalive: None,
     }
 }

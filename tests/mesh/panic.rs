@@ -176,6 +176,7 @@ fn snapshot(front: SocketAddr, app: SocketAddr) -> Snapshot {
         // A permit that a panicking request keeps would be missed.
         max_in_flight: Some(100),
         max_idle_per_endpoint: 100,
+        share_connections: true,
         tcp_keepalive: None,
     };
     let objects = BTreeMap::from([

@@ -336,7 +336,9 @@ fn a_stream_cut_inside_tls_is_not_taken_for_a_whole_response() {
         // The same between the proxies cut by a process in the middle that closes without a word of TLS.
         let inbound = checkout.inbound;
         let cutting = Service::sockets(move |stream| relay_and_cut(&stream, inbound));
-        let (_web, outbound) = caller(driver, &authority.svid("web"), "web", "checkout", &[cutting.address()], "");
+        // (In a connection that is shared, a frame tells it.)
+        let own = "share_connections = false\n";
+        let (_web, outbound) = caller(driver, &authority.svid("web"), "web", "checkout", &[cutting.address()], own);
         let mut client = Client::connect(outbound);
         client.send("GET / HTTP/1.1\r\nHost: there\r\n\r\n");
         assert!(client.try_response().is_err(), "a response that was cut looks whole");

@@ -27,6 +27,7 @@ pub const KEYS: Keys = Keys {
         "idle_timeout",
         "max_in_flight",
         "max_idle_per_endpoint",
+        "share_connections",
         "tcp_keepalive",
     ],
 };
@@ -56,6 +57,9 @@ pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// what a burst leaves behind.
 pub const DEFAULT_MAX_IDLE_PER_ENDPOINT: u32 = 128;
 
+/// What shares wake-ups, records and system calls is cheaper, and endpoints that are no proxies of ours never notice.
+pub const DEFAULT_SHARE_CONNECTIONS: bool = true;
+
 /// `[[service]]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
@@ -83,6 +87,8 @@ pub struct Service {
     pub max_in_flight: Option<u32>,
     /// Most unused connections that one worker keeps to one endpoint.
     pub max_idle_per_endpoint: u32,
+    /// Whether requests and opaque connections share connections to endpoints that are proxies of ours.
+    pub share_connections: bool,
     /// Silence after which the kernel asks whether an endpoint is still there.
     pub tcp_keepalive: Option<Duration>,
 }
@@ -162,6 +168,7 @@ impl Service {
             idle_timeout,
             max_in_flight,
             max_idle_per_endpoint,
+            share_connections: section.or("share_connections", DEFAULT_SHARE_CONNECTIONS),
             tcp_keepalive: tcp_keepalive(section),
         })
     }

@@ -513,6 +513,8 @@ pub struct Service {
     pub max_in_flight: Option<u32>,
     /// Most idle connections that one worker keeps to one endpoint.
     pub max_idle_per_endpoint: u32,
+    /// Whether what goes to endpoints that are proxies of ours shares connections.
+    pub share_connections: bool,
     /// Silence after which the kernel asks whether an endpoint is still there (TCP keep-alive). None: it never asks.
     pub tcp_keepalive: Option<Duration>,
 }

@@ -150,6 +150,7 @@ fn service_value(service: &Service) -> Value {
         "idle_timeout": unit::show(service.idle_timeout),
         "max_in_flight": service.max_in_flight,
         "max_idle_per_endpoint": service.max_idle_per_endpoint,
+        "share_connections": service.share_connections,
         "tcp_keepalive": optional_duration(service.tcp_keepalive),
     })
 }

@@ -134,6 +134,7 @@ fn service() -> Service {
         idle_timeout: Duration::from_secs(60),
         max_in_flight: None,
         max_idle_per_endpoint: 16,
+        share_connections: true,
         tcp_keepalive: None,
     }
 }

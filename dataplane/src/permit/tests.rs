@@ -24,6 +24,7 @@ fn service(max: Option<u32>, workers: u16) -> Service {
             idle_timeout: Duration::from_secs(1),
             max_in_flight: max,
             max_idle_per_endpoint: 1,
+            share_connections: true,
             tcp_keepalive: None,
         }),
         series: crate::telemetry::recorder::Series { index: 0, generation: 1 },

@@ -1,6 +1,7 @@
 //! Connections to endpoints that wait for their next request, one pool a worker; and those of HTTP/2, which serve many at a
 //! time.
 
+pub(crate) mod opening;
 pub mod shared;
 
 use std::cell::{Cell, RefCell};
@@ -13,6 +14,8 @@ use ringmesh_ring::net::Net;
 use ringmesh_ring::stream::{Idle, Stream};
 
 use crate::balance::Candidate;
+use crate::mux::Channel;
+use crate::mux::client::Trunks;
 use crate::places::Place;
 use crate::proxy::transport::Transport;
 use crate::tables::Service;
@@ -39,6 +42,24 @@ pub struct State<S: Stream> {
     #[allow(clippy::vec_box, reason = "a request takes one and returns it: a pointer moves, not the connection")]
     waiting: RefCell<Vec<Box<Kept<S>>>>,
     shared: shared::Shared,
+    /// Connections that carry channels.
+    pub(crate) trunks: Trunks,
+    /// The one of either kind that is being made.
+    pub(crate) making: opening::Making,
+    pub(crate) mesh: Cell<Mesh>,
+}
+
+/// Whether an endpoint is a proxy of ours, which takes many channels in one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mesh {
+    /// It was not asked yet.
+    Unknown,
+    /// It has agreed to it.
+    Yes,
+    /// It has not.
+    No,
+    /// It refused a handshake in which that was offered, and is not asked again.
+    Never,
 }
 
 /// A way to an endpoint, for one request.
@@ -68,8 +89,10 @@ pub type Preface = Option<Box<[u8]>>;
 /// A connection to an endpoint, on loan to one request. Dropped, it is closed; [`Lease::give_back`] keeps it.
 pub struct Lease<N: Net> {
     kept: Box<Kept<N::Stream>>,
-    /// Whether it served a request before: then the endpoint may have closed it at the moment it was taken.
+    /// Whether it was there before: then the endpoint may have closed it at the moment it was taken.
     pub reused: bool,
+    /// Whether nothing was sent on it yet.
+    pub fresh: bool,
     in_flight: InFlight<N::Stream>,
 }
 
@@ -109,6 +132,9 @@ impl<S: Stream> State<S> {
             avoided_until: Cell::new(None),
             waiting: RefCell::default(),
             shared: shared::Shared::default(),
+            trunks: Trunks::default(),
+            making: opening::Making::default(),
+            mesh: Cell::new(Mesh::Unknown),
         }
     }
 
@@ -145,7 +171,7 @@ impl<S: Stream> State<S> {
 
     /// Unused connections.
     pub fn waiting(&self) -> usize {
-        self.waiting.borrow().len() + self.shared.idle()
+        self.waiting.borrow().len() + self.shared.idle() + self.trunks.idle()
     }
 
     /// Connects that failed in a row.
@@ -219,7 +245,7 @@ impl<N: Net> Lease<N> {
                 // What is said of the service may be said anew.
                 kept.idle_timeout = service.config.idle_timeout;
                 kept.max_idle = service.config.max_idle_per_endpoint;
-                Ok(Self { kept, reused: true, in_flight: InFlight::begin(state) })
+                Ok(Self { kept, reused: true, fresh: false, in_flight: InFlight::begin(state) })
             }
             None => Err(state),
         }
@@ -232,6 +258,21 @@ impl<N: Net> Lease<N> {
         transport: Transport<N::Stream>,
         preface: Option<&[u8]>,
     ) -> Self {
+        Self::new(state, service, transport, preface, false)
+    }
+
+    /// A new channel of a connection that was there before.
+    pub(crate) fn channel(state: Rc<State<N::Stream>>, service: &Service, channel: Channel) -> Self {
+        Self::new(state, service, Transport::Channel(channel), None, true)
+    }
+
+    fn new(
+        state: Rc<State<N::Stream>>,
+        service: &Service,
+        transport: Transport<N::Stream>,
+        preface: Option<&[u8]>,
+        reused: bool,
+    ) -> Self {
         let kept = Kept {
             transport,
             until: Instant::FAR_FUTURE,
@@ -240,7 +281,7 @@ impl<N: Net> Lease<N> {
             idle_timeout: service.config.idle_timeout,
             max_idle: service.config.max_idle_per_endpoint,
         };
-        Self { kept: kept.into(), reused: false, in_flight: InFlight::begin(state) }
+        Self { kept: kept.into(), reused, fresh: true, in_flight: InFlight::begin(state) }
     }
 
     /// Keeps the connection for the next request. Only after a whole response, with nothing left to read or write.
@@ -300,6 +341,7 @@ impl<S: Stream> Pools<S> {
         for state in self.states.borrow().iter().flatten() {
             state.waiting.borrow_mut().clear();
             state.shared.close();
+            state.trunks.close();
         }
     }
 

@@ -3,14 +3,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use h2::client::{self, ResponseFuture, SendRequest};
 use h2::{Ping, PingPong, SendStream};
 use http::Request;
 use ringmesh_ring::buffer::Buffer;
-use ringmesh_ring::clock::Instant;
 use ringmesh_ring::duplex::{Pipe, Watcher, pump};
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
@@ -55,21 +54,6 @@ pub struct Connection {
 #[derive(Default)]
 pub(super) struct Shared {
     open: RefCell<Vec<Rc<Connection>>>,
-    opening: RefCell<Weak<Opening>>,
-}
-
-/// A connection that is being made, for all who wait for it.
-#[derive(Default)]
-struct Opening {
-    /// How it ended; None while it lasts, and if nobody is left who makes it.
-    failed: Cell<Option<Reason>>,
-    waiting: RefCell<Vec<Waker>>,
-}
-
-impl Drop for Opening {
-    fn drop(&mut self) {
-        self.waiting.take().into_iter().for_each(Waker::wake);
-    }
 }
 
 impl Shared {
@@ -197,76 +181,20 @@ pub(crate) fn lease<N: Net>(state: Rc<State<N::Stream>>, service: &Service) -> R
     }
 }
 
-/// A place on a connection that somebody makes: `connect`, or a request that began to make one before.
+/// A place on a connection that was just made.
 ///
 /// # Errors
-/// What connecting ended in, or the own stop.
-pub(crate) async fn open<N: Net>(
+/// If it ended at once.
+pub(crate) async fn lease_of<N: Net>(
     worker: &Rc<Worker<N>>,
     service: &Service,
     state: Rc<State<N::Stream>>,
-    stop: &Stop,
-    deadline: Option<Instant>,
-    connect: impl AsyncFnOnce() -> Result<Transport<N::Stream>, Reason>,
+    transport: Transport<N::Stream>,
 ) -> Result<Lease<N>, Reason> {
-    loop {
-        if let Some(connection) = state.shared.pick(service.pool_key) {
-            return Ok(Lease::new(connection, InFlight::begin(state)));
-        }
-        let opening = state.shared.opening.borrow().upgrade();
-        let Some(opening) = opening else { break };
-        let now = worker.net.now();
-        let own = now + service.config.connect_timeout;
-        stop.set_deadline(Some(deadline.map_or(own, |deadline| deadline.min(own))));
-        let failed = wait(opening, stop).await.map_err(|stopped| match stopped {
-            StopReason::Deadline if deadline.is_none_or(|deadline| deadline > worker.net.now()) => {
-                stop.clear();
-                Reason::ConnectTimeout
-            }
-            stopped => Reason::of_stop(stopped),
-        })?;
-        if let Some(reason) = failed {
-            return Err(reason);
-        }
+    match begin(worker, service, &state, transport).await {
+        Some(connection) => Ok(Lease::new(connection, InFlight::begin(state))),
+        None => Err(Reason::UpstreamReset),
     }
-    let opening = Rc::new(Opening::default());
-    *state.shared.opening.borrow_mut() = Rc::downgrade(&opening);
-    match connect().await {
-        Ok(transport) => {
-            let connection = begin(worker, service, &state, transport).await;
-            match connection {
-                Some(connection) => Ok(Lease::new(connection, InFlight::begin(state))),
-                None => Err(Reason::UpstreamReset),
-            }
-        }
-        Err(reason) => {
-            // A request that has no time left, or nobody who waits for it, says nothing of the endpoint.
-            if !matches!(reason, Reason::RequestTimeout | Reason::ClientAborted | Reason::Drained) {
-                opening.failed.set(Some(reason));
-                let waiting = opening.waiting.take();
-                waiting.into_iter().for_each(Waker::wake);
-            }
-            Err(reason)
-        }
-    }
-}
-
-/// Waits until a connection is made, or nobody makes it any more.
-async fn wait(opening: Rc<Opening>, stop: &Stop) -> Result<Option<Reason>, StopReason> {
-    let weak = Rc::downgrade(&opening);
-    drop(opening);
-    poll_fn(|context| {
-        let Some(opening) = weak.upgrade() else { return Poll::Ready(Ok(None)) };
-        if let Some(reason) = opening.failed.get() {
-            return Poll::Ready(Ok(Some(reason)));
-        }
-        let mut waiting = opening.waiting.borrow_mut();
-        if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
-            waiting.push(context.waker().clone());
-        }
-        stop.poll_stopped(context).map(Err)
-    })
-    .await
 }
 
 /// Puts HTTP/2 on a connection that was just made, and a task beside it that moves its bytes.

@@ -17,10 +17,11 @@ use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use ringmesh_ring::stream::{Bare, Idle, Stream};
 
 use crate::detect::{Spoken, detect};
-use crate::drain::Registered;
+use crate::drain::{Registered, Registry};
 use crate::listener::Reserved;
 use crate::listener::proxy_header::{self, Expected, Source};
 use crate::listener::sources::{self, Held};
+use crate::mux;
 use crate::outcome::Reason;
 use crate::places::Place;
 use crate::proxy::http2::stream::Begun;
@@ -34,7 +35,7 @@ use crate::tables::Listener;
 use crate::telemetry::event::{Direction, Event, Refused};
 use crate::telemetry::layout::{gauge, listener as counter};
 use crate::telemetry::recorder::Series;
-use crate::tls;
+use crate::tls::{self, Alpn};
 use crate::worker::Worker;
 
 /// Longest time that a connection which we end is still read, and how many bytes: a client that is still sending would
@@ -59,8 +60,9 @@ pub struct Connection<N: Net> {
     client_text: OnceCell<Box<str>>,
     peer: Option<tls::Peer>,
     proxied: Option<Box<Header>>,
-    /// Where its client wanted to go, if it was intercepted.
-    pub original: Option<Box<Original<N::Stream>>>,
+    original: Option<Box<Original<N::Stream>>>,
+    /// The connection that it is a channel of: what is known of the client, is known of that one.
+    trunk: Option<Rc<Self>>,
     registered: Registered,
     /// What it does in a row.
     pub turn: Turn,
@@ -114,35 +116,59 @@ impl<N: Net> Connection<N> {
             peer: None,
             proxied: None,
             original: None,
+            trunk: None,
             _reserved: None,
             _held: None,
         }
     }
 
+    /// A channel of a connection that carries many, ready for what its listener serves. `channels` are all of them.
+    pub fn of_channel(trunk: &Rc<Self>, transport: Transport<N::Stream>, channels: &Rc<Registry>) -> Self {
+        let stop = trunk.worker.net.stop();
+        Self {
+            protocol: trunk.protocol,
+            registered: channels.add(stop.clone(), trunk.listener.index),
+            stop,
+            trunk: Some(trunk.clone()),
+            ..Self::new(&trunk.worker, trunk.listener, transport)
+        }
+    }
+
+    /// What has shaken hands: the trunk of a channel.
+    #[inline]
+    fn root(&self) -> &Self {
+        self.trunk.as_deref().unwrap_or(self)
+    }
+
     /// Who the client's certificate says it is.
     pub fn peer_id(&self) -> Option<&SpiffeId> {
-        self.peer.as_ref().and_then(|peer| peer.id.as_deref())
+        self.root().peer.as_ref().and_then(|peer| peer.id.as_deref())
+    }
+
+    /// Where its client wanted to go, if it was intercepted.
+    pub fn original(&self) -> Option<&Original<N::Stream>> {
+        self.root().original.as_deref()
     }
 
     /// The client's address, if it has one: that which its proxy names, or else its own.
     pub fn client(&self) -> Option<SocketAddr> {
-        self.client
+        self.root().client
     }
 
     /// What the client's proxy has said of it, if one did.
     pub fn proxied(&self) -> Option<&Header> {
-        self.proxied.as_deref()
+        self.root().proxied.as_deref()
     }
 
     /// What the client asked for in its handshake, if it asked for anything.
     pub fn asked(&self) -> Option<&tls::Asked> {
-        self.peer.as_ref().and_then(|peer| peer.asked.as_deref())
+        self.root().peer.as_ref().and_then(|peer| peer.asked.as_deref())
     }
 
     /// Who the client is to the next hop.
     pub fn seen(&self) -> hop::Client {
         hop::Client {
-            address: self.client.map(|client| client.ip()),
+            address: self.client().map(|client| client.ip()),
             is_peer: self.peer_id().is_some(),
             secure: self.transport.plain().is_none(),
         }
@@ -150,7 +176,8 @@ impl<N: Net> Connection<N> {
 
     /// The client's address as text, or nothing.
     pub fn client_text(&self) -> &str {
-        self.client_text.get_or_init(|| self.client.map(|client| client.to_string()).unwrap_or_default().into())
+        let root = self.root();
+        root.client_text.get_or_init(|| root.client.map(|client| client.to_string()).unwrap_or_default().into())
     }
 }
 
@@ -173,13 +200,34 @@ pub fn serve<N: Net>(
     async move {
         let Some((connection, _open)) = admitted.await else { return };
         match connection.protocol {
-            Protocol::Tcp | Protocol::Tls => Box::pin(opaque::serve(connection, Opening::declared())).await,
-            Protocol::Detect => Box::pin(detected(connection, exchanges)).await,
-            Protocol::Http if connection.agreed_on_http2() => http2(&connection, &exchanges, Buffer::hollow()).await,
-            Protocol::Http => requests(connection, exchanges).await,
-            Protocol::Http2 => http2(&connection, &exchanges, Buffer::hollow()).await,
+            _ if connection.agreed_on(Alpn::Mesh) || connection.agreed_on(Alpn::MeshHttp) => {
+                Box::pin(trunk(connection, exchanges)).await
+            }
+            Protocol::Http if !connection.agreed_on(Alpn::Http2) => requests(connection, exchanges).await,
+            Protocol::Http | Protocol::Http2 => Box::pin(all_http2(connection, exchanges)).await,
+            Protocol::Tcp | Protocol::Tls | Protocol::Detect => Box::pin(channel(connection, exchanges)).await,
         }
     }
+}
+
+/// Serves what comes in a channel, or on a connection like one, as its listener's protocol has it.
+async fn channel<N: Net>(connection: Rc<Connection<N>>, exchanges: impl Exchanges<N>) {
+    match connection.protocol {
+        Protocol::Tcp | Protocol::Tls => opaque::serve(connection, Opening::declared()).await,
+        Protocol::Detect => Box::pin(detected(connection, exchanges)).await,
+        // In a channel, what would be HTTP/2 elsewhere is HTTP/1.1.
+        Protocol::Http | Protocol::Http2 => requests(connection, exchanges).await,
+    }
+}
+
+/// Serves a connection that speaks HTTP/2 from its first byte on.
+async fn all_http2<N: Net>(connection: Rc<Connection<N>>, exchanges: impl Exchanges<N>) {
+    http2(&connection, &exchanges, Buffer::hollow()).await;
+}
+
+/// Serves many channels.
+async fn trunk<N: Net>(connection: Rc<Connection<N>>, exchanges: impl Exchanges<N>) {
+    mux::server::serve(connection, |of_channel| ringmesh_ring::spawn(channel(of_channel, exchanges.clone()))).await;
 }
 
 /// Counts a connection as open, for as long as it lives.
@@ -304,6 +352,7 @@ async fn admit<N: Net>(
         peer,
         proxied,
         original,
+        trunk: None,
         registered,
         turn: Turn::default(),
         served: Cell::new(false),
@@ -495,14 +544,14 @@ enum MayBeThere {
 }
 
 impl<N: Net> Connection<N> {
-    /// Whether the client chose HTTP/2 in its handshake.
-    fn agreed_on_http2(&self) -> bool {
-        self.peer.as_ref().is_some_and(|peer| peer.alpn == Some(tls::Alpn::Http2))
+    /// Whether that was agreed on in the handshake.
+    fn agreed_on(&self, protocol: Alpn) -> bool {
+        self.peer.as_ref().is_some_and(|peer| peer.alpn == Some(protocol))
     }
 
     /// Whether HTTP/2 may begin on it without an agreement: by prior knowledge, as its first bytes (RFC 9113 section 3.3).
     pub fn may_begin_http2(&self) -> bool {
-        !self.served.get() && self.peer.as_ref().is_none_or(|peer| peer.alpn.is_none())
+        !self.served.get() && self.root().peer.as_ref().is_none_or(|peer| peer.alpn.is_none())
     }
 
     /// Whether another request may come on it: the worker does not drain, and the listener still serves it.

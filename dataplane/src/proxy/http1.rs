@@ -451,7 +451,7 @@ impl<N: Net> Exchange<'_, N> {
         deadlines: &Deadlines<'_>,
         account: &mut Account,
     ) -> Result<(), Failed> {
-        if lease.reused {
+        if !lease.fresh {
             self.scratch.to_upstream.clear();
             return Err(Failed::Stale);
         }

@@ -243,7 +243,7 @@ async fn reach<'t, N: Net>(
     let worker = &connection.worker;
     let preface = connection.preface(service);
     if service.config.destination == Destination::Original {
-        let original = connection.original.as_deref().ok_or(Reason::NoOriginalDestination)?;
+        let original = connection.original().ok_or(Reason::NoOriginalDestination)?;
         way.endpoint = Some(&original.endpoint);
         let (endpoint, state) = (&original.endpoint, original.state.clone());
         return upstream::dedicated(worker, service, endpoint, state, preface.as_deref(), &connection.stop, None).await;

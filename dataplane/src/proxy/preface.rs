@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use ringmesh_codec::mux;
 use ringmesh_codec::proxy_protocol::{self, Between, Header, Version};
 use ringmesh_model::snapshot::ProxyVersion;
 use ringmesh_ring::net::Net;
@@ -43,7 +44,9 @@ impl<N: Net> Connection<N> {
             },
         };
         // Our own handshake is what the client did just now; a proxy in front of it may have ended one before.
-        let alpn = asked.and_then(|asked| asked.protocol.clone());
+        let spoken =
+            |protocol: &Box<[u8]>| ![mux::ALPN, mux::ALPN_HTTP].iter().any(|own| own.as_bytes() == &**protocol);
+        let alpn = asked.and_then(|asked| asked.protocol.clone()).filter(spoken);
         let authority = asked.and_then(|asked| asked.name.clone());
         Header {
             between,

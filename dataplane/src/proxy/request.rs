@@ -231,7 +231,7 @@ async fn forward<'t, N: Net>(
                 (&service.endpoints[index], None)
             }
             Destination::Original => {
-                let original = connection.original.as_deref().ok_or(Reason::NoOriginalDestination)?;
+                let original = connection.original().ok_or(Reason::NoOriginalDestination)?;
                 if account.attempts > 0 {
                     return Err(last);
                 }

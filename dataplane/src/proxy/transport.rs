@@ -2,7 +2,8 @@
 
 use ringmesh_ring::maybe_tls::MaybeTls;
 
+use crate::mux::Channel;
 use crate::tls::TlsStream;
 
-/// A connection with or without TLS.
-pub type Transport<S> = MaybeTls<S, TlsStream<S>>;
+/// A connection with or without TLS, or a channel of one that carries many.
+pub type Transport<S> = MaybeTls<S, TlsStream<S>, Channel>;

@@ -20,7 +20,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"ringmesh");
 pub const MAX_WORKERS: u16 = 256;
 
 /// Version of this layout. Control reads no other.
-pub const LAYOUT_VERSION: u64 = 2;
+pub const LAYOUT_VERSION: u64 = 3;
 
 /// Words in a page of 4 KiB.
 pub const PAGE_WORDS: usize = 512;
@@ -130,7 +130,7 @@ pub mod request {
     /// Attempts beyond the first.
     pub const RETRIES: usize = DURATION_SUM + 1;
     /// gRPC calls by status.
-    pub const GRPC: usize = 64;
+    pub const GRPC: usize = 80;
     const _: () = assert!(RETRIES < GRPC && GRPC + ringmesh_codec::grpc::STATUSES <= super::HISTOGRAM);
 }
 
@@ -151,7 +151,7 @@ pub mod listener {
     /// Connections that ended for a reason of their own, by reason.
     pub const REASON: usize = 8;
     /// Handshakes refused, by the number of the cause (`tls::Refused`).
-    pub const REFUSED: usize = 64;
+    pub const REFUSED: usize = 80;
     const _: () = assert!(REASON + super::MAX_REASONS <= REFUSED);
 }
 
@@ -166,7 +166,7 @@ pub mod service {
     /// Requests that an unused connection was found for.
     pub const REUSED: usize = 3;
     /// Handshakes refused, by the number of the cause (`tls::Refused`).
-    pub const REFUSED: usize = 64;
+    pub const REFUSED: usize = 80;
 }
 
 /// First word of a block's histogram.

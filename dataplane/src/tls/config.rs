@@ -273,6 +273,17 @@ pub(super) fn client_as(
     Ok(Arc::new(config))
 }
 
+/// The same without the offer of a connection that carries channels.
+pub fn without_mesh(config: &Arc<ClientConfig>) -> Arc<ClientConfig> {
+    let is_mesh = |name: &Vec<u8>| [Alpn::Mesh, Alpn::MeshHttp].iter().any(|mesh| mesh.name().as_bytes() == name);
+    if !config.alpn_protocols.iter().any(is_mesh) {
+        return config.clone();
+    }
+    let mut config = ClientConfig::clone(config);
+    config.alpn_protocols.retain(|name| !is_mesh(name));
+    Arc::new(config)
+}
+
 /// The own side of a handshake.
 pub(super) struct Own {
     key: CertifiedKey,

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ringmesh_codec::sniff;
+use ringmesh_codec::{mux, sniff};
 use ringmesh_model::spiffe::SpiffeId;
 use ringmesh_ring::{Buffer, Output, Size, Stop, Stream};
 use rustls::client::UnbufferedClientConnection;
@@ -19,6 +19,7 @@ use super::session::{Progress, Session, has_record};
 use super::shared::{Shared, State};
 use super::stream::TlsStream;
 use super::verify::spiffe_id;
+use crate::detect::read_hello;
 use crate::outcome::Reason;
 
 /// Who is at the other end of a TLS connection, and how it is protected.
@@ -39,12 +40,16 @@ pub struct Peer {
 }
 
 /// A protocol that can be agreed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Alpn {
     /// `http/1.1`.
     Http1,
     /// `h2`.
     Http2,
+    /// Many channels between two proxies of ours ([`crate::mux`]).
+    Mesh,
+    /// The same, where each carries HTTP/1.1 in place of a later version.
+    MeshHttp,
 }
 
 impl Alpn {
@@ -53,11 +58,13 @@ impl Alpn {
         match self {
             Self::Http1 => "http/1.1",
             Self::Http2 => "h2",
+            Self::Mesh => mux::ALPN,
+            Self::MeshHttp => mux::ALPN_HTTP,
         }
     }
 
     fn from_name(name: &[u8]) -> Option<Self> {
-        [Self::Http1, Self::Http2].into_iter().find(|alpn| alpn.name().as_bytes() == name)
+        [Self::Http1, Self::Http2, Self::Mesh, Self::MeshHttp].into_iter().find(|alpn| alpn.name().as_bytes() == name)
     }
 }
 
@@ -93,8 +100,58 @@ pub async fn accept_anybody<S: Stream>(
     config: Arc<ServerConfig>,
     stop: &Stop,
 ) -> Result<(TlsStream<S>, Peer), Refused> {
+    if !is_mesh_alone(&config) {
+        let session = UnbufferedServerConnection::new(config).map_err(Refused::Protocol)?;
+        return run(Shared::new(stream, Session::Server(session)), stop, First::ToCome).await;
+    }
+    Box::pin(accept_opaque(stream, config, stop)).await
+}
+
+/// Whether all that a server agrees on is to carry channels.
+fn is_mesh_alone(config: &ServerConfig) -> bool {
+    !config.alpn_protocols.is_empty() && config.alpn_protocols.iter().all(|name| is_mesh(name))
+}
+
+fn is_mesh(name: &[u8]) -> bool {
+    matches!(Alpn::from_name(name), Some(Alpn::Mesh | Alpn::MeshHttp))
+}
+
+/// The library refuses a client that offers only what the server does not name, as RFC 7301 section 3.2 has it. What goes on in
+/// opaque bytes is not ours to know: then nothing is agreed on.
+async fn accept_opaque<S: Stream>(
+    stream: S,
+    mut config: Arc<ServerConfig>,
+    stop: &Stop,
+) -> Result<(TlsStream<S>, Peer), Refused> {
+    let mut arrived = Buffer::hollow();
+    // What is no ClientHello, or none that is whole, the library tells, or the next receive.
+    if let Ok(hello) = read_hello(&stream, stop, &mut arrived).await
+        && !hello.protocols().any(is_mesh)
+    {
+        let mut others = ServerConfig::clone(&config);
+        others.alpn_protocols.clear();
+        config = Arc::new(others);
+    }
     let session = UnbufferedServerConnection::new(config).map_err(Refused::Protocol)?;
-    run(Shared::new(stream, Session::Server(session)), stop).await
+    let shared = Shared::new(stream, Session::Server(session));
+    if arrived.is_empty() {
+        return run(shared, stop, First::ToCome).await;
+    }
+    shared.state.borrow_mut().reading.input = arrived;
+    if !speaks_tls(&shared.state.borrow()) {
+        return Err(answer_plain_http(&shared, stop).await.unwrap_or(Refused::NotTls));
+    }
+    step(stop).await?;
+    run(shared, stop, First::Here).await
+}
+
+/// Where the first bytes of a connection are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum First {
+    /// Not here yet.
+    ToCome,
+    /// Received, and looked at.
+    Here,
 }
 
 /// Takes the client's side of a handshake. It is over before the server has seen our certificate (RFC 8446 section 2):
@@ -111,7 +168,7 @@ pub async fn connect<S: Stream>(
     // Our verifier does not ask for the name, and an address is never sent.
     let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
     let session = UnbufferedClientConnection::new(config, name).map_err(Refused::Protocol)?;
-    known(run(Shared::new(stream, Session::Client(session)), stop).await?)
+    known(run(Shared::new(stream, Session::Client(session)), stop, First::ToCome).await?)
 }
 
 /// Refuses a peer that has not proved who it is.
@@ -122,9 +179,9 @@ fn known<S: Stream>((stream, peer): (TlsStream<S>, Peer)) -> Result<(TlsStream<S
     }
 }
 
-async fn run<S: Stream>(shared: Rc<Shared<S>>, stop: &Stop) -> Result<(TlsStream<S>, Peer), Refused> {
+async fn run<S: Stream>(shared: Rc<Shared<S>>, stop: &Stop, first: First) -> Result<(TlsStream<S>, Peer), Refused> {
     let mut output = Output::new();
-    let mut first = true;
+    let mut first = first == First::ToCome;
     let mut name = None;
     loop {
         let stage = shared.state.borrow_mut().advance(&mut output);

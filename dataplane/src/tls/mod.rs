@@ -22,7 +22,7 @@ pub(crate) mod testing;
 mod verify;
 mod writing;
 
-pub use config::{Error, client, edge_server, server};
+pub use config::{Error, client, edge_server, server, without_mesh};
 pub use fault::Fault;
 pub use handshake::{Alpn, Asked, Peer, accept, accept_anybody, connect};
 pub use refused::Refused;

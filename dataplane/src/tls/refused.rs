@@ -127,6 +127,14 @@ impl Refused {
     pub fn inside(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
+
+    /// An error that says the same, for another who has to hear of it.
+    pub fn repeat(error: &io::Error) -> io::Error {
+        match Self::inside(error) {
+            Some(Self::PeerAlert(alert)) => io::Error::new(error.kind(), Self::PeerAlert(*alert)),
+            _ => error.kind().into(),
+        }
+    }
 }
 
 impl From<rustls::Error> for Refused {

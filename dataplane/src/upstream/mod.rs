@@ -8,9 +8,13 @@ use ringmesh_ring::net::Net;
 use ringmesh_ring::output::Output;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use ringmesh_ring::stream::{Error as StreamError, Stream};
+use rustls::AlertDescription;
 
+use crate::mux::Channel;
+use crate::mux::client::Another;
 use crate::outcome::Reason;
-use crate::pool::{Lease, Leased, State, shared};
+use crate::pool::opening::Found;
+use crate::pool::{Lease, Leased, Mesh, State, shared};
 use crate::proxy::transport::Transport;
 use crate::tables::{Endpoint, Service};
 use crate::telemetry::event::Direction;
@@ -34,7 +38,8 @@ pub async fn lease<N: Net>(
 ) -> Result<Leased<N>, Reason> {
     // Each way returns what it has found at once, as moving it costs.
     let state = match service.config.protocol {
-        Protocol::Http2 => match shared::lease(state, service) {
+        // A proxy of ours takes HTTP/1 in place of it.
+        Protocol::Http2 if state.mesh.get() != Mesh::Yes => match shared::lease(state, service) {
             Ok(lease) => {
                 worker.recorder.add(service.series, counter::REUSED, 1);
                 return Ok(Leased::Shared(lease));
@@ -52,8 +57,7 @@ pub async fn lease<N: Net>(
     connect(worker, service, endpoint, state, preface, stop, deadline).await
 }
 
-/// A new connection to an endpoint, see [`lease`]; in HTTP/2 one that was not there before, which another request may have
-/// begun to make.
+/// A new connection to an endpoint, or a new place on one that many share, see [`lease`].
 ///
 /// # Errors
 /// The way the attempt ended; nothing was sent on it.
@@ -66,18 +70,57 @@ pub async fn connect<N: Net>(
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Leased<N>, Reason> {
-    match service.config.protocol {
-        Protocol::Http2 => {
-            let dial = async || dial(worker, service, endpoint, &state, preface, stop, deadline).await;
-            let opened = Box::pin(shared::open(worker, service, state.clone(), stop, deadline, dial)).await;
-            stop.set_deadline(deadline);
-            opened.map(Leased::Shared)
-        }
-        _ => dedicated(worker, service, endpoint, state, preface, stop, deadline).await.map(Leased::Own),
+    if !(service.shares(preface) || service.config.protocol == Protocol::Http2) {
+        return dedicated(worker, service, endpoint, state, preface, stop, deadline).await.map(Leased::Own);
     }
+    let is_http2 = service.config.protocol == Protocol::Http2;
+    let find = || {
+        if let Some(channel) = channel(service, &state, preface) {
+            return Found::Open(Leased::Own(Lease::channel(state.clone(), service, channel)));
+        }
+        if is_http2 {
+            return shared::lease(state.clone(), service)
+                .map_or(Found::Shared, |lease| Found::Open(Leased::Shared(lease)));
+        }
+        if matches!(state.mesh.get(), Mesh::Unknown | Mesh::Yes) { Found::Shared } else { Found::Own }
+    };
+    let make = async || {
+        let transport = dial(worker, service, endpoint, &state, preface, stop, deadline).await?;
+        match transport {
+            Dialled::Trunk(transport) => trunk(worker, service, &state, transport).map(Leased::Own),
+            Dialled::Own(transport) if is_http2 => {
+                shared::lease_of(worker, service, state.clone(), transport).await.map(Leased::Shared)
+            }
+            Dialled::Own(transport) => Ok(Leased::Own(Lease::fresh(state.clone(), service, transport, preface))),
+        }
+    };
+    let own = service.config.connect_timeout;
+    let leased = Box::pin(state.making.join(&worker.net, own, stop, deadline, find, make)).await;
+    stop.set_deadline(deadline);
+    leased
 }
 
-/// A new connection to an endpoint, for one request or client.
+/// A channel of a connection that is open to the endpoint.
+fn channel<S: Stream>(service: &Service, state: &State<S>, preface: Option<&[u8]>) -> Option<Channel> {
+    if !service.shares(preface) {
+        return None;
+    }
+    let another = if state.making.is_under_way() { Another::IsComing } else { Another::CanBeMade };
+    state.trunks.open(service.pool_key, another)
+}
+
+/// The first channel of a trunk that was just made.
+fn trunk<N: Net>(
+    worker: &Rc<Worker<N>>,
+    service: &Service,
+    state: &Rc<State<N::Stream>>,
+    transport: Transport<N::Stream>,
+) -> Result<Lease<N>, Reason> {
+    let channel = state.trunks.begin(worker, service, transport).ok_or(Reason::UpstreamReset)?;
+    Ok(Lease::fresh(state.clone(), service, Transport::Channel(channel), None))
+}
+
+/// A new connection to an endpoint for one client, or a new channel of one that many share.
 ///
 /// # Errors
 /// The way the attempt ended; nothing was sent on it.
@@ -90,8 +133,25 @@ pub async fn dedicated<N: Net>(
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Lease<N>, Reason> {
-    let transport = dial(worker, service, endpoint, &state, preface, stop, deadline).await?;
-    Ok(Lease::fresh(state, service, transport, preface))
+    if service.shares(preface) {
+        return match Box::pin(connect(worker, service, endpoint, state, preface, stop, deadline)).await? {
+            Leased::Own(lease) => Ok(lease),
+            // Only what speaks HTTP/2 is given such a one.
+            Leased::Shared(_) => Err(Reason::Internal),
+        };
+    }
+    match dial(worker, service, endpoint, &state, preface, stop, deadline).await? {
+        Dialled::Own(transport) => Ok(Lease::fresh(state, service, transport, preface)),
+        Dialled::Trunk(transport) => trunk(worker, service, &state, transport),
+    }
+}
+
+/// A connection that was just made.
+enum Dialled<S: Stream> {
+    /// For one request or client at a time, or for HTTP/2.
+    Own(Transport<S>),
+    /// For channels.
+    Trunk(Transport<S>),
 }
 
 async fn dial<N: Net>(
@@ -102,7 +162,7 @@ async fn dial<N: Net>(
     preface: Option<&[u8]>,
     stop: &Stop,
     deadline: Option<Instant>,
-) -> Result<Transport<N::Stream>, Reason> {
+) -> Result<Dialled<N::Stream>, Reason> {
     let begun = worker.net.now();
     let own = begun + service.config.connect_timeout;
     let (until, late) = match deadline {
@@ -110,7 +170,7 @@ async fn dial<N: Net>(
         _ => (own, Reason::ConnectTimeout),
     };
     stop.set_deadline(Some(until));
-    let mut result = Box::pin(open(worker, service, endpoint, preface, stop, late)).await;
+    let mut result = Box::pin(open(worker, service, endpoint, state, preface, stop, late)).await;
     stop.set_deadline(deadline);
     if result.is_ok() && stop.reason() == Some(StopReason::Deadline) {
         // The last bytes of the handshake came together with its deadline. What follows must not end by that.
@@ -151,10 +211,11 @@ async fn open<N: Net>(
     worker: &Rc<Worker<N>>,
     service: &Service,
     endpoint: &Endpoint,
+    state: &State<N::Stream>,
     preface: Option<&[u8]>,
     stop: &Stop,
     late: Reason,
-) -> Result<Transport<N::Stream>, Reason> {
+) -> Result<Dialled<N::Stream>, Reason> {
     let stopped = |reason| {
         let reason = Reason::of_stop(reason);
         if reason == Reason::RequestTimeout {
@@ -180,9 +241,21 @@ async fn open<N: Net>(
             Err(StreamError::Io(_)) => return Err(Reason::ConnectFailed),
         }
     }
-    let Some(config) = &service.tls else { return Ok(Transport::Plain(stream)) };
+    let Some(config) = &service.tls else { return Ok(Dialled::Own(Transport::Plain(stream))) };
     let ends = Worker::<N>::ends(&stream);
-    match tls::connect(stream, config.clone(), stop).await {
+    let offers_mesh = service.shares(preface) && state.mesh.get() != Mesh::Never;
+    let config = if offers_mesh { config.clone() } else { tls::without_mesh(config) };
+    let connected = tls::connect(stream, config, stop).await;
+    if let (true, Ok((_, peer))) = (offers_mesh, &connected) {
+        let agreed = matches!(peer.alpn, Some(Alpn::Mesh | Alpn::MeshHttp));
+        state.mesh.set(if agreed { Mesh::Yes } else { Mesh::No });
+    }
+    match connected {
+        Ok((stream, peer)) if matches!(peer.alpn, Some(Alpn::Mesh | Alpn::MeshHttp)) => {
+            worker.recorder.add(service.series, counter::HANDSHAKES, 1);
+            worker.tell_handshake(Direction::Outbound, &service.config.name, ends, Ok(&peer));
+            Ok(Dialled::Trunk(Transport::Tls(stream)))
+        }
         // What we would say next, it would not understand. One that knows no ALPN may still speak HTTP/1.
         Ok((_, peer)) if service.config.protocol == Protocol::Http2 && peer.alpn != Some(Alpn::Http2) => {
             tracing::warn!(
@@ -195,7 +268,12 @@ async fn open<N: Net>(
         Ok((stream, peer)) => {
             worker.recorder.add(service.series, counter::HANDSHAKES, 1);
             worker.tell_handshake(Direction::Outbound, &service.config.name, ends, Ok(&peer));
-            Ok(Transport::Tls(stream))
+            Ok(Dialled::Own(Transport::Tls(stream)))
+        }
+        // It agrees to nothing that it does not know (RFC 7301 section 3.2), and knows us no more than before.
+        Err(tls::Refused::PeerAlert(AlertDescription::NoApplicationProtocol)) if offers_mesh => {
+            state.mesh.set(Mesh::Never);
+            Box::pin(open(worker, service, endpoint, state, preface, stop, late)).await
         }
         Err(refused) => {
             worker.recorder.add(service.series, counter::REFUSED + refused.number(), 1);

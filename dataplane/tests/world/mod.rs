@@ -181,6 +181,7 @@ fn snapshot(change: impl FnOnce(&mut Listener)) -> Snapshot {
         idle_timeout: Duration::from_secs(60),
         max_in_flight: None,
         max_idle_per_endpoint: 8,
+        share_connections: true,
         tcp_keepalive: None,
     };
     let route = Route {

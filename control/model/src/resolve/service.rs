@@ -37,6 +37,7 @@ impl<'a> Resolver<'a> {
             idle_timeout: service.idle_timeout,
             max_in_flight: service.max_in_flight,
             max_idle_per_endpoint: service.max_idle_per_endpoint,
+            share_connections: service.share_connections,
             tcp_keepalive: service.tcp_keepalive,
         }
     }

@@ -1,0 +1,389 @@
+//! One byte stream of a trunk.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use ringmesh_codec::mux::{Cause, Frame, INITIAL_WINDOW_BYTES, MAX_DATA_BYTES};
+use ringmesh_ring::buffer::{Buffer, Size};
+use ringmesh_ring::output::Output;
+use ringmesh_ring::splice::Pipe;
+use ringmesh_ring::stop::{Reason as StopReason, Stop};
+use ringmesh_ring::stream::{Error, Idle, Stream};
+
+use super::limits::{MAX_WINDOW_BYTES, QUANTUM_BYTES};
+use super::trunk::{Broken, Trunk};
+
+/// How a channel ended that its user still has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The other side neither sends nor reads any more, and has sent all.
+    Closed,
+    /// The other side broke it off.
+    Reset,
+    /// The trunk is gone.
+    Lost,
+}
+
+/// What trunk and user know of a channel.
+pub(super) struct State {
+    trunk: Rc<Trunk>,
+    pub(super) number: u32,
+    input: RefCell<Input>,
+    reader: Cell<Option<Waker>>,
+    writer: Cell<Option<Waker>>,
+    /// Bytes that may be sent.
+    credit: Cell<u32>,
+    /// Bytes that the other side may send ahead.
+    window: Cell<u32>,
+    /// Bytes of them that it has not used.
+    granted: Cell<u32>,
+    /// Bytes that were taken and not granted again.
+    owed: Cell<u32>,
+    /// The other side sends no more.
+    has_end: Cell<bool>,
+    ended: Cell<Option<Ended>>,
+    /// We send no more.
+    sent_end: Cell<bool>,
+    cut: Cell<bool>,
+}
+
+/// Bytes that have come and nobody has taken. Copied out of what the trunk received, so that a channel that nobody reads holds
+/// its own bytes and no others.
+#[derive(Default)]
+struct Input {
+    buffers: VecDeque<Buffer>,
+    bytes: usize,
+}
+
+impl Input {
+    fn push(&mut self, mut bytes: &[u8]) {
+        self.bytes += bytes.len();
+        while !bytes.is_empty() {
+            if self.buffers.back().is_none_or(|last| last.spare() == 0) {
+                let size = if self.buffers.is_empty() { Size::Small } else { Size::Large };
+                self.buffers.push_back(Buffer::take(size));
+            }
+            let Some(last) = self.buffers.back_mut() else { return };
+            let fits = last.spare().min(bytes.len());
+            // Cut to the room just above.
+            let _fits = last.extend_from_slice(&bytes[..fits]);
+            bytes = &bytes[fits..];
+        }
+    }
+
+    /// Moves bytes into the spare room; into an empty buffer without copying them.
+    fn take(&mut self, buffer: &mut Buffer) -> usize {
+        let Some(first) = self.buffers.front_mut() else { return 0 };
+        let taken = if buffer.is_empty() {
+            std::mem::swap(first, buffer);
+            self.buffers.pop_front();
+            buffer.len()
+        } else {
+            let taken = first.len().min(buffer.spare());
+            // Cut to the room just above.
+            let _fits = buffer.extend_from_slice(&first.filled()[..taken]);
+            first.consume(taken);
+            if first.is_empty() {
+                self.buffers.pop_front();
+            }
+            taken
+        };
+        self.bytes -= taken;
+        if self.buffers.is_empty() {
+            self.buffers.shrink_to_fit();
+        }
+        taken
+    }
+}
+
+impl State {
+    pub(super) fn new(trunk: Rc<Trunk>, number: u32) -> Self {
+        Self {
+            trunk,
+            number,
+            input: RefCell::default(),
+            reader: Cell::new(None),
+            writer: Cell::new(None),
+            credit: Cell::new(INITIAL_WINDOW_BYTES),
+            window: Cell::new(INITIAL_WINDOW_BYTES),
+            granted: Cell::new(INITIAL_WINDOW_BYTES),
+            owed: Cell::new(0),
+            has_end: Cell::new(false),
+            ended: Cell::new(None),
+            sent_end: Cell::new(false),
+            cut: Cell::new(false),
+        }
+    }
+
+    /// Bytes have come.
+    pub(super) fn arrived(&self, bytes: &[u8], end: bool) -> Result<(), Broken> {
+        if self.has_end.get() {
+            return Err(Broken::Order("bytes behind the end of a channel"));
+        }
+        let left = u32::try_from(bytes.len()).ok().and_then(|bytes| self.granted.get().checked_sub(bytes));
+        self.granted.set(left.ok_or(Broken::Window(self.number))?);
+        self.input.borrow_mut().push(bytes);
+        self.has_end.set(end);
+        wake(&self.reader);
+        Ok(())
+    }
+
+    /// So many more bytes may be sent.
+    pub(super) fn may_send(&self, bytes: u32) -> Result<(), Broken> {
+        let credit = self.credit.get().checked_add(bytes).ok_or(Broken::Window(self.number))?;
+        self.credit.set(credit);
+        wake(&self.writer);
+        Ok(())
+    }
+
+    /// The other side has ended it, or the trunk is gone.
+    pub(super) fn end(&self, how: Ended) {
+        self.ended.set(Some(how));
+        if how == Ended::Closed {
+            self.has_end.set(true);
+        } else {
+            *self.input.borrow_mut() = Input::default();
+        }
+        wake(&self.reader);
+        wake(&self.writer);
+    }
+
+    /// What a reader finds. None: nothing yet.
+    fn take(&self, buffer: &mut Buffer) -> Option<io::Result<usize>> {
+        if !buffer.is_empty() && buffer.spare() == 0 {
+            return Some(Err(ErrorKind::InvalidInput.into()));
+        }
+        let (taken, left) = {
+            let mut input = self.input.borrow_mut();
+            (input.take(buffer), input.bytes)
+        };
+        if taken > 0 {
+            self.taken(taken as u32, left);
+            return Some(Ok(taken));
+        }
+        match self.ended.get() {
+            Some(Ended::Lost) => Some(Err(self.trunk.lost())),
+            Some(Ended::Reset) => Some(Err(ErrorKind::ConnectionReset.into())),
+            _ if self.has_end.get() => Some(Ok(0)),
+            _ => None,
+        }
+    }
+
+    /// Grants anew what was taken, by half windows. A reader that keeps up gets a larger one: then the way there and back may be
+    /// what holds it up, and it holds little.
+    fn taken(&self, bytes: u32, left: usize) {
+        let (owed, window) = (self.owed.get() + bytes, self.window.get());
+        self.owed.set(owed);
+        if owed < window / 2 || self.has_end.get() || self.ended.get().is_some() {
+            return;
+        }
+        let extra = self.trunk.extra.get();
+        let keeps_up = left <= window as usize / 2;
+        let more = if keeps_up && window < MAX_WINDOW_BYTES && window <= extra { window } else { 0 };
+        self.trunk.extra.set(extra - more);
+        self.window.set(window + more);
+        self.granted.set(self.granted.get() + owed + more);
+        self.owed.set(0);
+        self.trunk.send(&Frame::Credit { channel: self.number, bytes: owed + more });
+    }
+
+    /// Why nothing can be sent. None: it can.
+    fn refuses(&self) -> Option<io::Error> {
+        match self.ended.get() {
+            Some(Ended::Closed) => Some(ErrorKind::BrokenPipe.into()),
+            Some(Ended::Lost) => Some(self.trunk.lost()),
+            Some(Ended::Reset) => Some(ErrorKind::ConnectionReset.into()),
+            None if self.sent_end.get() => Some(ErrorKind::BrokenPipe.into()),
+            None => None,
+        }
+    }
+
+    /// Puts as much of `output` on the trunk as may be sent now. Whether that is all.
+    fn put(&self, output: &mut Output, context: &Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(error) = self.refuses() {
+            return Poll::Ready(Err(error));
+        }
+        let mut quantum = QUANTUM_BYTES;
+        while !output.is_empty() {
+            if quantum == 0 || self.trunk.is_crowded(context) {
+                return Poll::Pending;
+            }
+            let count = output.len_bytes().min(self.credit.get() as usize).min(MAX_DATA_BYTES).min(quantum);
+            if count == 0 {
+                self.writer.set(Some(context.waker().clone()));
+                return Poll::Pending;
+            }
+            self.credit.set(self.credit.get() - count as u32);
+            quantum -= count;
+            self.trunk.send_data(self.number, output, count);
+            if quantum == 0 && !output.is_empty() {
+                // On with it once others have had their turn.
+                self.trunk.queue(context);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn wake(waiting: &Cell<Option<Waker>>) {
+    if let Some(waker) = waiting.take() {
+        waker.wake();
+    }
+}
+
+/// A channel, as who uses it has it. Dropped, it is closed: in order, or as a reset if something that came was not read, or
+/// [`Stream::reset_on_close`] was called.
+pub struct Channel {
+    state: Rc<State>,
+}
+
+impl Channel {
+    pub(super) fn new(state: Rc<State>) -> Self {
+        Self { state }
+    }
+
+    fn has_something(&self) -> bool {
+        let state = &self.state;
+        state.input.borrow().bytes > 0 || state.has_end.get() || state.ended.get().is_some()
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        let state = &self.state;
+        let (extra, window) = (&state.trunk.extra, state.window.get());
+        extra.set(extra.get() + (window - INITIAL_WINDOW_BYTES));
+        if state.ended.get().is_some() {
+            return;
+        }
+        let unread = state.input.borrow().bytes > 0;
+        let channel = state.number;
+        if state.cut.get() || unread {
+            state.trunk.send(&Frame::Reset { channel, cause: Cause::Cancelled });
+        } else {
+            state.trunk.send(&Frame::Close { channel });
+        }
+        state.trunk.forget(channel);
+    }
+}
+
+/// Counts who waits for bytes as long as it lives.
+struct Awaiting<'a>(&'a Trunk);
+
+impl<'a> Awaiting<'a> {
+    fn begin(trunk: &'a Trunk) -> Self {
+        trunk.awaited.set(trunk.awaited.get() + 1);
+        Self(trunk)
+    }
+}
+
+impl Drop for Awaiting<'_> {
+    fn drop(&mut self) {
+        self.0.awaited.set(self.0.awaited.get() - 1);
+    }
+}
+
+impl Stream for Channel {
+    async fn readable(&self) -> io::Result<()> {
+        poll_fn(|context| {
+            if self.has_something() {
+                return Poll::Ready(Ok(()));
+            }
+            self.state.reader.set(Some(context.waker().clone()));
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn try_fill(&self, buffer: &mut Buffer) -> io::Result<Option<usize>> {
+        self.state.take(buffer).transpose()
+    }
+
+    fn check_idle(&self) -> io::Result<Idle> {
+        let state = &self.state;
+        Ok(match state.ended.get() {
+            _ if state.input.borrow().bytes > 0 => Idle::Data,
+            None if !state.has_end.get() => Idle::Open,
+            _ => Idle::Closed,
+        })
+    }
+
+    async fn fill(&self, buffer: &mut Buffer, stop: &Stop) -> Result<usize, Error> {
+        if let Some(reason) = stop.reason() {
+            return Err(Error::Stopped(reason));
+        }
+        if let Some(taken) = self.state.take(buffer) {
+            return Ok(taken?);
+        }
+        let _awaiting = Awaiting::begin(&self.state.trunk);
+        poll_fn(|context| {
+            if let Some(taken) = self.state.take(buffer) {
+                return Poll::Ready(taken.map_err(Error::Io));
+            }
+            self.state.reader.set(Some(context.waker().clone()));
+            stopped(stop, context).map(Err)
+        })
+        .await
+    }
+
+    async fn flush(&self, output: &mut Output, stop: &Stop) -> Result<(), Error> {
+        if output.is_empty() {
+            return Ok(());
+        }
+        if let Some(reason) = stop.reason() {
+            return Err(Error::Stopped(reason));
+        }
+        poll_fn(|context| match self.state.put(output, context) {
+            Poll::Ready(result) => Poll::Ready(result.map_err(Error::Io)),
+            Poll::Pending => stopped(stop, context).map(Err),
+        })
+        .await
+    }
+
+    fn shutdown_write(&self) -> io::Result<()> {
+        let state = &self.state;
+        if let Some(error) = state.refuses() {
+            return Err(error);
+        }
+        state.sent_end.set(true);
+        state.trunk.send_end(state.number);
+        Ok(())
+    }
+
+    fn reset_on_close(&self) {
+        self.state.cut.set(true);
+    }
+
+    /// Copies, as what comes here has passed through the cipher anyhow.
+    async fn splice_telling(
+        &self,
+        _to: &Self,
+        _pipe: &mut Pipe,
+        _max: usize,
+        _stop: &Stop,
+        _waiting: impl FnMut(usize),
+    ) -> Result<usize, Error> {
+        Err(Error::Io(ErrorKind::Unsupported.into()))
+    }
+
+    fn peer_address(&self) -> Option<SocketAddr> {
+        self.state.trunk.ends.peer
+    }
+
+    fn local_address(&self) -> Option<SocketAddr> {
+        self.state.trunk.ends.local
+    }
+
+    fn original_destination(&self) -> Option<SocketAddr> {
+        self.state.trunk.ends.original
+    }
+}
+
+fn stopped(stop: &Stop, context: &mut Context<'_>) -> Poll<Error> {
+    stop.poll_stopped(context).map(|reason: StopReason| Error::Stopped(reason))
+}

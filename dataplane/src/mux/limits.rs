@@ -1,0 +1,32 @@
+//! What the other side of a trunk may ask of it.
+
+use ringmesh_codec::mux::{HEADER_BYTES, INITIAL_WINDOW_BYTES};
+
+/// Largest window that one channel grows to, in bytes. The other side fills it, so it bounds what a channel holds that nobody
+/// reads; 1 MiB keeps 800 Mbit/s busy over 10 ms.
+pub(super) const MAX_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// What all channels of a trunk may have together beyond their first windows, in bytes.
+pub(super) const MAX_EXTRA_BYTES: u32 = 8 * 1024 * 1024;
+
+/// What may wait to be sent on a trunk before those who have more wait themselves, in bytes.
+pub(super) const MAX_WAITING_BYTES: usize = 256 * 1024;
+
+/// What one channel puts there at a time, in bytes: then it is the others' turn.
+pub(super) const QUANTUM_BYTES: usize = 64 * 1024;
+
+/// Pieces up to this size are copied behind their header, so that they are sealed in one go; larger ones are sent from where
+/// they are.
+pub(super) const MAX_COPIED_BYTES: usize = 2 * 1024;
+
+/// A trunk with so many open channels gets another beside it, as long as there are fewer than [`MAX_TRUNKS`].
+pub(super) const BUSY_CHANNELS: u32 = 64;
+
+/// Most trunks of a worker to one endpoint while the endpoint takes more channels on those that there are.
+pub(super) const MAX_TRUNKS: usize = 4;
+
+/// Numbers of channels from here on are not given out: a trunk that has come so far is replaced.
+pub(super) const LAST_CHANNEL: u32 = u32::MAX / 2;
+
+const _: () = assert!(HEADER_BYTES * 4 < MAX_COPIED_BYTES && QUANTUM_BYTES <= MAX_WAITING_BYTES);
+const _: () = assert!(INITIAL_WINDOW_BYTES <= MAX_WINDOW_BYTES);

@@ -1,0 +1,164 @@
+//! Moves a trunk's bytes: one task that receives, takes the frames, and sends what all channels have written since, in one go.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use ringmesh_codec::mux::Frames;
+use ringmesh_ring::buffer::{Buffer, Size};
+use ringmesh_ring::net::Net;
+use ringmesh_ring::output::Output;
+use ringmesh_ring::stop::Stop;
+use ringmesh_ring::stream::{Error, Stream};
+
+use super::care::{Care, End};
+use super::channel::Channel;
+use super::trunk::{Broken, Trunk};
+
+/// How a trunk has ended.
+#[derive(Debug)]
+pub(super) enum Over {
+    /// In order: nothing was open.
+    Done,
+    /// The other side has closed it, or it broke.
+    Lost,
+    /// The other side was silent for too long.
+    Dead,
+    /// The other side broke the rules.
+    Broken(Broken),
+    /// Our own stop.
+    Stopped,
+}
+
+/// Runs a trunk to its end. `stop` ends it at once; `leave`, gently: it takes no further channels and ends with the last one.
+/// `opened` is given each channel that the other side opens.
+pub(super) async fn run<N: Net, S: Stream>(
+    net: &N,
+    trunk: &Rc<Trunk>,
+    stream: &S,
+    max_unused: Duration,
+    stop: &Stop,
+    leave: &Stop,
+    opened: impl FnMut(Channel),
+) -> Over {
+    // However this ends, be it by a panic, nobody waits on for what does not come.
+    let _end = OnEnd(trunk);
+    let (heard, rest) = (Cell::new(false), net.stop());
+    let mut receiver = pin!(receive(net, trunk, stream, &heard, &rest, opened));
+    let mut sender = pin!(send(trunk, stream, stop));
+    let mut care = Care::new(net, trunk, max_unused, &heard, &rest);
+    let (mut leaving, mut over) = (false, None);
+    poll_fn(|context| {
+        trunk.runs(context);
+        if stop.poll_stopped(context).is_ready() {
+            return Poll::Ready(Over::Stopped);
+        }
+        if !leaving && leave.poll_stopped(context).is_ready() {
+            leaving = true;
+            trunk.leave();
+        }
+        if over.is_none()
+            && let Poll::Ready(ended) = receiver.as_mut().poll(context)
+        {
+            return Poll::Ready(ended);
+        }
+        if over.is_none()
+            && let Poll::Ready(end) = care.poll(context)
+        {
+            match end {
+                End::Done => over = Some(Over::Done),
+                End::Dead => return Poll::Ready(Over::Dead),
+            }
+        }
+        if let Poll::Ready(error) = sender.as_mut().poll(context) {
+            if let Error::Io(error) = error {
+                trunk.broke(error);
+            }
+            return Poll::Ready(Over::Lost);
+        }
+        trunk.rests();
+        match over.take_if(|_| trunk.is_sent()) {
+            Some(over) => Poll::Ready(over),
+            None => Poll::Pending,
+        }
+    })
+    .await
+}
+
+struct OnEnd<'a>(&'a Trunk);
+
+impl Drop for OnEnd<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// Receives and takes frames until nothing more comes, or what comes is wrong.
+async fn receive<N: Net, S: Stream>(
+    net: &N,
+    trunk: &Rc<Trunk>,
+    stream: &S,
+    heard: &Cell<bool>,
+    rest: &Stop,
+    mut opened: impl FnMut(Channel),
+) -> Over {
+    let (mut frames, mut buffer) = (Frames::default(), Buffer::hollow());
+    let mut large = false;
+    loop {
+        if buffer.is_empty() && rest.reason().is_some() {
+            // Nobody expects anything: it is waited for without a buffer.
+            buffer = Buffer::hollow();
+            if stream.readable().await.is_err() {
+                return Over::Lost;
+            }
+            rest.clear();
+        }
+        if buffer.capacity() == 0 {
+            buffer = Buffer::take(if large { Size::Large } else { Size::Small });
+        } else if buffer.spare() == 0 {
+            buffer.compact();
+        }
+        let room = buffer.spare();
+        match stream.fill(&mut buffer, rest).await {
+            Ok(0) => return Over::Lost,
+            Err(Error::Io(error)) => {
+                trunk.broke(error);
+                return Over::Lost;
+            }
+            Ok(received) => {
+                heard.set(true);
+                // More came at once than it holds.
+                large = received == room;
+            }
+            Err(Error::Stopped(_)) if buffer.is_empty() => continue,
+            Err(Error::Stopped(_)) => {
+                rest.clear();
+                continue;
+            }
+        }
+        if let Err(broken) = trunk.receive(&mut frames, &mut buffer, || net.now(), &mut opened) {
+            return Over::Broken(broken);
+        }
+        if large && buffer.is_empty() {
+            buffer = Buffer::hollow();
+        }
+    }
+}
+
+/// Sends whenever something was written, until that fails.
+async fn send<S: Stream>(trunk: &Trunk, stream: &S, stop: &Stop) -> Error {
+    let mut output = Output::new();
+    loop {
+        poll_fn(|_| if trunk.output.borrow().is_empty() { Poll::Pending } else { Poll::Ready(()) }).await;
+        std::mem::swap(&mut output, &mut *trunk.output.borrow_mut());
+        trunk.sending.set(true);
+        if let Err(error) = stream.flush(&mut output, stop).await {
+            return error;
+        }
+        trunk.sending.set(false);
+        trunk.has_room();
+    }
+}

@@ -1,0 +1,487 @@
+//! Two trunks with a network in memory between them, and one with a peer that keeps to nothing.
+
+use std::cell::{Cell, RefCell};
+use std::io::ErrorKind;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ringmesh_codec::mux::{Cause, FIRST_OPTIONAL_KIND, Frame, Frames, HEADER_BYTES, INITIAL_WINDOW_BYTES, data_header};
+use ringmesh_ring::buffer::{Buffer, Size};
+use ringmesh_ring::memory::{self, Network, block_on};
+use ringmesh_ring::net::Net;
+use ringmesh_ring::output::Output;
+use ringmesh_ring::stop::{Reason as StopReason, Stop};
+use ringmesh_ring::stream::{Error, Idle, Stream};
+
+use super::pump::{self, Over};
+use super::trunk::{Broken, Ends, Side, Trunk};
+use super::{Channel, limits};
+
+const UNUSED: Duration = Duration::from_secs(60);
+
+/// A trunk that runs in a task of its own.
+struct Running {
+    trunk: Rc<Trunk>,
+    leave: Stop,
+    over: Rc<RefCell<Option<Over>>>,
+}
+
+impl Running {
+    fn begin(
+        network: &Network,
+        side: Side,
+        stream: memory::Stream,
+        most: u32,
+        opened: impl FnMut(Channel) + 'static,
+    ) -> Self {
+        let trunk = Trunk::new(side, Ends::default(), most, network.now());
+        let (leave, over) = (network.stop(), Rc::default());
+        let running = Self { trunk: trunk.clone(), leave: leave.clone(), over };
+        let (net, over) = (network.clone(), running.over.clone());
+        ringmesh_ring::spawn(async move {
+            let stop = net.stop();
+            let ended = pump::run(&net, &trunk, &stream, UNUSED, &stop, &leave, opened).await;
+            over.replace(Some(ended));
+        });
+        running
+    }
+
+    fn client(network: &Network, stream: memory::Stream) -> Self {
+        Self::begin(network, Side::Client, stream, 0, |_| panic!("an endpoint opens nothing"))
+    }
+
+    async fn over(&self) -> Over {
+        loop {
+            if let Some(over) = self.over.take() {
+                return over;
+            }
+            pass(1).await;
+        }
+    }
+}
+
+/// Lets the others run for so many milliseconds of virtual time.
+async fn pass(milliseconds: u64) {
+    let stop = NETWORK.with(|network| network.borrow().as_ref().expect("in `world`").stop());
+    let now = NETWORK.with(|network| network.borrow().as_ref().expect("in `world`").now());
+    stop.set_deadline(Some(now + Duration::from_millis(milliseconds)));
+    stop.stopped().await;
+}
+
+thread_local! {
+    static NETWORK: RefCell<Option<Network>> = const { RefCell::new(None) };
+}
+
+/// Runs in worlds whose connections hold few bytes, and all there are.
+fn world(check: impl AsyncFn(Network)) {
+    for capacity in [1_000, usize::MAX / 2] {
+        let network = Network::new(1);
+        network.set_capacity_bytes(capacity);
+        NETWORK.set(Some(network.clone()));
+        block_on(&network, check(network.clone()));
+        NETWORK.set(None);
+    }
+}
+
+async fn write(channel: &Channel, bytes: &[u8]) -> Result<(), Error> {
+    let mut output = Output::new();
+    output.push_bytes(bytes);
+    channel.flush(&mut output, &Stop::new()).await
+}
+
+/// Reads until `count` bytes are there, or the end.
+async fn read(channel: &Channel, count: usize) -> Result<Vec<u8>, Error> {
+    let (mut all, mut buffer) = (Vec::new(), Buffer::take(Size::Small));
+    while all.len() < count && channel.fill(&mut buffer, &Stop::new()).await? > 0 {
+        all.extend_from_slice(buffer.filled());
+        buffer.clear();
+        buffer.compact();
+    }
+    Ok(all)
+}
+
+/// Sends back what comes, to its end.
+fn echo(channel: Channel) {
+    ringmesh_ring::spawn(async move {
+        let mut buffer = Buffer::take(Size::Small);
+        while let Ok(1..) = channel.fill(&mut buffer, &Stop::new()).await {
+            if write(&channel, buffer.filled()).await.is_err() {
+                return;
+            }
+            buffer.clear();
+            buffer.compact();
+        }
+        let _gone = channel.shutdown_write();
+    });
+}
+
+fn kind<T: std::fmt::Debug>(result: Result<T, Error>) -> ErrorKind {
+    match result {
+        Err(Error::Io(error)) => error.kind(),
+        other => panic!("no error of the connection: {other:?}"),
+    }
+}
+
+#[test]
+fn bytes_of_many_channels_pass_both_ways_at_once_and_end_in_order() {
+    world(async |network| {
+        let (near, far) = network.pair();
+        let server = Running::begin(&network, Side::Server, far, 100, echo);
+        let client = Running::client(&network, near);
+        pass(1).await;
+        let done = Rc::new(Cell::new(0));
+        for number in 0..20_usize {
+            let channel = Rc::new(client.trunk.open().expect("there is room"));
+            let sent: Rc<Vec<u8>> = Rc::new((0..(number + 1) * 20_000).map(|at| (at % 251 + number) as u8).collect());
+            let (writer, bytes, done) = (channel.clone(), sent.clone(), done.clone());
+            ringmesh_ring::spawn(async move {
+                write(&writer, &bytes).await.expect("somebody reads");
+                writer.shutdown_write().expect("it is open");
+            });
+            ringmesh_ring::spawn(async move {
+                assert!(read(&channel, usize::MAX).await.expect("nothing breaks") == *sent, "{number}");
+                assert!(matches!(channel.check_idle(), Ok(Idle::Closed)));
+                done.set(done.get() + 1);
+            });
+        }
+        while done.get() < 20 {
+            pass(1).await;
+        }
+        assert_eq!((client.trunk.count(), server.trunk.count()), (0, 0));
+        assert!(client.over.borrow().is_none());
+    });
+}
+
+#[test]
+fn what_is_ready_in_one_turn_leaves_in_one_send() {
+    world(async |network| {
+        let (near, far) = network.pair();
+        let _server = Running::begin(&network, Side::Server, far, 100, echo);
+        let client = Running::client(&network, near);
+        pass(1).await;
+        let channels: Vec<_> = (0..10).map(|_| client.trunk.open().expect("there is room")).collect();
+        pass(1).await;
+        network.record();
+        for channel in &channels {
+            write(channel, b"hello").await.expect("there is credit");
+        }
+        for channel in &channels {
+            assert_eq!(read(channel, 5).await.expect("it comes back"), b"hello");
+        }
+        assert_eq!(network.take_flushed().len(), 2, "one send there and one back");
+    });
+}
+
+#[test]
+fn a_channel_that_nobody_reads_holds_its_window_and_neighbours_go_on() {
+    world(async |network| {
+        let (near, far) = network.pair();
+        let held = Rc::new(RefCell::new(Vec::new()));
+        let kept = held.clone();
+        let first = Cell::new(true);
+        let _server = Running::begin(&network, Side::Server, far, 100, move |channel| match first.replace(false) {
+            true => kept.borrow_mut().push(channel),
+            false => echo(channel),
+        });
+        let client = Running::client(&network, near);
+        pass(1).await;
+        let slow = Rc::new(client.trunk.open().expect("there is room"));
+        let (writer, stop) = (slow.clone(), network.stop());
+        let (taken, stopped) = (Rc::new(Cell::new(0)), stop.clone());
+        let told = taken.clone();
+        ringmesh_ring::spawn(async move {
+            let mut output = Output::new();
+            output.push_bytes(&vec![7; 1_000_000]);
+            let result = writer.flush(&mut output, &stopped).await;
+            assert!(matches!(result, Err(Error::Stopped(StopReason::Abort))));
+            told.set(1_000_000 - output.len_bytes());
+        });
+        let other = client.trunk.open().expect("there is room");
+        for _ in 0..50 {
+            write(&other, &[9; 10_000]).await.expect("it is read");
+            assert_eq!(read(&other, 10_000).await.expect("it comes back").len(), 10_000);
+        }
+        stop.trigger(StopReason::Abort);
+        pass(1).await;
+        assert_eq!(taken.get(), INITIAL_WINDOW_BYTES as usize);
+        // Once it is read, it goes on.
+        let late = held.borrow_mut().pop().expect("it was opened");
+        assert_eq!(read(&late, taken.get()).await.expect("it is open").len(), taken.get());
+        write(&slow, b"more").await.expect("there is credit again");
+        assert_eq!(read(&late, 4).await.expect("it is open"), b"more");
+    });
+}
+
+#[test]
+fn a_close_a_reset_and_an_end_are_told_apart() {
+    world(async |network| {
+        let (near, far) = network.pair();
+        let held = Rc::new(RefCell::new(Vec::new()));
+        let kept = held.clone();
+        let server = Running::begin(&network, Side::Server, far, 100, move |channel| kept.borrow_mut().push(channel));
+        let client = Running::client(&network, near);
+        pass(1).await;
+        let [closed, reset, ended, unread] = [(); 4].map(|()| client.trunk.open().expect("there is room"));
+        write(&unread, b"nobody takes this").await.expect("there is credit");
+        pass(1).await;
+        let [far_unread, far_ended, far_reset, far_closed] =
+            [(); 4].map(|()| held.borrow_mut().pop().expect("it was opened"));
+        write(&far_closed, b"last words").await.expect("there is credit");
+        drop(far_closed);
+        far_reset.reset_on_close();
+        drop(far_reset);
+        drop(far_unread);
+        far_ended.shutdown_write().expect("it is open");
+        pass(1).await;
+        assert_eq!(read(&closed, usize::MAX).await.expect("an ordinary end"), b"last words");
+        assert_eq!(kind(write(&closed, b"x").await), ErrorKind::BrokenPipe);
+        assert_eq!(kind(read(&reset, 1).await), ErrorKind::ConnectionReset);
+        assert_eq!(kind(read(&unread, 1).await), ErrorKind::ConnectionReset);
+        assert_eq!(read(&ended, 1).await.expect("an ordinary end"), b"");
+        write(&ended, b"half open").await.expect("the other half is open");
+        assert_eq!(read(&far_ended, 9).await.expect("it is open"), b"half open");
+        assert_eq!((client.trunk.count(), server.trunk.count()), (1, 1));
+    });
+}
+
+#[test]
+fn who_leaves_finishes_what_is_open_and_takes_what_was_on_its_way() {
+    for leaves in [Side::Client, Side::Server] {
+        world(async |network| {
+            let (near, far) = network.pair();
+            let server = Running::begin(&network, Side::Server, far, 100, echo);
+            let client = Running::client(&network, near);
+            pass(1).await;
+            let channel = client.trunk.open().expect("there is room");
+            if leaves == Side::Client { &client } else { &server }.leave.trigger(StopReason::Drain);
+            // Neither side has moved yet.
+            let late = client.trunk.open().expect("nothing was said yet");
+            pass(1).await;
+            assert!(client.trunk.open().is_none() && client.trunk.is_over());
+            for channel in [&channel, &late] {
+                write(channel, b"hello").await.expect("it is open");
+                assert_eq!(read(channel, 5).await.expect("it is open"), b"hello");
+            }
+            drop((channel, late));
+            assert!(matches!(client.over().await, Over::Done | Over::Lost));
+            assert!(matches!(server.over().await, Over::Done | Over::Lost));
+        });
+    }
+}
+
+#[test]
+fn channels_of_a_trunk_that_is_gone_are_told() {
+    world(async |network| {
+        let (near, far) = network.pair();
+        let client = Running::client(&network, near);
+        let channel = client.trunk.open().expect("a few may be open before the greeting");
+        drop(far);
+        assert_eq!(kind(read(&channel, 1).await), ErrorKind::ConnectionReset);
+        assert_eq!(kind(write(&channel, b"x").await), ErrorKind::ConnectionReset);
+        assert!(matches!(client.over().await, Over::Lost));
+        assert!(client.trunk.open().is_none());
+    });
+}
+
+#[test]
+fn a_trunk_without_channels_ends_after_its_time_and_a_silent_peer_is_asked() {
+    world(async |network| {
+        let (near, far) = network.pair();
+        let server = Running::begin(&network, Side::Server, far, 100, echo);
+        let client = Running::client(&network, near);
+        drop(client.trunk.open());
+        let begun = network.now();
+        assert!(matches!(client.over().await, Over::Done | Over::Lost));
+        assert!(matches!(server.over().await, Over::Done | Over::Lost));
+        let took = network.now().saturating_since(begun);
+        assert!(took > UNUSED && took < UNUSED * 3, "{took:?}");
+
+        // One with an open channel stays as long as the other side answers, and no longer.
+        let (near, far) = network.pair();
+        let mut raw = Raw::new(far);
+        let client = Running::client(&network, near);
+        let _channel = client.trunk.open();
+        raw.send(&Frame::Hello { channels: 10 }.encode()).await;
+        let begun = network.now();
+        let ping = raw.until(|frame| matches!(frame, Frame::Ping(_))).await;
+        assert!(ping.contains("Ping"), "{ping}");
+        assert!(matches!(client.over().await, Over::Dead));
+        let took = network.now().saturating_since(begun);
+        assert!(took > Duration::from_secs(40) && took < Duration::from_secs(120), "{took:?}");
+    });
+}
+
+/// A peer that writes what it likes.
+struct Raw {
+    stream: memory::Stream,
+    buffer: Buffer,
+    frames: Frames,
+}
+
+impl Raw {
+    fn new(stream: memory::Stream) -> Self {
+        Self { stream, buffer: Buffer::take(Size::Small), frames: Frames::default() }
+    }
+
+    async fn send(&mut self, bytes: &[u8]) {
+        let mut output = Output::new();
+        output.push_bytes(bytes);
+        let _gone = self.stream.flush(&mut output, &Stop::new()).await;
+    }
+
+    /// Reads until a frame is such a one; it as text.
+    async fn until(&mut self, is_it: impl Fn(&Frame<'_>) -> bool) -> String {
+        loop {
+            while let Some((frame, taken)) = self.frames.next(self.buffer.filled()).expect("we keep to the rules") {
+                let found = is_it(&frame).then(|| format!("{frame:?}"));
+                self.buffer.consume(taken);
+                if let Some(found) = found {
+                    return found;
+                }
+            }
+            self.buffer.compact();
+            match self.stream.fill(&mut self.buffer, &Stop::new()).await {
+                Ok(1..) => {}
+                other => return format!("{other:?}"),
+            }
+        }
+    }
+}
+
+/// What a server's trunk ends in that is sent these bytes, and what it opened.
+async fn ends_in(network: &Network, bytes: Vec<u8>) -> String {
+    let (near, far) = network.pair();
+    let server = Running::begin(network, Side::Server, far, 3, |channel| std::mem::forget(channel));
+    let mut raw = Raw::new(near);
+    raw.send(&bytes).await;
+    pass(1).await;
+    match server.over.take() {
+        Some(Over::Broken(broken)) => broken.to_string(),
+        Some(over) => format!("{over:?}"),
+        None => "it goes on".to_owned(),
+    }
+}
+
+fn frames(all: &[Frame<'_>]) -> Vec<u8> {
+    all.iter().flat_map(|frame| frame.encode().to_vec()).collect()
+}
+
+const HELLO: Frame<'_> = Frame::Hello { channels: 1 };
+const OPEN: Frame<'_> = Frame::Open { channel: 1 };
+
+#[test]
+fn a_peer_that_breaks_the_rules_ends_its_trunk() {
+    let with_data = move |count: usize, end: bool| {
+        let mut bytes = frames(&[HELLO, OPEN]);
+        let mut left = count;
+        while left > 0 {
+            let part = left.min(16_000);
+            bytes.extend(data_header(1, part, end && part == left));
+            bytes.resize(bytes.len() + part, 7);
+            left -= part;
+        }
+        bytes
+    };
+    let behind_the_end = move || [with_data(10, true), data_header(1, 1, false).to_vec(), vec![1]].concat();
+    type Row = (&'static str, Box<dyn Fn() -> Vec<u8>>, &'static str);
+    let table: Vec<Row> = vec![
+        ("no greeting", Box::new(|| frames(&[OPEN])), "the first frame is no greeting"),
+        ("two greetings", Box::new(|| frames(&[HELLO, HELLO])), "a second greeting"),
+        ("a number again", Box::new(|| frames(&[HELLO, OPEN, OPEN])), "a channel that the sender may not open"),
+        ("data of nobody", Box::new(|| frames(&[HELLO, Frame::Close { channel: 1 }])), "never opened"),
+        ("HTTP", Box::new(|| b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec()), "frame of kind 71 with"),
+        ("a window", Box::new(move || with_data(INITIAL_WINDOW_BYTES as usize, false)), "it goes on"),
+        ("a byte more", Box::new(move || with_data(INITIAL_WINDOW_BYTES as usize + 1, false)), "than there was credit"),
+        ("behind the end", Box::new(behind_the_end), "bytes behind the end"),
+        (
+            "credit beyond all numbers",
+            Box::new(|| frames(&[HELLO, OPEN, Frame::Credit { channel: 1, bytes: u32::MAX }])),
+            "than there was credit",
+        ),
+        ("of a later release", Box::new(|| frames(&[HELLO, Frame::Skipped, OPEN])), "it goes on"),
+        (
+            "more channels than it may",
+            Box::new(|| frames(&(1..9).map(|channel| Frame::Open { channel }).collect::<Vec<_>>())),
+            "the first frame",
+        ),
+    ];
+    world(async |network| {
+        for (name, bytes, expected) in &table {
+            let found = ends_in(&network, bytes()).await;
+            assert!(found.contains(expected), "{name}: {found}");
+        }
+    });
+}
+
+#[test]
+fn channels_beyond_the_limit_are_refused_and_the_others_stay() {
+    world(async |network| {
+        let (near, far) = network.pair();
+        let server = Running::begin(&network, Side::Server, far, 3, echo);
+        let mut raw = Raw::new(near);
+        let opened: Vec<_> = (1..=5).map(|channel| Frame::Open { channel }).collect();
+        raw.send(&frames(&[HELLO])).await;
+        raw.send(&frames(&opened)).await;
+        for channel in [4, 5] {
+            let refused = raw.until(|frame| matches!(frame, Frame::Reset { .. })).await;
+            assert_eq!(refused, format!("{:?}", Frame::Reset { channel, cause: Cause::Refused }));
+        }
+        assert_eq!(server.trunk.count(), 3);
+        raw.send(&[&data_header(2, 2, true)[..], b"hi"].concat()).await;
+        let back = raw.until(|frame| matches!(frame, Frame::Data { .. })).await;
+        assert!(back.contains("channel: 2"), "{back}");
+        assert!(server.over.borrow().is_none());
+    });
+}
+
+#[test]
+fn floods_end_a_trunk_and_ordinary_use_does_not() {
+    let rapid: Vec<_> = (1..2_000)
+        .flat_map(|channel| [Frame::Open { channel }, Frame::Reset { channel, cause: Cause::Cancelled }])
+        .collect();
+    let empty = Frame::Data { channel: 1, bytes: &[], end: false };
+    let table: [(&str, Vec<Frame<'_>>, &str); 6] = [
+        ("pings", vec![Frame::Ping([0; 8]); 5_000], "flood"),
+        ("unknown frames", vec![Frame::Skipped; 5_000], "flood"),
+        ("credit", [vec![OPEN], vec![Frame::Credit { channel: 1, bytes: 1 }; 5_000]].concat(), "flood"),
+        ("empty data", [vec![OPEN], vec![empty; 5_000]].concat(), "flood"),
+        ("rapid resets", rapid, "flood"),
+        ("a few of each", vec![Frame::Ping([0; 8]), Frame::Skipped, OPEN, Frame::Close { channel: 1 }], "it goes on"),
+    ];
+    assert!(FIRST_OPTIONAL_KIND > 8 && HEADER_BYTES == 8);
+    world(async |network| {
+        for (name, flood, expected) in &table {
+            let bytes = [frames(&[HELLO]), frames(flood)].concat();
+            let found = ends_in(&network, bytes).await;
+            assert!(found.contains(expected), "{name}: {found}");
+        }
+    });
+}
+
+#[test]
+fn a_reader_that_keeps_up_gets_a_larger_window_and_one_that_does_not_keeps_the_first() {
+    world(async |network| {
+        let (near, far) = network.pair();
+        let server = Running::begin(&network, Side::Server, far, 100, echo);
+        let client = Running::client(&network, near);
+        pass(1).await;
+        let channel = Rc::new(client.trunk.open().expect("there is room"));
+        let writer = channel.clone();
+        ringmesh_ring::spawn(async move {
+            for _ in 0..200 {
+                write(&writer, &[1; 50_000]).await.expect("it is read");
+            }
+        });
+        assert_eq!(read(&channel, 10_000_000).await.expect("it comes back").len(), 10_000_000);
+        assert!(server.trunk.extra.get() < limits::MAX_EXTRA_BYTES, "it has grown");
+        assert!(limits::MAX_EXTRA_BYTES - server.trunk.extra.get() <= limits::MAX_WINDOW_BYTES);
+        drop(channel);
+        pass(1).await;
+        assert_eq!(server.trunk.extra.get(), limits::MAX_EXTRA_BYTES, "and is given back");
+    });
+}
+
+#[test]
+fn broken_tells_what_was_wrong() {
+    assert_eq!(Broken::Window(7).to_string(), "more bytes in channel 7 than there was credit for");
+}

@@ -1,0 +1,390 @@
+//! What both sides keep of a trunk: its channels, what waits to be sent, and what each frame does.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Waker};
+
+use ringmesh_codec::mux::{Cause, Fault, Frame, Frames, INITIAL_CHANNELS, data_header};
+use ringmesh_ring::buffer::Buffer;
+use ringmesh_ring::clock::Instant;
+use ringmesh_ring::output::Output;
+
+use super::allowance::Allowance;
+use super::channel::{Channel, Ended, State};
+use super::limits::{LAST_CHANNEL, MAX_COPIED_BYTES, MAX_EXTRA_BYTES, MAX_WAITING_BYTES};
+use crate::tls::Refused;
+
+/// Cost of a reset channel: what it carried was begun in vain.
+const RESET: u32 = 6;
+
+/// Frames that may answer each 4 KiB that we send: a receiver may give credit in small steps.
+const ANSWERS: u32 = 2;
+
+/// Which side of a trunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// Opens channels.
+    Client,
+    /// Serves them.
+    Server,
+}
+
+/// Why a trunk is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Broken {
+    /// Bytes that are no frames.
+    #[error(transparent)]
+    Frame(#[from] Fault),
+    /// A frame that may not come now.
+    #[error("{0}")]
+    Order(&'static str),
+    /// More bytes in a channel than it may send.
+    #[error("more bytes in channel {0} than there was credit for")]
+    Window(u32),
+    /// More frames that do nothing than may come.
+    #[error("a flood of frames that do nothing")]
+    Flood,
+}
+
+/// Both ends of an address, as they were when the connection was made.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ends {
+    pub(super) peer: Option<SocketAddr>,
+    pub(super) local: Option<SocketAddr>,
+    pub(super) original: Option<SocketAddr>,
+}
+
+/// A connection that carries channels.
+pub struct Trunk {
+    side: Side,
+    pub(super) ends: Ends,
+    /// The open ones, by their numbers.
+    channels: RefCell<Vec<Rc<State>>>,
+    pub(super) output: RefCell<Output>,
+    /// Some of what was written is being sent.
+    pub(super) sending: Cell<bool>,
+    /// What moves the trunk's bytes, and whether it will run.
+    pump: RefCell<Option<Waker>>,
+    woken: Cell<bool>,
+    /// Those who wait until less waits to be sent.
+    crowd: RefCell<Vec<Waker>>,
+    /// The highest number so far.
+    last: Cell<u32>,
+    /// Channels that have been opened.
+    opened: Cell<u64>,
+    /// Channels that the other side takes.
+    takes: Cell<u32>,
+    /// Channels that we take.
+    most: u32,
+    greeted: Cell<bool>,
+    /// We have said that there shall be no further channels.
+    leaving: Cell<bool>,
+    /// The other side has.
+    left: Cell<bool>,
+    ended: Cell<bool>,
+    /// What broke the connection.
+    cause: RefCell<Option<io::Error>>,
+    /// Channels on which something is waited for.
+    pub(super) awaited: Cell<u32>,
+    /// Bytes by which windows may still grow.
+    pub(super) extra: Cell<u32>,
+    allowance: RefCell<Allowance>,
+}
+
+impl Trunk {
+    /// A trunk on a connection that was just made; `most` channels may be open that the other side opens.
+    pub(super) fn new(side: Side, ends: Ends, most: u32, now: Instant) -> Rc<Self> {
+        let trunk = Rc::new(Self {
+            side,
+            ends,
+            channels: RefCell::default(),
+            output: RefCell::default(),
+            sending: Cell::new(false),
+            pump: RefCell::default(),
+            woken: Cell::new(false),
+            crowd: RefCell::default(),
+            last: Cell::new(0),
+            opened: Cell::new(0),
+            takes: Cell::new(INITIAL_CHANNELS),
+            most,
+            greeted: Cell::new(false),
+            leaving: Cell::new(false),
+            left: Cell::new(false),
+            ended: Cell::new(false),
+            cause: RefCell::default(),
+            awaited: Cell::new(0),
+            extra: Cell::new(MAX_EXTRA_BYTES),
+            allowance: RefCell::new(Allowance::new(now)),
+        });
+        trunk.send(&Frame::Hello { channels: most });
+        trunk
+    }
+
+    /// Opens a channel. None: there shall be no more.
+    pub(super) fn open(self: &Rc<Self>) -> Option<Channel> {
+        if !self.takes_more() {
+            return None;
+        }
+        let channel = self.last.get() + 1;
+        self.send(&Frame::Open { channel });
+        Some(self.enter(channel))
+    }
+
+    fn enter(self: &Rc<Self>, number: u32) -> Channel {
+        self.last.set(number);
+        self.opened.set(self.opened.get() + 1);
+        let state = Rc::new(State::new(self.clone(), number));
+        self.channels.borrow_mut().push(state.clone());
+        Channel::new(state)
+    }
+
+    /// Whether further channels may be opened, one of which has room at once.
+    pub(super) fn takes_more(&self) -> bool {
+        !self.is_over() && self.last.get() < LAST_CHANNEL && self.count() < self.takes.get()
+    }
+
+    /// Whether there shall be no further channels.
+    pub(super) fn is_over(&self) -> bool {
+        self.ended.get() || self.leaving.get() || self.left.get() || self.last.get() >= LAST_CHANNEL
+    }
+
+    /// Open channels.
+    pub(super) fn count(&self) -> u32 {
+        self.channels.borrow().len() as u32
+    }
+
+    /// Channels since the beginning.
+    pub(super) fn opened(&self) -> u64 {
+        self.opened.get()
+    }
+
+    /// Whether both sides have said that there shall be no further channels, and none is open.
+    pub(super) fn is_done(&self) -> bool {
+        self.leaving.get() && self.left.get() && self.channels.borrow().is_empty()
+    }
+
+    /// Whether all that was written is sent.
+    pub(super) fn is_sent(&self) -> bool {
+        self.output.borrow().is_empty() && !self.sending.get()
+    }
+
+    /// Says that there shall be no further channels.
+    pub(super) fn leave(&self) {
+        if !self.leaving.replace(true) {
+            self.send(&Frame::GoAway);
+        }
+    }
+
+    /// Writes a frame without data.
+    pub(super) fn send(&self, frame: &Frame<'_>) {
+        if !self.ended.get() {
+            self.output.borrow_mut().push_bytes(&frame.encode());
+            self.wake();
+        }
+    }
+
+    /// Writes the first `count` bytes of `from` as a frame of data.
+    pub(super) fn send_data(&self, channel: u32, from: &mut Output, count: usize) {
+        let mut output = self.output.borrow_mut();
+        output.push_bytes(&data_header(channel, count, false));
+        from.move_to(&mut output, count, MAX_COPIED_BYTES);
+        drop(output);
+        self.allowance.borrow_mut().earn(ANSWERS * (count as u32 / 4096 + 1));
+        self.wake();
+    }
+
+    /// Writes the end of a direction.
+    pub(super) fn send_end(&self, channel: u32) {
+        if !self.ended.get() {
+            self.output.borrow_mut().push_bytes(&data_header(channel, 0, true));
+            self.wake();
+        }
+    }
+
+    /// Whether those who have something to send must wait, which the task of `context` does then.
+    pub(super) fn is_crowded(&self, context: &Context<'_>) -> bool {
+        let crowded = self.output.borrow().len_bytes() >= MAX_WAITING_BYTES;
+        if crowded {
+            self.queue(context);
+        }
+        crowded
+    }
+
+    /// Has the task of `context` go on when all that waits now is on its way.
+    pub(super) fn queue(&self, context: &Context<'_>) {
+        let mut crowd = self.crowd.borrow_mut();
+        if !crowd.iter().any(|waker| waker.will_wake(context.waker())) {
+            crowd.push(context.waker().clone());
+        }
+    }
+
+    /// All that waited is on its way.
+    pub(super) fn has_room(&self) {
+        let crowd = self.crowd.take();
+        crowd.into_iter().for_each(Waker::wake);
+    }
+
+    /// The task of `context` moves the bytes, and runs now. It looks for what was written last.
+    pub(super) fn runs(&self, context: &Context<'_>) {
+        self.woken.set(true);
+        let mut pump = self.pump.borrow_mut();
+        if !pump.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            *pump = Some(context.waker().clone());
+        }
+    }
+
+    /// It has looked.
+    pub(super) fn rests(&self) {
+        self.woken.set(false);
+    }
+
+    fn wake(&self) {
+        if !self.woken.replace(true)
+            && let Some(pump) = &*self.pump.borrow()
+        {
+            pump.wake_by_ref();
+        }
+    }
+
+    /// Forgets a channel.
+    pub(super) fn forget(&self, number: u32) {
+        let mut channels = self.channels.borrow_mut();
+        if let Ok(index) = channels.binary_search_by_key(&number, |state| state.number) {
+            channels.remove(index);
+            if channels.is_empty() {
+                drop(channels);
+                // It may be the last thing that a trunk waits for that is to end.
+                self.wake();
+            }
+        }
+    }
+
+    fn find(&self, number: u32) -> Option<Rc<State>> {
+        let channels = self.channels.borrow();
+        let index = channels.binary_search_by_key(&number, |state| state.number).ok()?;
+        Some(channels[index].clone())
+    }
+
+    /// Notes what has broken the connection.
+    pub(super) fn broke(&self, cause: io::Error) {
+        self.cause.borrow_mut().get_or_insert(cause);
+    }
+
+    /// What those hear whose channels went with the connection.
+    pub(super) fn lost(&self) -> io::Error {
+        self.cause.borrow().as_ref().map_or(io::ErrorKind::ConnectionReset.into(), Refused::repeat)
+    }
+
+    /// Ends all channels; nothing is sent any more.
+    pub(super) fn end(&self) {
+        self.ended.set(true);
+        self.output.borrow_mut().clear();
+        let channels = self.channels.take();
+        channels.iter().for_each(|state| state.end(Ended::Lost));
+        self.has_room();
+    }
+
+    /// Takes all frames that are whole. `opened` is given each new channel.
+    pub(super) fn receive(
+        self: &Rc<Self>,
+        frames: &mut Frames,
+        buffer: &mut Buffer,
+        now: impl Fn() -> Instant,
+        mut opened: impl FnMut(Channel),
+    ) -> Result<(), Broken> {
+        while let Some((frame, taken)) = frames.next(buffer.filled())? {
+            self.take(&frame, &now, &mut opened)?;
+            buffer.consume(taken);
+        }
+        Ok(())
+    }
+
+    fn take(
+        self: &Rc<Self>,
+        frame: &Frame<'_>,
+        now: &impl Fn() -> Instant,
+        opened: &mut impl FnMut(Channel),
+    ) -> Result<(), Broken> {
+        let pay = |cost| if self.allowance.borrow_mut().pay(cost, now) { Ok(()) } else { Err(Broken::Flood) };
+        if !self.greeted.get() && !matches!(frame, Frame::Hello { .. }) {
+            return Err(Broken::Order("the first frame is no greeting"));
+        }
+        match *frame {
+            Frame::Hello { channels } => {
+                if self.greeted.replace(true) {
+                    return Err(Broken::Order("a second greeting"));
+                }
+                self.takes.set(channels);
+            }
+            Frame::Open { channel } => {
+                if self.side == Side::Client || channel <= self.last.get() {
+                    return Err(Broken::Order("a channel that the sender may not open"));
+                }
+                pay(1)?;
+                if self.left.get() || self.count() >= self.most {
+                    self.last.set(channel);
+                    self.send(&Frame::Reset { channel, cause: Cause::Refused });
+                } else {
+                    opened(self.enter(channel));
+                }
+            }
+            Frame::Data { channel, bytes, end } => match self.find(channel) {
+                Some(state) => {
+                    if bytes.is_empty() && !end {
+                        pay(1)?;
+                    } else {
+                        self.allowance.borrow_mut().earn(1);
+                    }
+                    state.arrived(bytes, end)?;
+                }
+                None => self.check_old(channel)?,
+            },
+            Frame::Credit { channel, bytes } => {
+                pay(1)?;
+                match self.find(channel) {
+                    Some(state) => state.may_send(bytes)?,
+                    None => self.check_old(channel)?,
+                }
+            }
+            Frame::Close { channel } => self.take_end(channel, Ended::Closed)?,
+            // Whether it was looked at, the user finds by what has come of it.
+            Frame::Reset { channel, .. } => {
+                pay(RESET)?;
+                self.take_end(channel, Ended::Reset)?;
+            }
+            Frame::Ping(payload) => {
+                pay(1)?;
+                self.send(&Frame::Pong(payload));
+            }
+            Frame::Pong(_) | Frame::Skipped => pay(1)?,
+            Frame::GoAway => {
+                pay(1)?;
+                self.left.set(true);
+                self.leave();
+            }
+        }
+        Ok(())
+    }
+
+    fn take_end(&self, channel: u32, how: Ended) -> Result<(), Broken> {
+        match self.find(channel) {
+            Some(state) => {
+                self.forget(channel);
+                state.end(how);
+                Ok(())
+            }
+            None => self.check_old(channel),
+        }
+    }
+
+    /// What comes for a channel that we have forgotten was sent before the other side knew. One that never was is a fault.
+    fn check_old(&self, channel: u32) -> Result<(), Broken> {
+        if channel <= self.last.get() {
+            Ok(())
+        } else {
+            Err(Broken::Order("a frame of a channel that was never opened"))
+        }
+    }
+}
