@@ -566,15 +566,15 @@ fn address(address: &snapshot::Address) -> Address {
     }
 }
 
-/// A number that differs if connections must not be shared: own identity, trust bundle and expected peer, and what they
-/// begin with.
+/// A number that differs if connections must not be shared: own identity and certificate (one that carries many requests would
+/// outlive any), trust bundle and expected peer, and what they begin with.
 fn pool_key(config: &snapshot::Service, identity: Option<&Identity>) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
     config.proxy_protocol.hash(&mut hasher);
     if let Some(peer) = &config.peer {
         peer.hash(&mut hasher);
-        identity.map(|identity| (&identity.id, &identity.bundle)).hash(&mut hasher);
+        identity.map(|identity| (&identity.id, &identity.chain, &identity.bundle)).hash(&mut hasher);
     }
     hasher.finish()
 }
