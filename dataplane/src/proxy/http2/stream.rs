@@ -145,7 +145,7 @@ impl<N: Net> Call<N> for Stream<'_, N> {
         let deadlines = patience.deadlines(self.stop, self.listener);
         let result = match lease {
             Leased::Shared(lease) => self.over_http2(&lease, &deadlines, patience, account).await,
-            Leased::Own(lease) => Box::pin(self.over_http1(lease, &deadlines, account)).await,
+            Leased::Own(lease) => Box::pin(self.over_http1(lease, &deadlines, patience, account)).await,
         };
         if self.head.is_grpc && result.is_ok() {
             account.grpc_status.get_or_insert(UNKNOWN);
@@ -291,6 +291,7 @@ impl<N: Net> Stream<'_, N> {
         &mut self,
         lease: Lease<N>,
         deadlines: &Deadlines<'_>,
+        patience: Patience,
         account: &mut Account,
     ) -> Result<(), Failed> {
         let (uploaded, watch, turn) = (self.uploaded(), Watch::nobody(), Turn::default());
@@ -309,7 +310,10 @@ impl<N: Net> Stream<'_, N> {
         let (head, output) = scratch.for_endpoint();
         {
             // It may be a copy, which is not kept while the endpoint is waited for.
-            let fields = self.fields();
+            let mut fields = self.fields();
+            if self.head.is_grpc && patience.deadline.is_some() {
+                grpc::pass_timeout_on(fields.to_mut(), patience.deadline, self.worker.net.now());
+            }
             let Head { method, length, .. } = &self.head;
             let (target, authority) = (self.head.target_bytes(), self.head.authority_bytes());
             exchange::head::request_to_http1(method, target, authority, &fields, *length, output);
