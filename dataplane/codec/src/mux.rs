@@ -20,8 +20,8 @@ pub const MAX_CONTROL_BYTES: usize = 256;
 /// What a channel may send before the first credit, in bytes. Part of version 1: both sides know it without being told.
 pub const INITIAL_WINDOW_BYTES: u32 = 64 * 1024;
 
-/// Channels that the opener may have open before the other side has said how many it takes.
-pub const INITIAL_CHANNELS: u32 = 8;
+/// Channels that the opener may have open before the other side has said how many it takes: as many as everybody takes.
+pub const INITIAL_CHANNELS: u32 = 1;
 
 /// Kinds from here on say nothing that must be understood: who does not know one skips it.
 pub const FIRST_OPTIONAL_KIND: u8 = 0x80;

@@ -3,7 +3,7 @@
 
 use ringmesh_ring::clock::Instant;
 
-use crate::proxy::http2::limits::{CREDIT_PER_SECOND, MAX_CREDIT};
+use super::limits::{CREDIT_PER_SECOND, MAX_CREDIT};
 
 /// Credit of one trunk.
 #[derive(Debug)]

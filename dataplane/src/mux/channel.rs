@@ -258,6 +258,7 @@ impl Drop for Channel {
         let state = &self.state;
         let (extra, window) = (&state.trunk.extra, state.window.get());
         extra.set(extra.get() + (window - INITIAL_WINDOW_BYTES));
+        state.trunk.is_dropped();
         if state.ended.get().is_some() {
             return;
         }
@@ -308,7 +309,8 @@ impl Stream for Channel {
         let state = &self.state;
         Ok(match state.ended.get() {
             _ if state.input.borrow().bytes > 0 => Idle::Data,
-            None if !state.has_end.get() => Idle::Open,
+            // Nothing new is to begin in one of a trunk that is to end.
+            None if !state.has_end.get() && state.trunk.may_go_on() => Idle::Open,
             _ => Idle::Closed,
         })
     }

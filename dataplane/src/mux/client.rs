@@ -11,6 +11,8 @@ use super::Channel;
 use super::limits::{BUSY_CHANNELS, MAX_TRUNKS};
 use super::pump::{self, Over};
 use super::trunk::{Ends, Side, Trunk};
+use crate::pool::State;
+use crate::pool::opening::Opening;
 use crate::proxy::transport::Transport;
 use crate::tables::Service;
 use crate::worker::Worker;
@@ -66,15 +68,25 @@ impl Trunks {
 
     /// Makes a trunk of a connection that was just made, whose other side has agreed to it, and a task that moves its bytes. Its
     /// first channel comes back.
+    /// Others who want one wait as long as `opening` lives: until it is known how many they may have.
     pub(crate) fn begin<N: Net>(
         &self,
         worker: &Rc<Worker<N>>,
         service: &Service,
+        state: &Rc<State<N::Stream>>,
         transport: Transport<N::Stream>,
+        opening: Rc<Opening>,
     ) -> Option<Channel> {
         let ends = Ends { peer: transport.peer_address(), local: transport.local_address(), original: None };
         // An endpoint opens no channels.
         let trunk = Trunk::new(Side::Client, ends, 0, worker.net.now());
+        trunk.keep_until_greeted(opening);
+        let (unused, net) = (Rc::downgrade(state), worker.net.clone());
+        trunk.on_leave(move || {
+            if let Some(state) = unused.upgrade() {
+                state.sweep(net.now());
+            }
+        });
         let leave = worker.net.stop();
         if worker.draining() {
             leave.trigger(StopReason::Drain);

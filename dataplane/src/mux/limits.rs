@@ -12,6 +12,9 @@ pub(super) const MAX_EXTRA_BYTES: u32 = 8 * 1024 * 1024;
 /// What may wait to be sent on a trunk before those who have more wait themselves, in bytes.
 pub(super) const MAX_WAITING_BYTES: usize = 256 * 1024;
 
+/// What may wait there together with answers that cost nothing to ask for: whoever asks on and takes none is flooding.
+pub(super) const MAX_OWED_BYTES: usize = 2 * MAX_WAITING_BYTES;
+
 /// What one channel puts there at a time, in bytes: then it is the others' turn.
 pub(super) const QUANTUM_BYTES: usize = 64 * 1024;
 
@@ -30,3 +33,10 @@ pub(super) const LAST_CHANNEL: u32 = u32::MAX / 2;
 
 const _: () = assert!(HEADER_BYTES * 4 < MAX_COPIED_BYTES && QUANTUM_BYTES <= MAX_WAITING_BYTES);
 const _: () = assert!(INITIAL_WINDOW_BYTES <= MAX_WINDOW_BYTES);
+
+/// What frames that do nothing a peer has to its credit at first, and at most. Twenty times what one client of HTTP/2 has: a
+/// trunk is that of all clients of a proxy, and ends for all of them.
+pub(super) const MAX_CREDIT: u32 = 40_000;
+
+/// Credit that comes back each second. 1,000 clients that break off each second, as when an endpoint stands still, are no flood.
+pub(super) const CREDIT_PER_SECOND: u32 = 8_000;

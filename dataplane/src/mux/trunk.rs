@@ -1,6 +1,7 @@
 //! What both sides keep of a trunk: its channels, what waits to be sent, and what each frame does.
 
-use std::cell::{Cell, RefCell};
+use std::any::Any;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -13,7 +14,7 @@ use ringmesh_ring::output::Output;
 
 use super::allowance::Allowance;
 use super::channel::{Channel, Ended, State};
-use super::limits::{LAST_CHANNEL, MAX_COPIED_BYTES, MAX_EXTRA_BYTES, MAX_WAITING_BYTES};
+use super::limits::{LAST_CHANNEL, MAX_COPIED_BYTES, MAX_EXTRA_BYTES, MAX_OWED_BYTES, MAX_WAITING_BYTES};
 use crate::tls::Refused;
 
 /// Cost of a reset channel: what it carried was begun in vain.
@@ -79,6 +80,12 @@ pub struct Trunk {
     /// Channels that we take.
     most: u32,
     greeted: Cell<bool>,
+    /// Kept until the other side has said how many channels it takes.
+    until_greeted: Cell<Option<Rc<dyn Any>>>,
+    /// Closes the channels that only wait, once there shall be no further ones.
+    close_unused: OnceCell<Box<dyn Fn()>>,
+    /// Channels that somebody uses, those among them that the other side has ended.
+    held: Cell<u32>,
     /// We have said that there shall be no further channels.
     leaving: Cell<bool>,
     /// The other side has.
@@ -110,6 +117,9 @@ impl Trunk {
             takes: Cell::new(INITIAL_CHANNELS),
             most,
             greeted: Cell::new(false),
+            until_greeted: Cell::default(),
+            close_unused: OnceCell::new(),
+            held: Cell::new(0),
             leaving: Cell::new(false),
             left: Cell::new(false),
             ended: Cell::new(false),
@@ -134,6 +144,7 @@ impl Trunk {
 
     fn enter(self: &Rc<Self>, number: u32) -> Channel {
         self.last.set(number);
+        self.held.set(self.held.get() + 1);
         self.opened.set(self.opened.get() + 1);
         let state = Rc::new(State::new(self.clone(), number));
         self.channels.borrow_mut().push(state.clone());
@@ -148,6 +159,33 @@ impl Trunk {
     /// Whether there shall be no further channels.
     pub(super) fn is_over(&self) -> bool {
         self.ended.get() || self.leaving.get() || self.left.get() || self.last.get() >= LAST_CHANNEL
+    }
+
+    /// Keeps something until the other side has said how many channels it takes, or the trunk is gone.
+    pub(super) fn keep_until_greeted(&self, kept: Rc<dyn Any>) {
+        self.until_greeted.set(Some(kept));
+    }
+
+    /// What is to be done once there shall be no further channels.
+    pub(super) fn on_leave(&self, close_unused: impl Fn() + 'static) {
+        let _first = self.close_unused.set(Box::new(close_unused));
+    }
+
+    /// The user of a channel has dropped it.
+    pub(super) fn is_dropped(&self) {
+        self.held.set(self.held.get() - 1);
+    }
+
+    /// Whether the other side may open another channel. What it has ended counts for a moment longer, until our side has done
+    /// with it: or it could have us do any number of things at a time.
+    fn has_place(&self) -> bool {
+        self.count() < self.most && self.held.get() < self.most.saturating_mul(2)
+    }
+
+    /// Whether something new may begin in a channel that has done with the last: that is the client's to say, who would have
+    /// to open another one else.
+    pub(super) fn may_go_on(&self) -> bool {
+        self.side == Side::Server || !self.is_over()
     }
 
     /// Open channels.
@@ -174,6 +212,9 @@ impl Trunk {
     pub(super) fn leave(&self) {
         if !self.leaving.replace(true) {
             self.send(&Frame::GoAway);
+            if let Some(close_unused) = self.close_unused.get() {
+                close_unused();
+            }
         }
     }
 
@@ -280,6 +321,7 @@ impl Trunk {
     /// Ends all channels; nothing is sent any more.
     pub(super) fn end(&self) {
         self.ended.set(true);
+        self.until_greeted.take();
         self.output.borrow_mut().clear();
         let channels = self.channels.take();
         channels.iter().for_each(|state| state.end(Ended::Lost));
@@ -317,14 +359,16 @@ impl Trunk {
                     return Err(Broken::Order("a second greeting"));
                 }
                 self.takes.set(channels);
+                self.until_greeted.take();
             }
             Frame::Open { channel } => {
                 if self.side == Side::Client || channel <= self.last.get() {
                     return Err(Broken::Order("a channel that the sender may not open"));
                 }
                 pay(1)?;
-                if self.left.get() || self.count() >= self.most {
+                if self.left.get() || !self.has_place() {
                     self.last.set(channel);
+                    self.owe()?;
                     self.send(&Frame::Reset { channel, cause: Cause::Refused });
                 } else {
                     opened(self.enter(channel));
@@ -339,7 +383,12 @@ impl Trunk {
                     }
                     state.arrived(bytes, end)?;
                 }
-                None => self.check_old(channel)?,
+                None => {
+                    if bytes.is_empty() {
+                        pay(1)?;
+                    }
+                    self.check_old(channel)?;
+                }
             },
             Frame::Credit { channel, bytes } => {
                 pay(1)?;
@@ -348,7 +397,10 @@ impl Trunk {
                     None => self.check_old(channel)?,
                 }
             }
-            Frame::Close { channel } => self.take_end(channel, Ended::Closed)?,
+            Frame::Close { channel } => {
+                pay(1)?;
+                self.take_end(channel, Ended::Closed)?;
+            }
             // Whether it was looked at, the user finds by what has come of it.
             Frame::Reset { channel, .. } => {
                 pay(RESET)?;
@@ -356,6 +408,7 @@ impl Trunk {
             }
             Frame::Ping(payload) => {
                 pay(1)?;
+                self.owe()?;
                 self.send(&Frame::Pong(payload));
             }
             Frame::Pong(_) | Frame::Skipped => pay(1)?,
@@ -366,6 +419,11 @@ impl Trunk {
             }
         }
         Ok(())
+    }
+
+    /// Before an answer to a frame that only wants one: whoever takes none gets no further ones.
+    fn owe(&self) -> Result<(), Broken> {
+        if self.output.borrow().len_bytes() < MAX_OWED_BYTES { Ok(()) } else { Err(Broken::Flood) }
     }
 
     fn take_end(&self, channel: u32, how: Ended) -> Result<(), Broken> {

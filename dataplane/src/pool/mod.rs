@@ -205,7 +205,7 @@ impl<S: Stream> State<S> {
     }
 
     /// Closes those whose time is up and those that the endpoint has closed; how many are left.
-    fn sweep(&self, now: Instant) -> usize {
+    pub(crate) fn sweep(&self, now: Instant) -> usize {
         let mut waiting = self.waiting.borrow_mut();
         waiting.retain(|waiting| waiting.until > now && matches!(waiting.transport.check_idle(), Ok(Idle::Open)));
         if waiting.is_empty() {

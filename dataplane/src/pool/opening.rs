@@ -17,8 +17,9 @@ use crate::outcome::Reason;
 #[derive(Default)]
 pub(crate) struct Making(RefCell<Weak<Opening>>);
 
+/// Ends when the last one drops it: those who wait look then for what there is.
 #[derive(Default)]
-struct Opening {
+pub(crate) struct Opening {
     /// How it ended; None while it lasts, and if nobody is left who makes it.
     failed: Rc<Cell<Option<Reason>>>,
     waiting: RefCell<Vec<Waker>>,
@@ -46,7 +47,8 @@ impl Making {
         self.0.borrow().strong_count() > 0
     }
 
-    /// What `find` finds, or what `make` makes, by whoever asks first. `own` is how long connecting may take.
+    /// What `find` finds, or what `make` makes, by whoever asks first. `own` is how long connecting may take. Whoever makes it
+    /// may keep the others waiting beyond that, for as long as what it is given lives.
     ///
     /// # Errors
     /// What connecting ended in, or the own stop.
@@ -57,12 +59,12 @@ impl Making {
         stop: &Stop,
         deadline: Option<Instant>,
         find: impl Fn() -> Found<T>,
-        make: impl AsyncFnOnce() -> Result<T, Reason>,
+        make: impl AsyncFnOnce(Rc<Opening>) -> Result<T, Reason>,
     ) -> Result<T, Reason> {
         loop {
             match find() {
                 Found::Open(open) => return Ok(open),
-                Found::Own => return make().await,
+                Found::Own => return make(Rc::default()).await,
                 Found::Shared => {}
             }
             let opening = self.0.borrow().upgrade();
@@ -82,7 +84,7 @@ impl Making {
         }
         let opening = Rc::new(Opening::default());
         *self.0.borrow_mut() = Rc::downgrade(&opening);
-        let made = make().await;
+        let made = make(opening.clone()).await;
         // A request that has no time left, or nobody who waits for it, says nothing of the endpoint.
         if let Err(reason) = &made
             && !matches!(reason, Reason::RequestTimeout | Reason::ClientAborted | Reason::Drained)

@@ -13,7 +13,7 @@ use rustls::AlertDescription;
 use crate::mux::Channel;
 use crate::mux::client::Another;
 use crate::outcome::Reason;
-use crate::pool::opening::Found;
+use crate::pool::opening::{Found, Opening};
 use crate::pool::{Lease, Leased, Mesh, State, shared};
 use crate::proxy::transport::Transport;
 use crate::tables::{Endpoint, Service};
@@ -84,10 +84,10 @@ pub async fn connect<N: Net>(
         }
         if matches!(state.mesh.get(), Mesh::Unknown | Mesh::Yes) { Found::Shared } else { Found::Own }
     };
-    let make = async || {
+    let make = async |opening| {
         let transport = dial(worker, service, endpoint, &state, preface, stop, deadline).await?;
         match transport {
-            Dialled::Trunk(transport) => trunk(worker, service, &state, transport).map(Leased::Own),
+            Dialled::Trunk(transport) => trunk(worker, service, &state, transport, opening).map(Leased::Own),
             Dialled::Own(transport) if is_http2 => {
                 shared::lease_of(worker, service, state.clone(), transport).await.map(Leased::Shared)
             }
@@ -115,8 +115,9 @@ fn trunk<N: Net>(
     service: &Service,
     state: &Rc<State<N::Stream>>,
     transport: Transport<N::Stream>,
+    opening: Rc<Opening>,
 ) -> Result<Lease<N>, Reason> {
-    let channel = state.trunks.begin(worker, service, transport).ok_or(Reason::UpstreamReset)?;
+    let channel = state.trunks.begin(worker, service, state, transport, opening).ok_or(Reason::UpstreamReset)?;
     Ok(Lease::fresh(state.clone(), service, Transport::Channel(channel), None))
 }
 
@@ -142,7 +143,7 @@ pub async fn dedicated<N: Net>(
     }
     match dial(worker, service, endpoint, &state, preface, stop, deadline).await? {
         Dialled::Own(transport) => Ok(Lease::fresh(state, service, transport, preface)),
-        Dialled::Trunk(transport) => trunk(worker, service, &state, transport),
+        Dialled::Trunk(transport) => trunk(worker, service, &state, transport, Rc::default()),
     }
 }
 
