@@ -34,6 +34,7 @@ mod limits;
 mod tcp;
 mod tunnel;
 mod hop;
+mod mux;
 mod telemetry;
 mod panic;
 mod hostile;
