@@ -119,6 +119,11 @@ fn paths_hold_what_is_said_of_them() {
 }
 
 #[test]
+fn frames_of_shared_connections_hold_what_is_said_of_them() {
+    run("mux_frames", entries::mux_frames);
+}
+
+#[test]
 fn framing_fields_hold_what_is_said_of_them() {
     run("framing_pairs", entries::framing_pairs);
 }

@@ -6,6 +6,7 @@
 
 use ringmesh_codec::body::State;
 use ringmesh_codec::http1::{Edits, Joined, Parsed, RequestHead, ResponseHead};
+use ringmesh_codec::mux::{self, Frame};
 use ringmesh_codec::{BodyLength, BodyScanner, Head, Limits, Method, Refusal, normalize};
 
 /// A request's head: it reads alike however it arrives, and what is written of it reads like it and does not change again.
@@ -203,4 +204,78 @@ pub fn framing_pairs(data: &[u8]) {
         check(head.framing(Method::Get), BodyLength::UntilClose);
     }
     response_head(&response);
+}
+
+/// Frames of a shared connection: they are the same however they arrive, each takes something, none is larger than said, and
+/// what is written of them reads like them. The first byte says how they are cut.
+pub fn mux_frames(data: &[u8]) {
+    let Some((cut, bytes)) = data.split_first() else { return };
+    let whole = frames_of(bytes, bytes.len().max(1));
+    assert_eq!(frames_of(bytes, 1 + usize::from(*cut) % 29), whole, "in pieces");
+    let (frames, _) = whole;
+    let mut written = Vec::new();
+    frames.iter().for_each(|frame| frame.write(&mut written));
+    let (again, fault) = frames_of(&written, 7);
+    assert_eq!((again, fault), (frames, None), "of {}", bytes.escape_ascii());
+}
+
+/// A frame that stands by itself: data as one, whatever it came in.
+#[derive(Debug, PartialEq, Eq)]
+enum Whole {
+    Data { channel: u32, bytes: Vec<u8>, end: bool },
+    Control(Vec<u8>),
+}
+
+impl Whole {
+    fn write(&self, output: &mut Vec<u8>) {
+        match self {
+            Self::Control(bytes) => output.extend_from_slice(bytes),
+            Self::Data { channel, bytes, end } => {
+                output.extend_from_slice(&mux::data_header(*channel, bytes.len(), *end));
+                output.extend_from_slice(bytes);
+            }
+        }
+    }
+}
+
+/// The frames that are whole in bytes that come in pieces of this size, and what was wrong with the first that is none.
+fn frames_of(bytes: &[u8], size: usize) -> (Vec<Whole>, Option<mux::Fault>) {
+    let (mut frames, mut arrived, mut all) = (mux::Frames::default(), Vec::new(), Vec::new());
+    // The header that was read, and how much of what it announces has come.
+    let mut open: Option<(u32, usize, Vec<u8>)> = None;
+    for piece in bytes.chunks(size) {
+        arrived.extend_from_slice(piece);
+        loop {
+            let (frame, taken) = match frames.next(&arrived) {
+                Err(fault) => return (all, Some(fault)),
+                Ok(None) => break,
+                Ok(Some(next)) => next,
+            };
+            assert!((1..=arrived.len()).contains(&taken), "each takes something that is there");
+            match frame {
+                Frame::Data { channel, bytes, end } => {
+                    let (of, announced, mut so_far) = open.take().unwrap_or_else(|| {
+                        (channel, usize::from(u16::from_be_bytes([arrived[2], arrived[3]])), Vec::new())
+                    });
+                    assert!(channel == of && channel != 0 && announced <= mux::MAX_DATA_BYTES);
+                    so_far.extend_from_slice(bytes);
+                    assert!(so_far.len() <= announced);
+                    if so_far.len() == announced {
+                        all.push(Whole::Data { channel, bytes: so_far, end });
+                    } else {
+                        assert!(!end, "the end comes with the last byte");
+                        open = Some((of, announced, so_far));
+                    }
+                }
+                frame => {
+                    assert!(open.is_none(), "no frame comes within another");
+                    assert!(taken <= mux::HEADER_BYTES + mux::MAX_CONTROL_BYTES);
+                    all.push(Whole::Control(frame.encode().to_vec()));
+                }
+            }
+            arrived.drain(..taken);
+        }
+        assert!(arrived.len() < mux::HEADER_BYTES + mux::MAX_CONTROL_BYTES, "more waits than may");
+    }
+    (all, None)
 }
