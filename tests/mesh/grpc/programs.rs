@@ -5,10 +5,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
+use ringmesh_tests::certificates::Authority;
+use ringmesh_tests::http2::message::grpc_frame;
+use ringmesh_tests::http2::{self, Connection, Outgoing};
 use ringmesh_tests::{Driver, Proxy, eventually, on_both_drivers, ports};
 
 use crate::http2::programs::Nginx;
-use crate::support::{RINGMESH, ringmesh};
+use crate::support::{DOMAIN, RINGMESH, identity, ringmesh};
 
 /// The Python that has grpcio, which `./tests/run` puts beside the build.
 fn python() -> PathBuf {
@@ -93,6 +96,75 @@ fn grpcio_calls_grpcio_in_all_four_kinds_with_deadlines_cancellation_statuses_an
         eventually("nothing is left", || {
             (proxy.metrics().sum("ringmesh_worker_requests_in_flight", &[]) == 0).then_some(())
         });
+    });
+}
+
+/// A workload with a listener of these keys, and `app` behind it by HTTP/2.
+fn workload(driver: Driver, authority: &Authority, name: &str, listener: &str, app: &str) -> Proxy {
+    let config = format!(
+        "{}[[listener]]\n{listener}\n[[route]]\nhosts = [\"app\"]\n[[service]]\nname = \"app\"\nprotocol = \"http2\"\n{app}\n",
+        identity(name)
+    );
+    let mut proxy = ringmesh(driver).config(config).prepare();
+    authority.svid(name).write(&proxy.folder().join("svid"));
+    proxy.run();
+    proxy
+}
+
+#[test]
+fn grpcio_calls_through_two_proxies_in_one_connection_of_each_worker() {
+    on_both_drivers(|driver| {
+        let mut service = Grpcio::start();
+        let authority = Authority::new(DOMAIN);
+        let [front, inbound] = [(); 2].map(|()| ports::free());
+        let listener = format!("name = \"inbound\"\nbind = \"{inbound}\"\nmtls = \"strict\"");
+        let there = workload(driver, &authority, "there", &listener, &format!("endpoints = [\"{}\"]", service.address));
+        let listener = format!("name = \"front\"\nbind = \"{front}\"");
+        let here =
+            workload(driver, &authority, "here", &listener, &format!("peer = \"there\"\nendpoints = [\"{inbound}\"]"));
+        call(front);
+        service.wait_for_cancelled();
+        service.wait_for_cancelled();
+        // 300 calls at once, on one connection of the caller: no more than a worker has trunks under load.
+        let opened = here.metrics().sum("ringmesh_upstream_connections_opened_total", &[]);
+        assert!(opened <= 8, "{opened} connections");
+        for proxy in [&here, &there] {
+            assert_eq!(proxy.metrics().sum("ringmesh_worker_panics_total", &[]), 0);
+            eventually("nothing is left", || {
+                (proxy.metrics().sum("ringmesh_worker_requests_in_flight", &[]) == 0).then_some(())
+            });
+        }
+    });
+}
+
+/// What a listener leaves of a call's time, the next proxy and the service are told.
+#[test]
+fn the_time_that_is_left_of_a_call_is_told_through_a_channel() {
+    on_both_drivers(|driver| {
+        let service = http2::service(|request| Outgoing::grpc(request.body.get(5..).unwrap_or_default(), 0));
+        let authority = Authority::new(DOMAIN);
+        let [front, inbound] = [(); 2].map(|()| ports::free());
+        let listener = format!("name = \"inbound\"\nbind = \"{inbound}\"\nmtls = \"strict\"");
+        let _there =
+            workload(driver, &authority, "there", &listener, &format!("endpoints = [\"{}\"]", service.address()));
+        let listener = format!("name = \"front\"\nbind = \"{front}\"\nrequest_timeout = \"2s\"");
+        let _here =
+            workload(driver, &authority, "here", &listener, &format!("peer = \"there\"\nendpoints = [\"{inbound}\"]"));
+        let mut client = Connection::connect(front);
+        for _ in 0..2 {
+            let call = Outgoing::post("app", "/svc/Echo", grpc_frame(b"ping")).with("te", "trailers");
+            let call = call.with("content-type", "application/grpc").with("grpc-timeout", "10S");
+            assert_eq!(client.exchange(&call).status(), 200);
+            let told = service.last().field("grpc-timeout").map(str::to_owned).expect("it is told");
+            let (number, unit) = told.split_at(told.len() - 1);
+            let each = match unit {
+                "S" => 1_000_000,
+                "m" => 1_000,
+                "u" => 1,
+                other => panic!("{other}: {told}"),
+            };
+            assert!(number.parse::<u64>().unwrap() * each <= 2_000_000, "{told}");
+        }
     });
 }
 
