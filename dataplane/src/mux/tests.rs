@@ -485,3 +485,194 @@ fn a_reader_that_keeps_up_gets_a_larger_window_and_one_that_does_not_keeps_the_f
 fn broken_tells_what_was_wrong() {
     assert_eq!(Broken::Window(7).to_string(), "more bytes in channel 7 than there was credit for");
 }
+
+/// Numbers from a seed (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) % bound as u64) as usize
+    }
+}
+
+/// What one side of a channel does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    /// Ends its direction once all is sent, and reads to the end.
+    Ends,
+    /// Sends all, reads to the end, and closes.
+    Closes,
+    /// Sends a part of it, and breaks off.
+    BreaksOff,
+}
+
+/// Which bytes a channel carries in one direction, told by where they are.
+fn told(number: u32, side: Side, at: usize) -> u8 {
+    (at.wrapping_mul(31) ^ (at >> 8)).wrapping_add(number as usize * 7 + usize::from(side == Side::Server) * 101) as u8
+}
+
+/// One side of a channel: it sends `count` bytes, and checks those that come. `other` is what the other side does.
+async fn take_part(
+    channel: Rc<Channel>,
+    (number, side): (u32, Side),
+    (count, expected): (usize, usize),
+    (own, other): (Manner, Manner),
+    seed: u64,
+) {
+    let mut random = Random(seed);
+    let sent = Rc::new(Cell::new(false));
+    let (writer, is_sent) = (channel.clone(), sent.clone());
+    let count = if own == Manner::BreaksOff { random.below(count + 1) } else { count };
+    let mut pace = Random(seed ^ 1);
+    ringmesh_ring::spawn(async move {
+        let mut at = 0;
+        while at < count {
+            let piece = (pace.below(30_000) + 1).min(count - at);
+            let bytes: Vec<u8> = (at..at + piece).map(|at| told(number, side, at)).collect();
+            if let Err(error) = write(&writer, &bytes).await {
+                assert_eq!(other, Manner::BreaksOff, "{error:?}");
+                break;
+            }
+            at += piece;
+            if pace.below(4) == 0 {
+                pass(pace.below(5) as u64).await;
+            }
+        }
+        match own {
+            Manner::Ends => drop(writer.shutdown_write()),
+            Manner::Closes => {}
+            Manner::BreaksOff => writer.reset_on_close(),
+        }
+        is_sent.set(true);
+    });
+    let theirs = if side == Side::Server { Side::Client } else { Side::Server };
+    let (mut at, mut buffer) = (0, Buffer::take(Size::Small));
+    // Who breaks off does not read to the end; who closes ends no direction before.
+    let wanted = match (own, other) {
+        (Manner::BreaksOff, _) => random.below(expected + 1),
+        (_, Manner::Closes) => expected,
+        _ => usize::MAX,
+    };
+    let read = loop {
+        if at >= wanted {
+            break Ok(());
+        }
+        match channel.fill(&mut buffer, &Stop::new()).await {
+            Ok(0) => break Ok(()),
+            Ok(_) => {}
+            Err(error) => break Err(error),
+        }
+        for byte in buffer.filled() {
+            assert_eq!(*byte, told(number, theirs, at), "byte {at} of channel {number}");
+            at += 1;
+        }
+        buffer.clear();
+        buffer.compact();
+        if random.below(6) == 0 {
+            pass(random.below(20) as u64).await;
+        }
+    };
+    match read {
+        Ok(()) if own != Manner::BreaksOff && other != Manner::BreaksOff => assert_eq!(at, expected, "all has come"),
+        Ok(()) => assert!(at <= expected),
+        Err(error) => assert_eq!((other, kind::<()>(Err(error))), (Manner::BreaksOff, ErrorKind::ConnectionReset)),
+    }
+    while !sent.get() {
+        pass(1).await;
+    }
+}
+
+#[test]
+fn whatever_both_sides_do_bytes_come_whole_and_in_order_and_everything_ends() {
+    for seed in 0..60_u64 {
+        let failed = std::panic::catch_unwind(|| go_on_at_random(seed)).is_err();
+        assert!(!failed, "seed {seed}");
+    }
+}
+
+fn go_on_at_random(seed: u64) {
+    let mut random = Random(seed);
+    let network = Network::new(seed);
+    network.set_capacity_bytes([3, 100, 5_000, 200_000][random.below(4)]);
+    NETWORK.set(Some(network.clone()));
+    block_on(&network, async {
+        let (near, far) = network.pair();
+        let plans: Rc<Vec<_>> = Rc::new(
+            (0..=random.below(20))
+                .map(|_| {
+                    let most = [10, 5_000, 200_000][random.below(3)];
+                    let counts = [(); 2].map(|()| random.below(most));
+                    let manners = match random.below(5) {
+                        0 => [Manner::BreaksOff, Manner::Ends],
+                        1 => [Manner::Ends, Manner::BreaksOff],
+                        2 => [Manner::Ends, Manner::Closes],
+                        _ => [Manner::Ends, Manner::Ends],
+                    };
+                    (counts, manners, random.below(1_000_000) as u64)
+                })
+                .collect(),
+        );
+        let (done, opened, all) = (Rc::new(Cell::new(0)), Cell::new(0), plans.clone());
+        let finished = done.clone();
+        let server = Running::begin(&network, Side::Server, far, 100, move |channel| {
+            let number = opened.get();
+            opened.set(number + 1);
+            let (counts, manners, seed) = all[number as usize];
+            let part = take_part(
+                Rc::new(channel),
+                (number, Side::Server),
+                (counts[1], counts[0]),
+                (manners[1], manners[0]),
+                seed ^ 77,
+            );
+            let finished = finished.clone();
+            ringmesh_ring::spawn(async move {
+                part.await;
+                finished.set(finished.get() + 1);
+            });
+        });
+        let client = Running::client(&network, near);
+        pass(1).await;
+        for (number, (counts, manners, seed)) in plans.iter().copied().enumerate() {
+            while !client.trunk.takes_more() {
+                pass(1).await;
+            }
+            let channel = Rc::new(client.trunk.open().expect("there is room"));
+            let part = take_part(
+                channel,
+                (number as u32, Side::Client),
+                (counts[0], counts[1]),
+                (manners[0], manners[1]),
+                seed,
+            );
+            let finished = done.clone();
+            ringmesh_ring::spawn(async move {
+                part.await;
+                finished.set(finished.get() + 1);
+            });
+            pass(random.below(3) as u64).await;
+        }
+        let begun = network.now();
+        while done.get() < 2 * plans.len() {
+            pass(1).await;
+            assert!(
+                network.now().saturating_since(begun) < Duration::from_secs(1_000),
+                "{} of {} ended",
+                done.get(),
+                2 * plans.len()
+            );
+        }
+        pass(50).await;
+        for side in [&client, &server] {
+            assert!(side.over.borrow().is_none(), "{:?}", side.over.borrow());
+            assert_eq!((side.trunk.count(), side.trunk.extra.get()), (0, limits::MAX_EXTRA_BYTES));
+        }
+        client.leave.trigger(StopReason::Drain);
+        assert!(matches!(client.over().await, Over::Done | Over::Lost));
+        assert!(matches!(server.over().await, Over::Done | Over::Lost));
+    });
+    NETWORK.set(None);
+}
