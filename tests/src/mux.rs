@@ -319,7 +319,8 @@ impl Peer {
             }
             (kind::PONG, _) => self.pongs += 1,
             (kind::GOAWAY, _) => {
-                if !std::mem::replace(&mut self.left, true) && self.manners.answers {
+                let is_first = !std::mem::replace(&mut self.left, true);
+                if is_first && self.manners.answers {
                     return self.send(goaway());
                 }
             }

@@ -186,7 +186,7 @@ fn control<'a>(kind: u8, channel: u32, payload: &[u8]) -> Result<Frame<'a>, Faul
     let eight = || payload.first_chunk().copied().ok_or(short);
     let one = || payload.first().copied().ok_or(short);
     let of_channel = (kind::OPEN..=kind::RESET).contains(&kind);
-    if kind < FIRST_OPTIONAL_KIND && kind <= kind::GOAWAY && of_channel != (channel != 0) {
+    if kind <= kind::GOAWAY && of_channel != (channel != 0) {
         return Err(Fault::Channel { kind, channel });
     }
     Ok(match kind {

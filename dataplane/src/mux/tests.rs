@@ -351,7 +351,7 @@ impl Raw {
 /// What a server's trunk ends in that is sent these bytes, and what it opened.
 async fn ends_in(network: &Network, bytes: Vec<u8>) -> String {
     let (near, far) = network.pair();
-    let server = Running::begin(network, Side::Server, far, 3, |channel| std::mem::forget(channel));
+    let server = Running::begin(network, Side::Server, far, 3, std::mem::forget);
     let mut raw = Raw::new(near);
     raw.send(&bytes).await;
     pass(1).await;
@@ -448,7 +448,7 @@ fn floods_end_a_trunk_and_ordinary_use_does_not() {
         ("rapid resets", rapid, "flood"),
         ("a few of each", vec![Frame::Ping([0; 8]), Frame::Skipped, OPEN, Frame::Close { channel: 1 }], "it goes on"),
     ];
-    assert!(FIRST_OPTIONAL_KIND > 8 && HEADER_BYTES == 8);
+    const { assert!(FIRST_OPTIONAL_KIND > 8 && HEADER_BYTES == 8) };
     world(async |network| {
         for (name, flood, expected) in &table {
             let bytes = [frames(&[HELLO]), frames(flood)].concat();
