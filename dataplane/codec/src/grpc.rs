@@ -38,12 +38,15 @@ pub fn parse_timeout(value: &[u8]) -> Option<Duration> {
 /// Writes `grpc-timeout` in the finest unit that eight digits can hold, rounded down: a server never waits longer than its
 /// caller.
 pub fn write_timeout(timeout: Duration) -> String {
-    const MAX: u128 = 99_999_999;
-    let nanos = timeout.as_nanos();
-    let units = [("n", 1), ("u", 1_000), ("m", 1_000_000), ("S", 1_000_000_000), ("M", 60_000_000_000)];
-    let found = units.into_iter().find(|(_, size)| nanos / size <= MAX);
-    let (unit, size) = found.unwrap_or(("H", 3_600_000_000_000));
-    format!("{}{unit}", (nanos / size).min(MAX))
+    const MAX: u64 = 99_999_999;
+    const UNITS: [(&str, u64); 5] =
+        [("n", 1), ("u", 1_000), ("m", 1_000_000), ("S", 1_000_000_000), ("M", 60_000_000_000)];
+    // What does not fit is more than five hundred years.
+    let found = u64::try_from(timeout.as_nanos())
+        .ok()
+        .and_then(|nanos| UNITS.into_iter().map(|(unit, size)| (nanos / size, unit)).find(|(count, _)| *count <= MAX));
+    let (count, unit) = found.unwrap_or(((timeout.as_secs() / 3_600).min(MAX), "H"));
+    format!("{count}{unit}")
 }
 
 /// Reads `grpc-status`. A number that gRPC does not know counts as [`UNKNOWN`].

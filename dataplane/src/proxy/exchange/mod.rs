@@ -26,6 +26,7 @@ use ringmesh_ring::stream::Error as StreamError;
 use crate::outcome::Reason;
 use crate::pool::shared;
 use crate::proxy::deadline::{Deadlines, Part as Wait};
+use crate::proxy::grpc::STATUS as GRPC_STATUS;
 use crate::proxy::hop;
 use crate::proxy::http1::{Awaiting, MAX_INTERIM, Progress, Uploaded, Uploading, Watch};
 use crate::proxy::pace::Credit;
@@ -451,7 +452,7 @@ impl<N: Net> Exchange<'_, N> {
     /// Takes note of a gRPC status, wherever it stands.
     fn note_grpc_status(&self, fields: &HeaderMap, account: &mut Account) {
         if self.is_grpc
-            && let Some(status) = fields.get("grpc-status")
+            && let Some(status) = fields.get(&GRPC_STATUS)
         {
             account.grpc_status = Some(grpc::parse_status(status.as_bytes()));
         }
