@@ -168,8 +168,8 @@ impl<S: Stream> State<S> {
         loop {
             let waiting = {
                 let mut all = self.waiting.borrow_mut();
-                let fits = |one: &Box<Kept<S>>| one.key == key && one.preface.as_deref() == Some(preface);
-                let index = all.iter().rposition(fits)?;
+                let fits = |one: &Kept<S>| one.key == key && one.preface.as_deref() == Some(preface);
+                let index = all.iter().rposition(|one| fits(one))?;
                 all.remove(index)
             };
             if waiting.until > now && matches!(waiting.transport.check_idle(), Ok(Idle::Open)) {
