@@ -2,7 +2,6 @@
 //! came (RFC 9112).
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::ops::{Deref, Range};
 use std::pin::pin;
@@ -21,7 +20,6 @@ use ringmesh_codec::http2::begins_preface;
 use ringmesh_codec::sniff;
 use ringmesh_model::hop::Connect;
 use ringmesh_ring::buffer::{Buffer, Size, Slice};
-use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::output::Output;
 use ringmesh_ring::splice::Pipe;
@@ -33,7 +31,8 @@ use crate::pool::{Lease, Leased, shared};
 use crate::proxy::connection::{Connection, Next};
 use crate::proxy::deadline::{Deadlines, Part};
 use crate::proxy::exchange::replay::Kept;
-use crate::proxy::pace::{Credit, GRACE, Pace};
+use crate::proxy::pace::{Credit, Pace};
+use crate::proxy::progress::{Awaiting, Progress, Uploaded, Uploading, Watch};
 use crate::proxy::redirect::{self, Elsewhere, HSTS};
 use crate::proxy::relay::{Raced, Turn, race};
 use crate::proxy::request::{self, Account, Call, Failed, Patience};
@@ -41,10 +40,6 @@ use crate::proxy::transport::Transport;
 use crate::proxy::{date, exchange, grpc, hop, tunnel};
 use crate::tables::Listener;
 use crate::worker::{Worker, unix_micros};
-
-/// A client that waits longer than this for a response is watched, so that its going away ends the request upstream.
-/// Shorter ones are not worth a system call.
-const WATCH_AFTER: Duration = Duration::from_millis(100);
 
 /// The answer to a CONNECT whose tunnel ends here.
 const CONNECTED: &[u8] = b"HTTP/1.1 200 Connection Established\r\n\r\n";
@@ -628,56 +623,6 @@ fn pass_on(body: &mut BodyScanner, buffer: &mut Buffer, output: &mut Output) -> 
     Ok(scan.consumed)
 }
 
-/// How passing the request's body on failed.
-pub(super) enum Uploading {
-    /// By the client's doing.
-    Client(Reason),
-    /// The endpoint takes no more. It may have answered all the same.
-    Upstream,
-}
-
-/// How much of a request's body was passed on, as the response's side sees it.
-pub struct Uploaded {
-    pub(super) progress: Cell<Progress>,
-    /// Whether the client may wait for a `100` before it sends anything.
-    pub(super) awaits_continue: Cell<bool>,
-}
-
-/// See [`Uploaded`].
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Progress {
-    /// There is more, and each wait for it has a deadline.
-    Underway,
-    /// All of it.
-    Whole,
-    /// There is more, which never will be passed on.
-    Cut,
-}
-
-impl Uploaded {
-    /// There is no body, or it was passed on already.
-    pub const fn whole() -> Self {
-        Self { progress: Cell::new(Progress::Whole), awaits_continue: Cell::new(false) }
-    }
-
-    /// There is one.
-    pub const fn underway(awaits_continue: bool) -> Self {
-        Self { progress: Cell::new(Progress::Underway), awaits_continue: Cell::new(awaits_continue) }
-    }
-
-    /// Whether all of it was passed on.
-    pub fn is_whole(&self) -> bool {
-        self.progress.get() == Progress::Whole
-    }
-
-    /// The client was told to go on: from now on it keeps us waiting, if its body is waited for.
-    pub(super) fn may_go_on(&self, deadlines: &Deadlines<'_>, now: Instant) {
-        if self.awaits_continue.take() && self.progress.get() == Progress::Underway {
-            deadlines.set(Part::Forth, now + GRACE.min(deadlines.idle()), Reason::ClientSendsSlowly);
-        }
-    }
-}
-
 /// Passes the rest of a request's body on.
 struct Upload<'a, N: Net> {
     worker: &'a Worker<N>,
@@ -743,61 +688,6 @@ impl<N: Net> Upload<'_, N> {
         let result = self.upstream.flush(output, self.stop).await;
         output.clear();
         result.map_err(|_error| Uploading::Upstream)
-    }
-}
-
-/// Watches a client while the response is awaited: when it goes away, the request ends. Not while its request is still
-/// being read, because then its going away is noticed there.
-pub struct Watch {
-    /// Whether there is a connection to watch; a stream of HTTP/2 hears of its end.
-    watches: bool,
-    /// One that said that it sends no more may end its side, and so may one that has sent a body: simple clients tell its
-    /// end in that way too. Only a reset says then that nobody waits.
-    may_half_close: bool,
-    /// What of the response is being waited for.
-    pub(super) awaiting: Cell<Awaiting>,
-    /// Whether the response's deadline is the moment from which the client is watched, not the longest silence.
-    pub(super) due: Cell<bool>,
-}
-
-/// See [`Watch`].
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Awaiting {
-    Nothing,
-    Head,
-    Body,
-}
-
-impl Watch {
-    fn new(request: &RequestHead) -> Self {
-        let may_half_close = !request.persistent() || !request.framing().is_empty();
-        Self { watches: true, may_half_close, awaiting: Cell::new(Awaiting::Nothing), due: Cell::new(false) }
-    }
-
-    /// Watches nobody.
-    pub const fn nobody() -> Self {
-        Self { watches: false, may_half_close: false, awaiting: Cell::new(Awaiting::Nothing), due: Cell::new(false) }
-    }
-
-    /// The endpoint is waited for. It may be silent while the request is still being passed on. After that the watch begins
-    /// in a while, if the head is not there by then.
-    pub(super) fn wait(&self, awaiting: Awaiting, uploaded: &Uploaded, deadlines: &Deadlines<'_>, now: Instant) {
-        self.awaiting.set(awaiting);
-        match (uploaded.progress.get(), awaiting) {
-            (Progress::Underway, _) => deadlines.forget(Part::Back),
-            (Progress::Whole, Awaiting::Head) if self.watches => {
-                self.due.set(true);
-                deadlines.set(Part::Back, now + WATCH_AFTER.min(deadlines.idle()), Reason::RequestTimeout);
-            }
-            _ => deadlines.for_silence(Part::Back, now, Reason::RequestTimeout),
-        }
-    }
-
-    pub(super) fn request_ended(&self, uploaded: &Uploaded, deadlines: &Deadlines<'_>, now: Instant) {
-        match self.awaiting.get() {
-            Awaiting::Nothing => {}
-            awaiting => self.wait(awaiting, uploaded, deadlines, now),
-        }
     }
 }
 

@@ -9,6 +9,7 @@ pub mod connection;
 pub mod preface;
 pub mod request;
 pub mod redirect;
+pub mod progress;
 pub mod http1;
 pub mod exchange;
 pub mod http2;

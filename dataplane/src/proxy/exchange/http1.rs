@@ -19,8 +19,9 @@ use super::data::Data;
 use super::head::{self, Framing};
 use super::{Answer, Lost, More, Part, Reply, Sink, Source};
 use crate::proxy::connection::Connection;
-use crate::proxy::http1::{Uploaded, client_gone, is_whole};
+use crate::proxy::http1::{client_gone, is_whole};
 use crate::proxy::http2::head::parse_length;
+use crate::proxy::progress::Uploaded;
 use crate::proxy::transport::Transport;
 
 /// How far a body has come.

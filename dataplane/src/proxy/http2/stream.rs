@@ -28,7 +28,7 @@ use crate::proxy::deadline::Deadlines;
 use crate::proxy::exchange::data::Data;
 use crate::proxy::exchange::replay::{Kept, KeptFields, Replayed};
 use crate::proxy::exchange::{self, Exchange, Part, Source, Stage, http1, http2};
-use crate::proxy::http1::{Uploaded, Watch};
+use crate::proxy::progress::{Uploaded, Watch};
 use crate::proxy::redirect::{self, Elsewhere};
 use crate::proxy::relay::Turn;
 use crate::proxy::request::{self, Account, Call, Failed, Patience};
