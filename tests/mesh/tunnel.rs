@@ -493,21 +493,18 @@ fn connect_is_off_unless_it_is_asked_for() {
 }
 
 #[test]
-fn connect_has_no_way_to_a_service_of_http2() {
+fn connect_that_ends_here_has_no_way_to_a_service_of_http2() {
     on_both_drivers(|driver| {
         let service = http2::service(|_| Outgoing::ok("hello"));
-        for word in ["forward", "terminate"] {
-            let front = ports::free();
-            let config = connecting(front, word, service.address())
-                .replace("name = \"app\"\n", "name = \"app\"\nprotocol = \"http2\"\n");
-            let _proxy = ringmesh(driver).config(config).start();
-            let mut client = Client::connect(front);
-            client
-                .send("CONNECT app.test:443 HTTP/1.1\r\nHost: app.test:443\r\n\r\nGET / HTTP/1.1\r\nHost: app\r\n\r\n");
-            let response = client.response();
-            assert_eq!((response.status(), response.field("x-ringmesh-reason")), (501, Some("not_implemented")));
-            client.expect_end();
-        }
+        let front = ports::free();
+        let config = connecting(front, "terminate", service.address())
+            .replace("name = \"app\"\n", "name = \"app\"\nprotocol = \"http2\"\n");
+        let _proxy = ringmesh(driver).config(config).start();
+        let mut client = Client::connect(front);
+        client.send("CONNECT app.test:443 HTTP/1.1\r\nHost: app.test:443\r\n\r\nGET / HTTP/1.1\r\nHost: app\r\n\r\n");
+        let response = client.response();
+        assert_eq!((response.status(), response.field("x-ringmesh-reason")), (501, Some("not_implemented")));
+        client.expect_end();
         assert_eq!(service.requests().len(), 0, "what was meant for the tunnel is no request");
     });
 }

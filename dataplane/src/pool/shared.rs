@@ -47,6 +47,10 @@ pub struct Connection {
     calm: RefCell<Calm>,
     /// The endpoint sent more frames that do nothing for anybody than it may.
     flooded: Cell<bool>,
+    /// Whether the library knows the endpoint's settings.
+    settled: Cell<bool>,
+    /// Who waits for them.
+    unsettled: RefCell<Vec<Waker>>,
 }
 
 /// What a worker has of them to one endpoint.
@@ -98,6 +102,18 @@ impl Connection {
         self.closed.set(true);
         self.clock.trigger(StopReason::Drain);
     }
+
+    /// The library has seen all that has come.
+    fn has_looked(&self) {
+        if !self.settled.get() && self.calm.borrow().has_settings() {
+            self.settled.set(true);
+            self.wake_unsettled();
+        }
+    }
+
+    fn wake_unsettled(&self) {
+        self.unsettled.take().into_iter().for_each(Waker::wake);
+    }
 }
 
 /// A place for one request on a shared connection.
@@ -144,6 +160,28 @@ impl<N: Net> Lease<N> {
             // The library refuses what is no request in HTTP/2.
             Lost::Broken
         })
+    }
+
+    /// Whether the endpoint takes tunnels of other protocols (RFC 8441 section 3), which its settings say: they are waited for.
+    ///
+    /// # Errors
+    /// The own stop, or [`Lost::Unprocessed`] if the connection ends before.
+    pub async fn takes_protocols(&self, stop: &Stop) -> Result<bool, Lost> {
+        let connection = &self.connection;
+        poll_fn(|context| {
+            if connection.settled.get() {
+                return Poll::Ready(Ok(connection.sender.borrow().is_extended_connect_protocol_enabled()));
+            }
+            if connection.closed.get() {
+                return Poll::Ready(Err(Lost::Unprocessed));
+            }
+            let mut waiting = connection.unsettled.borrow_mut();
+            if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+                waiting.push(context.waker().clone());
+            }
+            stop.poll_stopped(context).map(|reason| Err(Lost::Stopped(reason)))
+        })
+        .await
     }
 
     /// The endpoint gets something that it has to acknowledge.
@@ -288,6 +326,8 @@ async fn begin<N: Net>(
         clock: worker.net.stop(),
         calm: RefCell::new(Calm::of_endpoint(worker.net.now())),
         flooded: Cell::new(false),
+        settled: Cell::new(false),
+        unsettled: RefCell::default(),
     });
     state.shared.open.borrow_mut().push(connection.clone());
     let idle_timeout = service.config.idle_timeout;
@@ -300,7 +340,10 @@ async fn begin<N: Net>(
         kept.clock.set_deadline(Some(net.now() + keeper.tick()));
         let mut care = Care { net: &net, connection: &kept, heard: &heard, ping, keeper, stop: &stop };
         let looked_after = poll_fn(|context| match std::pin::Pin::new(&mut library).poll(context) {
-            Poll::Pending => care.poll(context).map(Ok),
+            Poll::Pending => {
+                kept.has_looked();
+                care.poll(context).map(Ok)
+            }
             ended => ended,
         });
         match pump(&transport, &pipe, looked_after, &stop, &heard).await {
@@ -309,6 +352,7 @@ async fn begin<N: Net>(
             Err(error) => tracing::debug!(target: "upstream", "an HTTP/2 connection broke: {error}"),
         }
         kept.closed.set(true);
+        kept.wake_unsettled();
     });
     Some(connection)
 }

@@ -19,3 +19,4 @@ pub mod relay;
 pub mod hop;
 pub mod date;
 pub mod tunnel;
+pub mod websocket;

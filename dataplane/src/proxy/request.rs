@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ringmesh_codec::head::Head;
 use ringmesh_codec::normalize;
+use ringmesh_model::hop::Hop;
 use ringmesh_model::snapshot::{AccessLog, Destination};
 use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
@@ -43,6 +44,14 @@ pub trait Call<N: Net> {
     /// Whether it says that its body will be larger than the listener allows.
     fn announces_too_much(&self) -> bool {
         false
+    }
+
+    /// Whether this hop lets it have what it asks for beside a response.
+    ///
+    /// # Errors
+    /// What it ends in otherwise.
+    fn admit(&self, _hop: &Hop) -> Result<(), Reason> {
+        Ok(())
     }
 
     /// Sends it on a connection and passes the response back.
@@ -185,6 +194,7 @@ async fn forward<'t, N: Net>(
             }
         }
         hop::admit(&listener.config.hop, &head)?;
+        call.admit(&listener.config.hop)?;
         if worker.filters.iter().any(|filter| filter.request(head.method(), head.path()) == Verdict::Refuse) {
             return Err(Reason::FilterRefused);
         }

@@ -66,7 +66,7 @@ fn bad_heads() -> Vec<Vec<(&'static str, &'static str)>> {
         vec![METHOD, SCHEME, AUTHORITY],
         vec![("x", "y")],
         vec![],
-        // An extended CONNECT that was not offered (RFC 8441 section 3), and plain ones.
+        // An extended CONNECT by another method (RFC 8441 section 4), and plain ones.
         and(&[(":protocol", "websocket")]),
         vec![(":method", "CONNECT"), (":authority", "other:443")],
         vec![(":method", "CONNECT"), SCHEME, PATH, AUTHORITY],

@@ -8,6 +8,7 @@ pub mod head;
 pub mod http1;
 pub mod http2;
 pub mod replay;
+pub mod tunnel;
 
 use std::future::poll_fn;
 use std::io;

@@ -6,6 +6,7 @@ pub mod head;
 pub mod keeper;
 pub mod limits;
 pub mod stream;
+pub mod tunnel;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -69,6 +70,7 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: Start<N>, arriv
     let tables = worker.tables();
     let Some(listener) = tables.listener(connection.listener) else { return End::Close };
     let (limits, series) = (listener.config.limits.clone(), listener.series);
+    let takes_protocols = !listener.config.hop.upgrade.is_empty();
     drop(tables);
     // What ends idle connections tells this one to end gently; what ends all of them ends it.
     let gentle = worker.net.stop();
@@ -95,7 +97,11 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: Start<N>, arriv
     let pipe = Pipe::new(arrived);
     let began = Cell::new(false);
     let library = async {
-        let mut library = builder(&limits).handshake::<_, Data>(pipe.duplex()).await?;
+        let mut builder = builder(&limits);
+        if takes_protocols {
+            builder.enable_connect_protocol();
+        }
+        let mut library = builder.handshake::<_, Data>(pipe.duplex()).await?;
         began.set(true);
         if !session.in_head.get() {
             connection.stop.set_deadline(None);

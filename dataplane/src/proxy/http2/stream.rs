@@ -15,12 +15,14 @@ use http::{HeaderMap, Response, StatusCode, Version};
 use ringmesh_codec::framing::BodyLength;
 use ringmesh_codec::grpc::UNKNOWN;
 use ringmesh_codec::head::Method;
+use ringmesh_model::hop::Hop;
 use ringmesh_ring::buffer::{Buffer, Size};
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
 
 use super::Session;
-use super::head::Head;
+use super::head::{Asks, Head};
+use super::tunnel::Asking;
 use crate::drain::Registered;
 use crate::outcome::Reason;
 use crate::pool::{Lease, Leased, shared};
@@ -133,7 +135,19 @@ impl<N: Net> Call<N> for Stream<'_, N> {
         matches!(self.head.length, BodyLength::Fixed(length) if length > self.listener.head_limits.max_body_bytes)
     }
 
+    fn admit(&self, hop: &Hop) -> Result<(), Reason> {
+        match &self.head.asks {
+            Asks::Upgrade(protocol) if !hop::may_upgrade(hop, std::iter::once(protocol.as_ref())) => {
+                Err(Reason::NotImplemented)
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn exchange(&mut self, lease: Leased<N>, patience: Patience, account: &mut Account) -> Result<(), Failed> {
+        if self.head.asks != Asks::Nothing {
+            return Box::pin(self.asking().exchange(lease, patience, account)).await;
+        }
         let deadlines = patience.deadlines(self.stop, self.listener);
         let result = match lease {
             Leased::Shared(lease) => self.over_http2(&lease, &deadlines, patience, account).await,
@@ -227,6 +241,21 @@ impl<N: Net> Stream<'_, N> {
         let mut fields = self.head.fields.clone();
         hop::write_request(hop, client, hop::HTTP2, &&self.head, &mut Vec::new(), &mut fields);
         Cow::Owned(fields)
+    }
+
+    /// It wants to be a tunnel.
+    fn asking(&mut self) -> Asking<'_, N> {
+        Asking {
+            fields: self.fields().into_owned(),
+            session: self.session,
+            worker: self.worker,
+            listener: self.listener,
+            stop: self.stop,
+            head: &self.head,
+            body: &mut self.body,
+            reply: self.reply,
+            stage: &mut self.stage,
+        }
     }
 
     /// Whether the request may be sent again when a connection that was used before turns out to be closed.
