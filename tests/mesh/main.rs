@@ -33,6 +33,7 @@ mod upstream;
 mod limits;
 mod tcp;
 mod tunnel;
+mod browser;
 mod hop;
 mod telemetry;
 mod panic;
