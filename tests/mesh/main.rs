@@ -33,6 +33,7 @@ mod upstream;
 mod limits;
 mod tcp;
 mod tunnel;
+mod websocket;
 mod browser;
 mod hop;
 mod telemetry;
