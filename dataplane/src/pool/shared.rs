@@ -169,10 +169,12 @@ impl<N: Net> Lease<N> {
     pub async fn takes_protocols(&self, stop: &Stop) -> Result<bool, Lost> {
         let connection = &self.connection;
         poll_fn(|context| {
+            let mut sender = connection.sender.borrow_mut();
             if connection.settled.get() {
-                return Poll::Ready(Ok(connection.sender.borrow().is_extended_connect_protocol_enabled()));
+                return Poll::Ready(Ok(sender.is_extended_connect_protocol_enabled()));
             }
-            if connection.closed.get() {
+            // One that takes no further request may live on for this one.
+            if matches!(sender.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_))) {
                 return Poll::Ready(Err(Lost::Unprocessed));
             }
             let mut waiting = connection.unsettled.borrow_mut();

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use ringmesh_tests::certificates::Authority;
 use ringmesh_tests::http2::{self, Connection, Ended, Ends, Manners, Outgoing, code, setting};
+use ringmesh_tests::process::proportional_set_size;
 use ringmesh_tests::service::{Talk, ok};
 use ringmesh_tests::{
     Client, DEADLINE, Driver, Head, Proxy, Service, eventually, hold, on_both_drivers, ports, websocket,
@@ -17,7 +18,7 @@ use ringmesh_tests::{
 use rustix::process::Signal;
 
 use super::{assert_reason, proxy_by_http2};
-use crate::support::{DOMAIN, caller, forwarding, pattern, proxy_to, ringmesh, strict};
+use crate::support::{DOMAIN, Program, caller, forwarding, pattern, proxy_to, ringmesh, strict};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Version {
@@ -805,6 +806,67 @@ fn who_does_not_read_holds_the_other_side_back() {
         }
         let other = client.open(&extended("/chat", "websocket"), Ends::No);
         assert_eq!(client.head(other).field(":status"), Some("200"), "other streams go on");
+    });
+}
+
+#[test]
+fn an_endpoint_that_ends_before_its_settings_is_asked_once_more_on_a_new_connection() {
+    on_both_drivers(|driver| {
+        for client in [One, Two] {
+            let accepted = Arc::new(AtomicUsize::new(0));
+            let count = accepted.clone();
+            let service = Service::sockets(move |stream| {
+                if count.fetch_add(1, Ordering::SeqCst) == 0 {
+                    // The connection is there, and so is the request that waits for what it is never told.
+                    return hold(Duration::from_millis(100));
+                }
+                let Ok(mut connection) = Connection::server(stream, &OFFERS) else { return };
+                while let Ok(Some((stream, _))) = connection.next_head() {
+                    let _ = connection.send_fields(stream, &[(":status", "200")], Ends::No);
+                    let _ = echo(&mut Stream::new(&mut connection, stream), "");
+                }
+            });
+            let (_proxy, front) = proxy_by_http2(driver, &[service.address()], "", "");
+            let (_, mut end) = ask(client, front, "/chat", "websocket");
+            end.send(b"x").unwrap();
+            assert_eq!(end.exactly(1).unwrap(), b"x");
+            assert_eq!(accepted.load(Ordering::SeqCst), 2);
+        }
+    });
+}
+
+#[test]
+fn a_silent_tunnel_on_a_stream_holds_no_buffer() {
+    const CONNECTIONS: usize = 10;
+    const TUNNELS: usize = 50;
+    /// One buffer has 16 KiB; what is left here are a stream, its task and a connection to the service.
+    const MAX_BYTES: u64 = 14 * 1024;
+    on_both_drivers(|driver| {
+        let program = Program::new();
+        let (service, _asked) = agreeing(One, echo);
+        let front = ports::free();
+        let proxy = program.builder(driver).config(forwarding(front, &[service.address()], "", "")).start();
+        let open = |connections: usize| -> Vec<Connection> {
+            let begin = |_| {
+                let mut client = Connection::connect(front);
+                for _ in 0..TUNNELS {
+                    let stream = client.open(&extended("/chat", "websocket"), Ends::No);
+                    client.head(stream);
+                    client.send_data(stream, b"x", Ends::No).unwrap();
+                    assert_eq!(client.take(stream, 1).unwrap(), b"x");
+                }
+                client
+            };
+            (0..connections).map(begin).collect()
+        };
+        let _warm = open(1);
+        let size = || proportional_set_size(proxy.dataplane_pid());
+        let before = size();
+        let tunnels = open(CONNECTIONS);
+        let each = size().saturating_sub(before) / (CONNECTIONS * TUNNELS) as u64;
+        eprintln!("{driver}: {each} bytes a tunnel");
+        assert!(each <= MAX_BYTES, "{driver}: {each} bytes a tunnel");
+        drop(tunnels);
     });
 }
 
