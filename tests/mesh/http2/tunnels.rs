@@ -13,7 +13,8 @@ use ringmesh_tests::http2::{self, Connection, Ended, Ends, Manners, Outgoing, co
 use ringmesh_tests::process::proportional_set_size;
 use ringmesh_tests::service::{Talk, ok};
 use ringmesh_tests::{
-    Client, DEADLINE, Driver, Head, Proxy, Service, eventually, hold, on_both_drivers, ports, websocket,
+    Client, DEADLINE, Driver, Head, Proxy, Service, eventually, hold, on_both_drivers, on_both_drivers_at_once, ports,
+    websocket,
 };
 use rustix::process::Signal;
 
@@ -806,6 +807,80 @@ fn who_does_not_read_holds_the_other_side_back() {
         }
         let other = client.open(&extended("/chat", "websocket"), Ends::No);
         assert_eq!(client.head(other).field(":status"), Some("200"), "other streams go on");
+    });
+}
+
+#[test]
+fn who_takes_what_is_there_too_slowly_is_cut_and_named() {
+    on_both_drivers_at_once(|driver| {
+        let limit = "min_transfer_rate = \"100KiB\"";
+        let proxy_to = |service: &Service| {
+            let front = ports::free();
+            (ringmesh(driver).config(forwarding(front, &[service.address()], limit, "")).start(), front)
+        };
+        let (service, _asked) = agreeing(One, |end, _| {
+            end.send(&pattern(100_000))?;
+            end.rest().map(drop)
+        });
+        let (proxy, front) = proxy_to(&service);
+        let mut client = Connection::connect_with(front, &[(setting::INITIAL_WINDOW_SIZE, 20_000)]);
+        client.manners = Manners { grants: false, ..Manners::GOOD };
+        let stream = client.open(&extended("/chat", "websocket"), Ends::No);
+        assert_eq!(client.ended(stream).unwrap(), Ended::Reset(code::CANCEL));
+        let line = proxy.wait_for_access("the tunnel", |line| line["path"] == "/chat");
+        assert_eq!(line["reason"], "client_reads_slowly", "{line}");
+
+        let (service, _asked) = agreeing(One, |_, _| {
+            hold(DEADLINE);
+            Ok(())
+        });
+        let (proxy, front) = proxy_to(&service);
+        let mut client = Connection::connect(front);
+        let stream = client.open(&extended("/chat", "websocket"), Ends::No);
+        client.head(stream);
+        while client.stream(stream).reset.is_none() {
+            match client.room(stream) {
+                0 => drop(client.read_for(Duration::from_millis(100)).unwrap()),
+                room => client.send_data(stream, &pattern(room.min(16_000)), Ends::No).unwrap(),
+            }
+        }
+        let line = proxy.wait_for_access("the tunnel", |line| line["path"] == "/chat");
+        assert_eq!(line["reason"], "upstream_reads_slowly", "{line}");
+    });
+}
+
+#[test]
+fn a_client_that_leaves_before_the_answer_ends_the_request_at_the_service() {
+    on_both_drivers(|driver| {
+        for version in [One, Two] {
+            let (tells, told) = mpsc::channel();
+            let service = match version {
+                One => Service::conversing(move |talk| {
+                    talk.head()?;
+                    let _ = tells.send("asked");
+                    let _ = talk.rest();
+                    let _ = tells.send("ended");
+                    Ok(())
+                }),
+                Two => http2::conversing(&OFFERS, move |talk| {
+                    let Some((stream, _)) = talk.next_head()? else { return Ok(()) };
+                    let _ = tells.send("asked");
+                    talk.until(|talk| talk.stream(stream).reset)?;
+                    let _ = tells.send("ended");
+                    Ok(())
+                }),
+            };
+            let front = ports::free();
+            let proxy = ringmesh(driver).config(forwarding(front, &[service.address()], "", keys(version))).start();
+            let mut client = Connection::connect(front);
+            let stream = client.open(&extended("/chat", "websocket"), Ends::No);
+            assert_eq!(told.recv_timeout(DEADLINE).unwrap(), "asked");
+            client.reset(stream, code::CANCEL).unwrap();
+            assert_eq!(told.recv_timeout(DEADLINE).expect("the service learns of it"), "ended", "{version:?}");
+            let line = proxy.wait_for_access("the request", |line| line["path"] == "/chat");
+            assert_eq!(line["reason"], "client_aborted", "{version:?}: {line}");
+            client.ping().unwrap();
+        }
     });
 }
 
