@@ -12,9 +12,18 @@ pub const UNKNOWN: u8 = 2;
 /// Whether a content type is that of gRPC: `application/grpc`, with `+proto` or another format, or with parameters. Its
 /// bridge to browsers, `application/grpc-web`, is another one.
 pub fn is_grpc(content_type: &[u8]) -> bool {
+    after_name(content_type).is_some()
+}
+
+/// What the messages are, as a content type of gRPC says it: `+proto` and the like, or nothing.
+pub fn format(content_type: &[u8]) -> Option<&[u8]> {
+    after_name(content_type)?.split(|byte| matches!(byte, b';' | b' ')).next()
+}
+
+fn after_name(content_type: &[u8]) -> Option<&[u8]> {
     const NAME: &[u8] = b"application/grpc";
-    let Some((name, rest)) = content_type.split_at_checked(NAME.len()) else { return false };
-    name.eq_ignore_ascii_case(NAME) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+    let (name, rest) = content_type.split_at_checked(NAME.len())?;
+    (name.eq_ignore_ascii_case(NAME) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))).then_some(rest)
 }
 
 /// Reads `grpc-timeout`: at most eight digits and a unit. None if it is anything else.
@@ -127,6 +136,19 @@ mod tests {
         for no in ["", "application/json", "application/grpc-web", "application/grpc-web+proto", "application/grpcish"]
         {
             assert!(!is_grpc(no.as_bytes()), "{no}");
+        }
+    }
+
+    #[test]
+    fn a_content_type_tells_what_the_messages_are() {
+        for (text, expected) in [
+            ("application/grpc", Some("")),
+            ("application/grpc+proto", Some("+proto")),
+            ("application/grpc+json;charset=utf-8", Some("+json")),
+            ("application/grpc; a", Some("")),
+            ("application/grpc-web+proto", None),
+        ] {
+            assert_eq!(format(text.as_bytes()), expected.map(str::as_bytes), "{text}");
         }
     }
 

@@ -19,6 +19,7 @@ pub mod body;
 pub mod framing;
 pub mod head;
 pub mod grpc;
+pub mod grpc_web;
 pub mod http1;
 pub mod http2;
 pub mod limits;
