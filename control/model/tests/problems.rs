@@ -114,6 +114,7 @@ fn what_a_listener_does_as_a_hop_is_told_with_its_line() {
         "forwarded = { trust = [\"10.0.0.0/8\", \"::1\"], write = \"none\" }",
         "via = \"off\"",
         "via = \"edge-1\"",
+        "grpc_web = true",
     ] {
         check(&listener(good), &[]);
     }

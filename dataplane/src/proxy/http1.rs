@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use ringmesh_codec::body::{BodyScanner, State};
 use ringmesh_codec::framing::BodyLength;
+use ringmesh_codec::grpc::UNKNOWN;
 use ringmesh_codec::head::{Head, Method, Version};
 use ringmesh_codec::http1::{
     Chunked, Connection as ConnectionOption, Edits, Framing, Parsed, RequestHead, ResponseHead, Sink, Upgrade,
@@ -38,7 +39,7 @@ use crate::proxy::redirect::{self, Elsewhere, HSTS};
 use crate::proxy::relay::{Raced, Turn, race};
 use crate::proxy::request::{self, Account, Call, Failed, Patience};
 use crate::proxy::transport::Transport;
-use crate::proxy::{date, exchange, grpc, hop, tunnel};
+use crate::proxy::{date, exchange, grpc, grpc_web, hop, tunnel};
 use crate::tables::Listener;
 use crate::worker::{Worker, unix_micros};
 
@@ -119,8 +120,15 @@ async fn one<N: Net>(
                 worker.tell_hint(listener, connection.client_text(), reason);
             }
             let mut account = Account::default();
-            let mut answer =
-                Answer { reason, elsewhere: None, listener, close: true, head_only: false, account: &mut account };
+            let mut answer = Answer {
+                reason,
+                elsewhere: None,
+                web: None,
+                listener,
+                close: true,
+                head_only: false,
+                account: &mut account,
+            };
             let sent = answer.send(connection, scratch).await;
             request::refused(worker, connection, &tables, listener, &account, reason);
             return Some(if sent { Next::Linger } else { Next::Close });
@@ -128,6 +136,7 @@ async fn one<N: Net>(
     }
     let head = HeadBytes::Arrived(buffer.slice(0..scratch.request.len()));
     let body = BodyScanner::new(scratch.request.framing(), &listener.head_limits);
+    let web = grpc_web::Call::asked(listener, &scratch.request.view(&head));
     let mut exchange = Exchange {
         worker,
         connection,
@@ -140,6 +149,7 @@ async fn one<N: Net>(
         asks: Asks::Nothing,
         head_taken: false,
         kept: None,
+        web,
     };
     request::serve(worker, connection, &tables, listener, &connection.stop, &mut exchange).await;
     exchange.finish()
@@ -265,6 +275,8 @@ struct Exchange<'a, N: Net> {
     head_taken: bool,
     /// What of the body an HTTP/2 endpoint has got that may not have looked at it.
     kept: Option<Box<Kept>>,
+    /// What it is as a call in gRPC-Web.
+    web: Option<Box<grpc_web::Call>>,
 }
 
 impl<N: Net> Exchange<'_, N> {
@@ -294,6 +306,10 @@ impl<N: Net> Exchange<'_, N> {
 impl<N: Net> Call<N> for Exchange<'_, N> {
     fn head(&self) -> impl Head + '_ {
         self.scratch.request.view(&self.head)
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        self.web.as_ref()?.timeout
     }
 
     fn announces_too_much(&self) -> bool {
@@ -330,6 +346,9 @@ impl<N: Net> Call<N> for Exchange<'_, N> {
     }
 
     async fn answer(&mut self, reason: Reason, account: &mut Account) {
+        if self.web.is_some() {
+            account.grpc_status = Some(grpc::status(reason));
+        }
         if self.stage != Stage::Waiting {
             // The client must not take what it got for the whole.
             self.connection.transport.reset_on_close();
@@ -338,7 +357,8 @@ impl<N: Net> Call<N> for Exchange<'_, N> {
         let close = !self.client_persists() || self.body.state() != State::Done;
         let head_only = self.scratch.request.known_method() == Method::Head;
         let elsewhere = redirect::elsewhere(reason, self.listener, &self.head());
-        let mut answer = Answer { reason, elsewhere, listener: self.listener, close, head_only, account };
+        let web = self.web.as_deref();
+        let mut answer = Answer { reason, elsewhere, web, listener: self.listener, close, head_only, account };
         if answer.send(self.connection, self.scratch).await {
             self.stage = if close { Stage::DoneAndClose } else { Stage::Done };
         }
@@ -369,6 +389,9 @@ impl<N: Net> Exchange<'_, N> {
         }
         let (stop, now) = (&self.connection.stop, self.worker.net.now());
         let deadlines = patience.deadlines(stop, self.listener);
+        if let Some(web) = &self.web {
+            web.translate(request.headers_mut());
+        }
         let is_grpc = grpc::is_call(request.headers());
         if is_grpc {
             grpc::pass_timeout_on(request.headers_mut(), patience.deadline, now);
@@ -396,12 +419,24 @@ impl<N: Net> Exchange<'_, N> {
         };
         let mut progress = exchange::http1::Progress::new(self.body.clone());
         let mut stage = exchange::Stage::Waiting;
-        let mut reply =
-            exchange::http1::Download::new(self.connection, head, to_client, watch.may_half_close, &uploaded);
+        // A browser that ends its side has gone.
+        let may_half_close = watch.may_half_close && self.web.is_none();
+        let mut reply = exchange::http1::Download::new(self.connection, head, to_client, may_half_close, &uploaded);
         let result = {
             let mut body = exchange::http1::Body::new(&self.connection.transport, self.buffer, &mut progress);
-            let mut body = exchange::replay::Replayed::new(&mut body, self.kept.get_or_insert_default());
-            exchange::over_http2(&exchange, &lease, request, &mut body, &mut reply, &mut stage, account).await
+            let kept = self.kept.get_or_insert_default();
+            if let Some(web) = self.web.as_deref_mut() {
+                let (body, reply, stage) = (&mut body, &mut reply, &mut stage);
+                let result =
+                    Box::pin(web.over_http2(&exchange, &lease, request, body, kept, reply, stage, account)).await;
+                if result.is_ok() {
+                    account.grpc_status.get_or_insert(UNKNOWN);
+                }
+                result
+            } else {
+                let mut body = exchange::replay::Replayed::new(&mut body, kept);
+                exchange::over_http2(&exchange, &lease, request, &mut body, &mut reply, &mut stage, account).await
+            }
         };
         let persists = reply.persists;
         self.body = progress.scanner;
@@ -1214,6 +1249,7 @@ impl Sink for Spans<'_> {
 struct Answer<'a> {
     reason: Reason,
     elsewhere: Option<Elsewhere>,
+    web: Option<&'a grpc_web::Call>,
     listener: &'a Listener,
     close: bool,
     head_only: bool,
@@ -1223,15 +1259,25 @@ struct Answer<'a> {
 impl Answer<'_> {
     /// Sends it; whether that went well.
     async fn send<N: Net>(&mut self, connection: &Connection<N>, scratch: &mut Scratch) -> bool {
-        let status = self.elsewhere.as_ref().map_or(self.reason.status(), |to| to.status);
+        let mut status = self.elsewhere.as_ref().map_or(self.reason.status(), |to| to.status);
         if status == 0 || connection.stop.reason() == Some(StopReason::Drain) {
             return false;
         }
-        let body = format_args!("{status} {}: {}\n", phrase(status), self.reason.words()).to_string();
+        let mut body = format_args!("{status} {}: {}\n", phrase(status), self.reason.words()).to_string();
         let date = date::text(unix_micros() / 1_000_000);
         let reason = ("x-ringmesh-reason", self.reason.label());
-        let mut fields = [("content-type", "text/plain"), ("date", &date), reason, ("", ""), ("", ""), ("", "")];
+        let mut fields = [("", ""); 8];
+        fields[..3].copy_from_slice(&[("content-type", "text/plain"), ("date", &date), reason]);
         let mut count = 3;
+        let call = self.web.filter(|_| self.elsewhere.is_none()).map(|web| web.answer(self.reason));
+        if let Some(call) = &call {
+            let field =
+                |name| (name, call.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default());
+            (fields[0], fields[3], fields[4]) = (field("content-type"), field("grpc-status"), field("grpc-message"));
+            count = 5;
+            status = call.status().as_u16();
+            body.clear();
+        }
         let location = self.elsewhere.as_ref().map(|to| ("location", to.location.as_str()));
         let hsts = self.listener.hsts.as_deref().map(|hsts| (HSTS, hsts));
         let close = self.close.then_some(("connection", "close"));

@@ -13,6 +13,7 @@ pub mod http1;
 pub mod exchange;
 pub mod http2;
 pub mod grpc;
+pub mod grpc_web;
 pub mod pooled;
 pub mod opaque;
 pub mod relay;

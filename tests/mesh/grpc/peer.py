@@ -11,6 +11,8 @@ OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_leng
 
 
 class Handler(grpc.GenericRpcHandler):
+    stepping = threading.Semaphore(0)
+
     def service(self, details):
         kind = details.method.rsplit("/", 1)[1]
         return {
@@ -21,6 +23,8 @@ class Handler(grpc.GenericRpcHandler):
             "Fails": lambda: grpc.unary_unary_rpc_method_handler(self.fails),
             "Held": lambda: grpc.unary_unary_rpc_method_handler(self.held),
             "Metadata": lambda: grpc.unary_unary_rpc_method_handler(self.metadata),
+            "Steps": lambda: grpc.unary_stream_rpc_method_handler(self.steps),
+            "Step": lambda: grpc.unary_unary_rpc_method_handler(self.step),
         }.get(kind, lambda: None)()
 
     def unary(self, request, context):
@@ -54,6 +58,16 @@ class Handler(grpc.GenericRpcHandler):
         context.set_trailing_metadata((("x-trailing", asked["x-asked"]),))
         remaining = context.time_remaining()
         return b"%d" % (-1 if remaining is None or remaining > 1e6 else remaining * 1000)
+
+    # Each message but the first waits for a call of `step`.
+    def steps(self, request, context):
+        for _ in range(5):
+            yield request
+            assert self.stepping.acquire(timeout=20)
+
+    def step(self, request, context):
+        self.stepping.release()
+        return b""
 
 
 def serve():

@@ -10,33 +10,34 @@ use ringmesh_tests::{Driver, Proxy, eventually, on_both_drivers, ports};
 use crate::http2::programs::Nginx;
 use crate::support::{RINGMESH, ringmesh};
 
-/// The Python that has grpcio, which `./tests/run` puts beside the build.
+/// The folder of other implementations, which `./tests/run` puts beside the build.
+pub(super) fn peers() -> PathBuf {
+    PathBuf::from(RINGMESH).ancestors().nth(2).unwrap().join("peers")
+}
+
+/// The Python that has grpcio.
 fn python() -> PathBuf {
-    let target = PathBuf::from(RINGMESH).ancestors().nth(2).unwrap().to_owned();
-    let python = target.join("peers/bin/python");
-    assert!(
-        python.exists(),
-        "grpcio is needed: python3 -m venv {0}/peers && {0}/peers/bin/pip install grpcio",
-        target.display()
-    );
+    let python = peers().join("bin/python");
+    let folder = peers();
+    assert!(python.exists(), "grpcio is needed: python3 -m venv {0} && {0}/bin/pip install grpcio", folder.display());
     python
 }
 
-fn script() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/mesh/grpc/peer.py")
+pub(super) fn script(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/mesh/grpc").join(name)
 }
 
 /// A service by grpcio. It ends when it is dropped.
-struct Grpcio {
+pub(super) struct Grpcio {
     child: Child,
     output: BufReader<ChildStdout>,
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
 }
 
 impl Grpcio {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let mut command = Command::new(python());
-        command.arg(script()).arg("serve").stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg(script("peer.py")).arg("serve").stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut port = String::new();
@@ -46,7 +47,7 @@ impl Grpcio {
     }
 
     /// Waits until it has seen a call cancelled.
-    fn wait_for_cancelled(&mut self) {
+    pub(super) fn wait_for_cancelled(&mut self) {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         assert_eq!(line.trim(), "cancelled");
@@ -64,7 +65,7 @@ impl Drop for Grpcio {
 #[track_caller]
 fn call(address: SocketAddr) {
     let Output { status, stdout, stderr } =
-        Command::new(python()).arg(script()).args(["call", &address.to_string(), "app"]).output().unwrap();
+        Command::new(python()).arg(script("peer.py")).args(["call", &address.to_string(), "app"]).output().unwrap();
     let said = String::from_utf8_lossy(&stdout);
     assert!(status.success() && said.contains("all well"), "{said}{}", String::from_utf8_lossy(&stderr));
 }

@@ -127,6 +127,9 @@ pub trait Answer: Source {
 
 /// What the client gets.
 pub trait Reply: Sink {
+    /// Whether its going away is looked for also between two parts of the body, which may be long after one another.
+    const WATCHED: bool = false;
+
     /// Sends an interim response, if the client can take one.
     fn interim(&mut self, response: Response<()>, stop: &Stop) -> impl Future<Output = Result<(), Lost>>;
 
@@ -305,10 +308,10 @@ impl<N: Net> Exchange<'_, N> {
         lost.reason(self.deadlines, broken)
     }
 
-    async fn respond(
+    async fn respond<R: Reply>(
         &self,
         answer: &mut impl Answer,
-        reply: &mut impl Reply,
+        reply: &mut R,
         stage: &mut Stage,
         account: &mut Account,
     ) -> Result<(), Failed> {
@@ -350,7 +353,11 @@ impl<N: Net> Exchange<'_, N> {
                     self.giving(0);
                     reply.flush(self.stop).await.map_err(|lost| self.of_client(&lost))?;
                     self.watch.wait(Awaiting::Body, self.uploaded, self.deadlines, self.worker.net.now());
-                    let part = answer.next(self.stop).await;
+                    let part = if R::WATCHED && self.uploaded.is_whole() {
+                        self.watching(answer.next(self.stop), reply).await
+                    } else {
+                        answer.next(self.stop).await
+                    };
                     self.watch.awaiting.set(Awaiting::Nothing);
                     part
                 }
@@ -413,15 +420,16 @@ impl<N: Net> Exchange<'_, N> {
                 self.stop.clear();
                 self.deadlines.for_silence(Wait::Back, now, Reason::RequestTimeout);
                 if matches!(result, Err(Lost::Stopped(_))) {
-                    result = self.head_watching(answer, reply).await;
+                    result = self.watching(answer.head(self.stop), reply).await;
                 }
             }
         }
         result.map_err(|lost| self.of_endpoint(lost))
     }
 
-    async fn head_watching(&self, answer: &mut impl Answer, reply: &impl Reply) -> Result<Response<()>, Lost> {
-        let mut head = pin!(answer.head(self.stop));
+    /// Waits for the endpoint, and stops that when the client has gone.
+    async fn watching<T>(&self, wait: impl Future<Output = Result<T, Lost>>, reply: &impl Reply) -> Result<T, Lost> {
+        let mut wait = pin!(wait);
         let mut gone = pin!(reply.gone());
         let mut watching = true;
         poll_fn(|context| {
@@ -429,7 +437,7 @@ impl<N: Net> Exchange<'_, N> {
                 watching = false;
                 self.stop.trigger(StopReason::Abort);
             }
-            head.as_mut().poll(context)
+            wait.as_mut().poll(context)
         })
         .await
     }

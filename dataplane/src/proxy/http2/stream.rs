@@ -32,7 +32,7 @@ use crate::proxy::http1::{Uploaded, Watch};
 use crate::proxy::redirect::{self, Elsewhere};
 use crate::proxy::relay::Turn;
 use crate::proxy::request::{self, Account, Call, Failed, Patience};
-use crate::proxy::{grpc, hop};
+use crate::proxy::{grpc, grpc_web, hop};
 use crate::tables::Listener;
 use crate::worker::Worker;
 
@@ -81,8 +81,10 @@ pub async fn serve<N: Net>(begun: Begun<N>) {
         body: http2::Body::new(body),
         reply: &reply,
         kept: Kept::default(),
+        web: None,
         stage: Stage::Waiting,
     };
+    call.web = grpc_web::Call::asked(listener, &&call.head);
     if let Err(reason) = checked {
         let mut account = Account::default();
         call.answer(reason, &mut account).await;
@@ -117,6 +119,8 @@ struct Stream<'a, N: Net> {
     body: http2::Body,
     reply: &'a http2::Shared,
     kept: Kept,
+    /// What it is as a call in gRPC-Web.
+    web: Option<Box<grpc_web::Call>>,
     stage: Stage,
 }
 
@@ -126,7 +130,11 @@ impl<N: Net> Call<N> for Stream<'_, N> {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if self.head.is_grpc { grpc::timeout(&self.head.fields) } else { None }
+        match &self.web {
+            Some(web) => web.timeout,
+            None if self.head.is_grpc => grpc::timeout(&self.head.fields),
+            None => None,
+        }
     }
 
     fn announces_too_much(&self) -> bool {
@@ -135,11 +143,12 @@ impl<N: Net> Call<N> for Stream<'_, N> {
 
     async fn exchange(&mut self, lease: Leased<N>, patience: Patience, account: &mut Account) -> Result<(), Failed> {
         let deadlines = patience.deadlines(self.stop, self.listener);
+        let is_bridged = self.web.is_some() && matches!(lease, Leased::Shared(_));
         let result = match lease {
             Leased::Shared(lease) => self.over_http2(&lease, &deadlines, patience, account).await,
             Leased::Own(lease) => Box::pin(self.over_http1(lease, &deadlines, account)).await,
         };
-        if self.head.is_grpc && result.is_ok() {
+        if (self.head.is_grpc || is_bridged) && result.is_ok() {
             account.grpc_status.get_or_insert(UNKNOWN);
         }
         match result {
@@ -150,7 +159,7 @@ impl<N: Net> Call<N> for Stream<'_, N> {
 
     async fn answer(&mut self, reason: Reason, account: &mut Account) {
         let status = reason.status();
-        if self.head.is_grpc {
+        if self.head.is_grpc || self.web.is_some() {
             account.grpc_status = Some(grpc::status(reason));
         }
         if self.stage != Stage::Waiting || status == 0 {
@@ -158,10 +167,12 @@ impl<N: Net> Call<N> for Stream<'_, N> {
             self.reply.reset(if reason == Reason::ClientAborted { Code::CANCEL } else { Code::INTERNAL_ERROR });
             return;
         }
+        let elsewhere = redirect::elsewhere(reason, self.listener, &&self.head);
         let (mut response, body) = if self.head.is_grpc {
             (grpc::answer(reason), String::new())
+        } else if let (Some(web), None) = (&self.web, &elsewhere) {
+            (web.answer(reason), String::new())
         } else {
-            let elsewhere = redirect::elsewhere(reason, self.listener, &&self.head);
             local(reason, elsewhere, self.head.known_method())
         };
         redirect::tell_hsts(self.listener, response.headers_mut());
@@ -247,7 +258,11 @@ impl<N: Net> Stream<'_, N> {
         *request.method_mut() = self.head.method.clone();
         *request.uri_mut() = self.head.uri_for(lease.hop()).ok_or(Failed::Ended(Reason::BadRequest))?;
         *request.headers_mut() = self.fields().into_owned();
-        if self.head.is_grpc {
+        if let Some(web) = &self.web {
+            web.translate(request.headers_mut());
+        }
+        let is_grpc = self.head.is_grpc || self.web.is_some();
+        if is_grpc {
             grpc::pass_timeout_on(request.headers_mut(), patience.deadline, self.worker.net.now());
         }
         let (uploaded, watch, turn) = (self.uploaded(), Watch::nobody(), Turn::default());
@@ -259,11 +274,15 @@ impl<N: Net> Stream<'_, N> {
             watch: &watch,
             turn: &turn,
             stale: lease.reused && self.may_repeat(),
-            is_grpc: self.head.is_grpc,
+            is_grpc,
             listener: self.listener,
         };
         let session = self.session;
         let mut reply = http2::Download::new(self.reply, |bytes| session.sends(bytes));
+        if let Some(web) = self.web.as_deref_mut() {
+            let (body, kept, stage) = (&mut self.body, &mut self.kept, &mut self.stage);
+            return Box::pin(web.over_http2(&exchange, lease, request, body, kept, &mut reply, stage, account)).await;
+        }
         let mut body = Replayed::new(&mut self.body, &mut self.kept);
         exchange::over_http2(&exchange, lease, request, &mut body, &mut reply, &mut self.stage, account).await
     }
