@@ -5,6 +5,7 @@
 //! the corpus and seeded changes of it.
 
 use ringmesh_codec::body::State;
+use ringmesh_codec::grpc_health::read_response;
 use ringmesh_codec::grpc_web::{BadBase64, ContentType, Decoder, Encoder, write_trailers};
 use ringmesh_codec::http1::{Edits, Joined, Parsed, RequestHead, ResponseHead};
 use ringmesh_codec::{BodyLength, BodyScanner, Head, Limits, Method, Refusal, normalize};
@@ -207,9 +208,15 @@ pub fn framing_pairs(data: &[u8]) {
 }
 
 /// A body of gRPC-Web: base64 reads alike however it is cut, what is written of its bytes reads as them wherever it is padded,
-/// and trailers are one message with their own length. The first byte says how things are cut.
+/// and trailers are one message with their own length. The first byte says how things are cut. The answer to a health check is
+/// read alike whatever stands behind it in its own frame.
 pub fn grpc_web(data: &[u8]) {
     let _ = ContentType::read(data);
+    let framed = [&[0; 3][..], &(data.len() as u16).to_be_bytes(), data].concat();
+    if let Some(serving) = read_response(&framed) {
+        let longer = [&[0; 3][..], &(data.len() as u16 + 2).to_be_bytes(), data, b"\x10\x05"].concat();
+        assert_eq!(read_response(&longer), Some(serving), "a further field changes nothing");
+    }
     let Some((cut, text)) = data.split_first() else { return };
     let size = 1 + usize::from(*cut) % 13;
     let whole = decode(&[text]);
