@@ -93,6 +93,7 @@ pub fn service(name: &str, endpoint: SocketAddr) -> Service {
         max_in_flight: None,
         max_idle_per_endpoint: 128,
         tcp_keepalive: None,
+        health_check: None,
     }
 }
 

@@ -172,6 +172,8 @@ pub enum EndpointState {
     Up,
     /// The last connects failed.
     Failing,
+    /// Probes say that it does not serve.
+    Unhealthy,
 }
 
 impl EndpointState {
@@ -181,6 +183,7 @@ impl EndpointState {
             Self::Unknown => "unknown",
             Self::Up => "up",
             Self::Failing => "failing",
+            Self::Unhealthy => "unhealthy",
         }
     }
 }

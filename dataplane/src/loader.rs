@@ -11,6 +11,7 @@ use ringmesh_model::snapshot::{
 };
 use ringmesh_ring::net::Address;
 
+use crate::health::Health;
 use crate::listener::handshakes::Handshakes;
 use crate::listener::sources::Sources;
 use crate::permit::Limit;
@@ -225,10 +226,12 @@ impl Loader {
             }
         };
         let place = self.services.of(&config.name);
+        let healths = self.healths(place, config);
         let endpoints = config.endpoints.iter().map(|endpoint| {
             let place = self.endpoints.of(&(place, endpoint.address.clone()));
             let text = endpoint.address.to_string().into();
-            Endpoint { place, address: address(&endpoint.address), text }
+            let health = config.health_check.as_ref().map(|_| healths.get(&place).cloned().unwrap_or_default());
+            Endpoint { place, address: address(&endpoint.address), text, health }
         });
         let endpoints = endpoints.collect();
         let series = self.directory.place(Kind::Service, &[&config.name]);
@@ -242,6 +245,14 @@ impl Loader {
         let limit = config.max_in_flight.map(|max| Limit::new(max, self.workers, before, self.limit_changes));
         let pool_key = pool_key(config, identity);
         Ok(Service { place, config: config.clone(), series, tls, limit, pool_key, endpoints })
+    }
+
+    /// What was found of endpoints stays known when their service is edited.
+    fn healths(&self, service: Place, config: &snapshot::Service) -> HashMap<Place, Arc<Health>> {
+        let before = self.tables.services.get(service.index);
+        let before = before.filter(|before| before.place == service && config.health_check.is_some());
+        let endpoints = before.into_iter().flat_map(|before| &before.endpoints);
+        endpoints.filter_map(|endpoint| Some((endpoint.place, endpoint.health.clone()?))).collect()
     }
 
     fn listener(

@@ -22,6 +22,7 @@ use ringmesh_ring::socket::{Listener, refuse_newcomers};
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
 
 use crate::filter;
+use crate::health::Checker;
 use crate::listener::{self, Handover, Placement, Places};
 use crate::loader::{self, Loader};
 use crate::outbox::Outbox;
@@ -699,6 +700,7 @@ impl Seat {
             Rc::new(Placement::new(worker.clone(), places, send))
         };
         let mut accepting: HashMap<Place, Stop> = HashMap::new();
+        let checker = Checker::default();
         loop {
             if let Err(error) = receiver.ready().await {
                 tracing::error!(target: "worker", worker = number, "cannot wait for the loader: {error}");
@@ -708,7 +710,12 @@ impl Seat {
                 match message {
                     ToWorker::Commit(tables) => {
                         let version = tables.version;
-                        drop(worker.commit(tables));
+                        let before = worker.commit(tables);
+                        // One worker asks for all.
+                        if number == 0 {
+                            checker.commit(&worker, &before);
+                        }
+                        drop(before);
                         tell(&to_loader, number, FromWorker::Committed(version));
                     }
                     ToWorker::Listen(place, socket) => {
@@ -840,6 +847,7 @@ fn report(worker: &Worker<Sockets>) -> (WorkerReport, Vec<EndpointReport>) {
                 in_flight: state.map_or(0, |state| u64::from(state.in_flight())),
                 idle: state.map_or(0, |state| state.waiting() as u64),
                 consecutive_failures: state.map_or(0, |state| u64::from(state.failures())),
+                health: endpoint.health.as_ref().map_or_else(Default::default, |health| health.verdict().into()),
             }
         })
     });

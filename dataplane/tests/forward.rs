@@ -77,6 +77,7 @@ fn service(name: &str, endpoints: &[SocketAddr], protocol: Protocol) -> Service 
         max_in_flight: None,
         max_idle_per_endpoint: 100,
         tcp_keepalive: None,
+        health_check: None,
     }
 }
 

@@ -29,6 +29,7 @@ mod detect;
 mod policy;
 mod route;
 mod balance;
+mod health;
 mod upstream;
 mod limits;
 mod tcp;

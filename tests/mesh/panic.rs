@@ -177,6 +177,7 @@ fn snapshot(front: SocketAddr, app: SocketAddr) -> Snapshot {
         max_in_flight: Some(100),
         max_idle_per_endpoint: 100,
         tcp_keepalive: None,
+        health_check: None,
     };
     let objects = BTreeMap::from([
         (Key::Settings, Object::Settings(settings.into())),

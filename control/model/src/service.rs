@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::error::{Cause, Located};
+use crate::health::{self, HealthCheck};
 use crate::listener::{MAX_TIMEOUT, MIN_TIMEOUT, tcp_keepalive};
 use crate::name::Name;
 use crate::reader::{Field, FromField, Keys, Section, UNIX, Word, unix, word};
@@ -28,6 +29,7 @@ pub const KEYS: Keys = Keys {
         "max_in_flight",
         "max_idle_per_endpoint",
         "tcp_keepalive",
+        "health_check",
     ],
 };
 
@@ -85,6 +87,8 @@ pub struct Service {
     pub max_idle_per_endpoint: u32,
     /// Silence after which the kernel asks whether an endpoint is still there.
     pub tcp_keepalive: Option<Duration>,
+    /// How its endpoints are asked whether they serve. None: they are not.
+    pub health_check: Option<Located<HealthCheck>>,
 }
 
 /// One entry of `endpoints`.
@@ -163,6 +167,7 @@ impl Service {
             max_in_flight,
             max_idle_per_endpoint,
             tcp_keepalive: tcp_keepalive(section),
+            health_check: section.field("health_check").and_then(|field| health::read(&field)),
         })
     }
 }

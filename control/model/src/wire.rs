@@ -234,6 +234,21 @@ pub struct EndpointReport {
     pub idle: u64,
     /// Connects that failed in a row, at present.
     pub consecutive_failures: u64,
+    /// What probes have found.
+    pub health: Health,
+}
+
+/// What probes have found of an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Nothing, or none are made.
+    #[default]
+    Unknown,
+    /// It serves.
+    Healthy,
+    /// It does not.
+    Unhealthy,
 }
 
 #[cfg(test)]

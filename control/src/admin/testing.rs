@@ -135,6 +135,7 @@ fn service() -> Service {
         max_in_flight: None,
         max_idle_per_endpoint: 16,
         tcp_keepalive: None,
+        health_check: None,
     }
 }
 

@@ -244,7 +244,8 @@ fn section<const N: usize>(
     writeln!(text, "\n{}", colour.head(&line(&mut heads.into_iter())))?;
     for row in &rows {
         let shown = line(&mut row.iter().map(String::as_str));
-        let failing = row.get(2).is_some_and(|cell| cell == EndpointState::Failing.as_str());
+        let sick = [EndpointState::Failing, EndpointState::Unhealthy].map(EndpointState::as_str);
+        let failing = row.get(2).is_some_and(|cell| sick.contains(&cell.as_str()));
         writeln!(text, "{}", if failing { colour.bad(&shown) } else { shown })?;
     }
     Ok(())

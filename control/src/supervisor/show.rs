@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use ringmesh_model::snapshot::{Destination, Mtls, Object, Service, Snapshot};
-use ringmesh_model::wire::{EndpointReport, Report};
+use ringmesh_model::wire::{EndpointReport, Health, Report};
 
 use super::{Supervisor, instance_of, listeners, plane::Plane};
 use crate::machine;
@@ -187,7 +187,11 @@ fn services(snapshot: &Snapshot, report: Option<&Report>) -> Vec<state::Service>
         let address = endpoint.address.to_string();
         let mut shown = Endpoint { zone: endpoint.zone.clone(), ..Endpoint::default() };
         if let Some(report) = reports.get(&(service.name.as_str(), address.as_str())) {
-            shown.state = if report.consecutive_failures == 0 { EndpointState::Up } else { EndpointState::Failing };
+            shown.state = match (report.health, report.consecutive_failures) {
+                (Health::Unhealthy, _) => EndpointState::Unhealthy,
+                (_, 0) => EndpointState::Up,
+                _ => EndpointState::Failing,
+            };
             shown.in_flight = report.in_flight;
             shown.idle = report.idle;
             shown.consecutive_failures = report.consecutive_failures;

@@ -99,6 +99,14 @@ pub struct Service {
     pub handshakes: u64,
     /// Handshakes refused, by number of the cause.
     pub refused: [u64; MAX_CAUSES],
+    /// Endpoints that probes have found healthy, of the live data plane.
+    pub healthy: u64,
+    /// Endpoints that probes have found unhealthy, of the live data plane.
+    pub unhealthy: u64,
+    /// Probes that found an endpoint to serve.
+    pub probes_passed: u64,
+    /// Probes that did not.
+    pub probes_failed: u64,
 }
 
 /// One worker. The first four are as they stand; the rest are counted over all starts.
@@ -157,6 +165,8 @@ impl Merge {
             totals.add(reader);
         }
         if let Some(live) = &self.live {
+            // What a data plane has found that is gone, or drains, is not so any more.
+            totals.services.values_mut().for_each(|service| (service.healthy, service.unhealthy) = (0, 0));
             totals.add(live);
             totals.workers.truncate(usize::from(live.workers()));
             totals.series = live.header(header::TAKEN);
@@ -236,6 +246,10 @@ impl Totals {
                     reused: at(service::REUSED),
                     handshakes: at(service::HANDSHAKES),
                     refused: std::array::from_fn(|cause| at(service::REFUSED + cause)),
+                    healthy: level(at(service::HEALTHY)),
+                    unhealthy: level(at(service::UNHEALTHY)),
+                    probes_passed: at(service::PROBES_PASSED),
+                    probes_failed: at(service::PROBES_FAILED),
                 };
                 let name = labels.swap_remove(0);
                 self.services.entry(name).and_modify(|sum| sum.add(&service)).or_insert(service);
@@ -293,10 +307,19 @@ impl Listener {
 }
 
 impl Service {
+    /// Whether its endpoints are asked, or were.
+    pub fn is_probed(&self) -> bool {
+        self.probes_passed != 0 || self.probes_failed != 0
+    }
+
     fn add(&mut self, other: &Self) {
         sum(&mut self.opened, other.opened);
         sum(&mut self.connect_failed, other.connect_failed);
         sum(&mut self.reused, other.reused);
+        sum(&mut self.healthy, other.healthy);
+        sum(&mut self.unhealthy, other.unhealthy);
+        sum(&mut self.probes_passed, other.probes_passed);
+        sum(&mut self.probes_failed, other.probes_failed);
         sum(&mut self.handshakes, other.handshakes);
         sum_all(&mut self.refused, &other.refused);
     }
@@ -353,6 +376,36 @@ mod tests {
         dataplane.serve(0, WEB, 10);
         dataplane.serve(1, ["inbound", "new", "0", "local"], 10);
         assert_eq!((served(&mut merge), merge.totals(Instant::now()).starts), (3, 2));
+    }
+
+    #[test]
+    fn what_probes_have_found_is_that_of_the_live_data_plane_alone() {
+        let find = |dataplane: &mut Dataplane, healthy: u64, unhealthy: u64| {
+            let series = dataplane.place(Kind::Service, "local");
+            dataplane.workers[0].add(series, service::HEALTHY, healthy);
+            dataplane.workers[0].add(series, service::UNHEALTHY, unhealthy);
+            dataplane.workers[0].add(series, service::PROBES_PASSED, 10);
+        };
+        let found = |merge: &mut Merge| {
+            let local = &merge.totals(Instant::now()).services["local"];
+            (local.healthy, local.unhealthy, local.probes_passed)
+        };
+        let mut merge = Merge::default();
+        let mut before = Dataplane::start();
+        merge.attach(before.reader());
+        find(&mut before, 3, 1);
+        assert_eq!(found(&mut merge), (3, 1, 10));
+        // One that starts again on the same memory knows nothing yet.
+        let mut before = before.restart();
+        assert_eq!(found(&mut merge), (0, 0, 10));
+        find(&mut before, 3, 1);
+        let mut live = Dataplane::start();
+        merge.attach(live.reader());
+        assert_eq!(found(&mut merge), (0, 0, 20), "while the old one drains");
+        find(&mut live, 1, 2);
+        assert_eq!(found(&mut merge), (1, 2, 30));
+        merge.retire(Instant::now());
+        assert_eq!(found(&mut merge), (1, 2, 30), "and when it has gone");
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl Dataplane {
         worker.series(series).expect("the place counts for it").observe(micros);
     }
 
-    fn place(&mut self, kind: Kind, name: &str) -> Series {
+    pub(super) fn place(&mut self, kind: Kind, name: &str) -> Series {
         self.directory.place(kind, &[name])
     }
 }
@@ -98,6 +98,10 @@ pub(super) fn scrape() -> Scrape {
     let local = dataplane.place(Kind::Service, "local");
     dataplane.workers[0].add(local, service::OPENED, 2);
     dataplane.workers[0].add(local, service::REUSED, 1);
+    dataplane.workers[0].add(local, service::HEALTHY, 2);
+    dataplane.workers[0].add(local, service::UNHEALTHY, 1);
+    dataplane.workers[0].add(local, service::PROBES_PASSED, 9);
+    dataplane.workers[0].add(local, service::PROBES_FAILED, 4);
     dataplane.workers[0].gauge_set(gauge::CONNECTIONS, 3);
     dataplane.workers[0].gauge_set(gauge::VERSION, 7);
     dataplane.workers[1].gauge_set(gauge::VERSION, 6);

@@ -25,6 +25,7 @@ fn service(max: Option<u32>, workers: u16) -> Service {
             max_in_flight: max,
             max_idle_per_endpoint: 1,
             tcp_keepalive: None,
+            health_check: None,
         }),
         series: crate::telemetry::recorder::Series { index: 0, generation: 1 },
         tls: None,

@@ -144,6 +144,12 @@ impl<S: Stream> State<S> {
         self.failures.get()
     }
 
+    /// Closes its unused connections, and those that others use too once their requests have ended.
+    pub fn close(&self) {
+        self.waiting.borrow_mut().clear();
+        self.shared.close();
+    }
+
     /// The unused connection that was used last, if one is open. Those that have ended are closed on the way.
     fn take(&self, key: u64, now: Instant) -> Option<Transport<S>> {
         loop {
@@ -292,8 +298,7 @@ impl<S: Stream> Pools<S> {
     /// Closes all unused connections.
     pub fn clear(&self) {
         for state in self.states.borrow().iter().flatten() {
-            state.waiting.borrow_mut().clear();
-            state.shared.close();
+            state.close();
         }
     }
 

@@ -16,7 +16,7 @@ use ringmesh_ring::output::Output;
 use ringmesh_ring::stop::Reason as StopReason;
 use ringmesh_ring::stream::{Error, Stream};
 
-use crate::balance::{self, Tried};
+use crate::balance::{self, Probed, Tried};
 use crate::detect::{Refused, Spoken, read_hello};
 use crate::outcome::{Reason, Retry};
 use crate::policy::Decision;
@@ -252,8 +252,11 @@ async fn reach<'t, N: Net>(
     let mut last = Reason::NoEndpoint;
     for _attempt in 0..=service.config.connect_retries {
         let state = |index: usize| worker.pools.state(service.endpoints[index].place);
+        let candidate =
+            |index: usize| Probed { seen: state(index), is_unhealthy: service.endpoints[index].is_unhealthy() };
         let (now, turn, random) = (worker.net.now(), worker.turn(index), worker.net.random());
-        let picked = balance::pick(service.config.balance, service.endpoints.len(), state, &tried, now, turn, random);
+        let picked =
+            balance::pick(service.config.balance, service.endpoints.len(), candidate, &tried, now, turn, random);
         let picked = picked.ok_or(last)?;
         tried.note(picked);
         let endpoint = &service.endpoints[picked];

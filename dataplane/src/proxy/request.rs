@@ -12,7 +12,7 @@ use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::Stop;
 
-use crate::balance::{self, Tried};
+use crate::balance::{self, Probed, Tried};
 use crate::filter::Verdict;
 use crate::outcome::{Reason, Retry};
 use crate::policy::Decision;
@@ -220,13 +220,15 @@ async fn forward<'t, N: Net>(
     let mut last = Reason::NoEndpoint;
     loop {
         let state = |index: usize| worker.pools.state(service.endpoints[index].place);
+        let candidate =
+            |index: usize| Probed { seen: state(index), is_unhealthy: service.endpoints[index].is_unhealthy() };
         let turn = worker.turn(target.service);
         let (now, random) = (worker.net.now(), worker.net.random());
         let (endpoint, original) = match service.config.destination {
             Destination::Endpoints => {
                 let count = service.endpoints.len();
                 let index =
-                    balance::pick(service.config.balance, count, state, &tried, now, turn, random).ok_or(last)?;
+                    balance::pick(service.config.balance, count, candidate, &tried, now, turn, random).ok_or(last)?;
                 tried.note(index);
                 (&service.endpoints[index], None)
             }

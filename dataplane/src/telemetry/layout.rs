@@ -20,7 +20,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"ringmesh");
 pub const MAX_WORKERS: u16 = 256;
 
 /// Version of this layout. Control reads no other.
-pub const LAYOUT_VERSION: u64 = 2;
+pub const LAYOUT_VERSION: u64 = 3;
 
 /// Words in a page of 4 KiB.
 pub const PAGE_WORDS: usize = 512;
@@ -165,6 +165,14 @@ pub mod service {
     pub const HANDSHAKES: usize = 2;
     /// Requests that an unused connection was found for.
     pub const REUSED: usize = 3;
+    /// Endpoints that probes have found healthy, as it stands. Set to 0 when a data plane starts.
+    pub const HEALTHY: usize = 4;
+    /// Endpoints that probes have found unhealthy, as it stands. Set to 0 when a data plane starts.
+    pub const UNHEALTHY: usize = 5;
+    /// Probes that found an endpoint to serve.
+    pub const PROBES_PASSED: usize = 6;
+    /// Probes that did not.
+    pub const PROBES_FAILED: usize = 7;
     /// Handshakes refused, by the number of the cause (`tls::Refused`).
     pub const REFUSED: usize = 64;
 }

@@ -182,6 +182,7 @@ fn snapshot(change: impl FnOnce(&mut Listener)) -> Snapshot {
         max_in_flight: None,
         max_idle_per_endpoint: 8,
         tcp_keepalive: None,
+        health_check: None,
     };
     let route = Route {
         protocol: RouteProtocol::Http,

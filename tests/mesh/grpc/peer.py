@@ -70,14 +70,36 @@ class Handler(grpc.GenericRpcHandler):
         return b""
 
 
-def serve():
+def serve(health=None):
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=50), options=OPTIONS)
     server.add_generic_rpc_handlers((Handler(),))
+    if health:
+        health.add_to(server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     print(port, flush=True)
-    sys.stdin.read()
+    for line in sys.stdin:
+        health.set(*line.split())
     server.stop(None)
+
+
+class Health:
+    """What it says of itself, which lines of the input change: a service, and the word for it."""
+
+    def __init__(self):
+        from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+        self.words = health_pb2.HealthCheckResponse
+        self.add = health_pb2_grpc.add_HealthServicer_to_server
+        self.servicer = health.HealthServicer()
+        self.set("shop.Cart", "SERVING")
+        self.set("", "SERVING")
+
+    def add_to(self, server):
+        self.add(self.servicer, server)
+
+    def set(self, service, word):
+        self.servicer.set(service, self.words.ServingStatus.Value(word))
 
 
 def call(address, host):
@@ -156,5 +178,7 @@ def call(address, host):
 
 if sys.argv[1] == "serve":
     serve()
+elif sys.argv[1] == "serve-with-health":
+    serve(Health())
 else:
     call(*sys.argv[2:4])

@@ -1,6 +1,6 @@
 //! grpcio, and nginx between it and the proxy.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
@@ -19,7 +19,11 @@ pub(super) fn peers() -> PathBuf {
 fn python() -> PathBuf {
     let python = peers().join("bin/python");
     let folder = peers();
-    assert!(python.exists(), "grpcio is needed: python3 -m venv {0} && {0}/bin/pip install grpcio", folder.display());
+    assert!(
+        python.exists(),
+        "grpcio is needed: python3 -m venv {0} && {0}/bin/pip install grpcio grpcio-health-checking",
+        folder.display()
+    );
     python
 }
 
@@ -28,16 +32,31 @@ pub(super) fn script(name: &str) -> PathBuf {
 }
 
 /// A service by grpcio. It ends when it is dropped.
-pub(super) struct Grpcio {
+pub(crate) struct Grpcio {
     child: Child,
     output: BufReader<ChildStdout>,
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Grpcio {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
+        Self::serving("serve")
+    }
+
+    /// One that serves `shop.Cart`, and says so.
+    pub(crate) fn with_health() -> Self {
+        Self::serving("serve-with-health")
+    }
+
+    /// What it says of itself from now on.
+    pub(crate) fn set_health(&mut self, service: &str, status: &str) {
+        let input = self.child.stdin.as_mut().unwrap();
+        writeln!(input, "{service} {status}").unwrap();
+    }
+
+    fn serving(word: &str) -> Self {
         let mut command = Command::new(python());
-        command.arg(script("peer.py")).arg("serve").stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg(script("peer.py")).arg(word).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut port = String::new();

@@ -42,6 +42,7 @@ pub fn write(scrape: &Scrape, format: Format, out: &mut dyn io::Write) -> io::Re
     let mut page = Page::new(format, out);
     listeners(&mut page, &scrape.totals);
     handshakes(&mut page, &scrape.totals);
+    health(&mut page, &scrape.totals);
     upstream(&mut page, &scrape.totals);
     requests(&mut page, &scrape.totals);
     workers(&mut page, &scrape.totals);
@@ -110,6 +111,25 @@ fn handshakes(page: &mut Page<'_>, totals: &Totals) {
     }
     for (name, service) in &totals.services {
         by_result(&mut family, Direction::Outbound, name, service.handshakes, &service.refused);
+    }
+}
+
+/// Only services that are asked have these.
+fn health(page: &mut Page<'_>, totals: &Totals) {
+    let asked = || totals.services.iter().filter(|(_, service)| service.is_probed());
+    let endpoints = gauge("ringmesh_health_endpoints", Unit::None, "Endpoints by what probes have found.");
+    let mut family = page.family(&endpoints);
+    for (name, service) in asked() {
+        for (verdict, count) in [("healthy", service.healthy), ("unhealthy", service.unhealthy)] {
+            family.sample(&[("service", name), ("health", verdict)], count);
+        }
+    }
+    let probes = counter("ringmesh_health_probes", "Probes of endpoints, by result.");
+    let mut family = page.family(&probes);
+    for (name, service) in asked() {
+        for (result, count) in [("passed", service.probes_passed), ("failed", service.probes_failed)] {
+            family.sample(&[("service", name), ("result", result)], count);
+        }
     }
 }
 
