@@ -20,6 +20,7 @@ mod crash;
 mod driver;
 mod reload;
 mod tls;
+mod envoy;
 mod edge;
 mod https;
 mod sources;

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::io;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
@@ -14,6 +15,7 @@ use ringmesh_ring::clock::Instant;
 use ringmesh_ring::duplex::{Pipe, Watcher, pump};
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
+use ringmesh_ring::stream::Error;
 
 use super::{InFlight, State};
 use crate::outcome::Reason;
@@ -47,6 +49,8 @@ pub struct Connection {
     calm: RefCell<Calm>,
     /// The endpoint sent more frames that do nothing for anybody than it may.
     flooded: Cell<bool>,
+    /// The endpoint has refused the handshake after our side of it was over, and has said nothing else.
+    refused: Cell<bool>,
 }
 
 /// What a worker has of them to one endpoint.
@@ -154,6 +158,11 @@ impl<N: Net> Lease<N> {
     /// Whether the connection was ended because the endpoint flooded it.
     pub fn flooded(&self) -> bool {
         self.connection.flooded.get()
+    }
+
+    /// Whether the endpoint has refused our certificate, or anything else of the handshake, instead of taking requests.
+    pub fn refused(&self) -> bool {
+        self.connection.refused.get()
     }
 
     /// Takes no further request on the connection if it has ended, or said that it will.
@@ -288,6 +297,7 @@ async fn begin<N: Net>(
         clock: worker.net.stop(),
         calm: RefCell::new(Calm::of_endpoint(worker.net.now())),
         flooded: Cell::new(false),
+        refused: Cell::new(false),
     });
     state.shared.open.borrow_mut().push(connection.clone());
     let idle_timeout = service.config.idle_timeout;
@@ -295,7 +305,8 @@ async fn begin<N: Net>(
     let kept = connection.clone();
     ringmesh_ring::spawn(async move {
         let stop = net.stop();
-        let heard = Heard { net: &net, connection: &kept, stop: &stop, since: Cell::new(false) };
+        let heard =
+            Heard { net: &net, connection: &kept, stop: &stop, since: Cell::new(false), ever: Cell::new(false) };
         let keeper = Keeper::new(idle_timeout);
         kept.clock.set_deadline(Some(net.now() + keeper.tick()));
         let mut care = Care { net: &net, connection: &kept, heard: &heard, ping, keeper, stop: &stop };
@@ -306,7 +317,12 @@ async fn begin<N: Net>(
         match pump(&transport, &pipe, looked_after, &stop, &heard).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(target: "upstream", "an HTTP/2 connection broke: {error}"),
-            Err(error) => tracing::debug!(target: "upstream", "an HTTP/2 connection broke: {error}"),
+            Err(error) => {
+                if let Error::Io(error) = &error {
+                    heard.failed(error);
+                }
+                tracing::debug!(target: "upstream", "an HTTP/2 connection broke: {error}");
+            }
         }
         kept.closed.set(true);
     });
@@ -320,15 +336,25 @@ struct Heard<'a, N> {
     /// Ends the connection.
     stop: &'a Stop,
     since: Cell<bool>,
+    /// Whether anything has come at all.
+    ever: Cell<bool>,
 }
 
 impl<N: Net> Watcher for Heard<'_, N> {
     fn received(&self, bytes: &[u8]) {
         self.since.set(true);
+        self.ever.set(true);
         if !self.connection.calm.borrow_mut().look(bytes, || self.net.now()) {
             self.connection.flooded.set(true);
             self.connection.closed.set(true);
             self.stop.trigger(StopReason::Abort);
+        }
+    }
+
+    fn failed(&self, error: &io::Error) {
+        if !self.ever.get() && Reason::of_upstream(error) == Reason::UpstreamTls {
+            self.connection.refused.set(true);
+            self.connection.closed.set(true);
         }
     }
 

@@ -478,6 +478,9 @@ pub async fn over_http2<N: Net>(
         Err(Failed::Stale | Failed::Ended(Reason::UpstreamReset)) if lease.flooded() => {
             Err(Failed::Ended(Reason::UpstreamGarbage))
         }
+        Err(Failed::Stale | Failed::Ended(Reason::UpstreamReset)) if lease.refused() => {
+            Err(Failed::Ended(Reason::UpstreamTls))
+        }
         Err(failed) => {
             lease.close_if_over();
             Err(failed)
