@@ -474,10 +474,11 @@ impl Changed {
 /// What a listener of a protocol agrees to in a handshake, the preferred one first.
 fn accepted(protocol: Protocol) -> &'static [Alpn] {
     match protocol {
-        Protocol::Http => &[Alpn::Http2, Alpn::Http1],
+        // Where it is found out, a client that offers neither agrees on none: see `tls::accept_any_protocol`.
+        Protocol::Http | Protocol::Detect => &[Alpn::Http2, Alpn::Http1],
         Protocol::Http2 => &[Alpn::Http2],
         // A server whose protocols are not known to us agrees on none.
-        Protocol::Tcp | Protocol::Tls | Protocol::Detect => &[],
+        Protocol::Tcp | Protocol::Tls => &[],
     }
 }
 

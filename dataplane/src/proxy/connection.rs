@@ -174,9 +174,12 @@ pub fn serve<N: Net>(
         let Some((connection, _open)) = admitted.await else { return };
         match connection.protocol {
             Protocol::Tcp | Protocol::Tls => Box::pin(opaque::serve(connection, Opening::declared())).await,
-            Protocol::Detect => Box::pin(detected(connection, exchanges)).await,
-            Protocol::Http if connection.agreed_on_http2() => http2(&connection, &exchanges, Buffer::hollow()).await,
-            Protocol::Http => requests(connection, exchanges).await,
+            // Who has agreed on a version of HTTP speaks it.
+            Protocol::Detect if !connection.agreed() => Box::pin(detected(connection, exchanges)).await,
+            Protocol::Http | Protocol::Detect if connection.agreed_on_http2() => {
+                http2(&connection, &exchanges, Buffer::hollow()).await
+            }
+            Protocol::Http | Protocol::Detect => requests(connection, exchanges).await,
             Protocol::Http2 => http2(&connection, &exchanges, Buffer::hollow()).await,
         }
     }
@@ -394,6 +397,9 @@ async fn handshake<N: Net>(
     let name = &listener.config.name;
     let ends = Worker::<N>::ends(&stream).of_client(client);
     let accepted = match listener.config.mtls {
+        mtls if listener.config.protocol == Protocol::Detect => {
+            Box::pin(tls::accept_any_protocol(stream, config, mtls, stop)).await
+        }
         Mtls::Strict => tls::accept(stream, config, stop).await,
         Mtls::Off => Box::pin(tls::accept_anybody(stream, config, stop)).await,
     };
@@ -495,6 +501,11 @@ enum MayBeThere {
 }
 
 impl<N: Net> Connection<N> {
+    /// Whether a protocol was agreed on in its handshake.
+    fn agreed(&self) -> bool {
+        self.peer.as_ref().is_some_and(|peer| peer.alpn.is_some())
+    }
+
     /// Whether the client chose HTTP/2 in its handshake.
     fn agreed_on_http2(&self) -> bool {
         self.peer.as_ref().is_some_and(|peer| peer.alpn == Some(tls::Alpn::Http2))

@@ -93,8 +93,20 @@ pub async fn accept_anybody<S: Stream>(
     config: Arc<ServerConfig>,
     stop: &Stop,
 ) -> Result<(TlsStream<S>, Peer), Refused> {
+    accept_read(stream, config, Buffer::hollow(), stop).await
+}
+
+/// Like [`accept_anybody`], of a client from whom these bytes have been read already.
+pub(super) async fn accept_read<S: Stream>(
+    stream: S,
+    config: Arc<ServerConfig>,
+    arrived: Buffer,
+    stop: &Stop,
+) -> Result<(TlsStream<S>, Peer), Refused> {
     let session = UnbufferedServerConnection::new(config).map_err(Refused::Protocol)?;
-    run(Shared::new(stream, Session::Server(session)), stop).await
+    let shared = Shared::new(stream, Session::Server(session));
+    shared.state.borrow_mut().reading.input = arrived;
+    run(shared, stop).await
 }
 
 /// Takes the client's side of a handshake. It is over before the server has seen our certificate (RFC 8446 section 2):
@@ -115,7 +127,7 @@ pub async fn connect<S: Stream>(
 }
 
 /// Refuses a peer that has not proved who it is.
-fn known<S: Stream>((stream, peer): (TlsStream<S>, Peer)) -> Result<(TlsStream<S>, Peer), Refused> {
+pub(super) fn known<S: Stream>((stream, peer): (TlsStream<S>, Peer)) -> Result<(TlsStream<S>, Peer), Refused> {
     match peer.id {
         Some(_) => Ok((stream, peer)),
         None => Err(Refused::NoCertificate),
@@ -126,7 +138,14 @@ async fn run<S: Stream>(shared: Rc<Shared<S>>, stop: &Stop) -> Result<(TlsStream
     let mut output = Output::new();
     let mut first = true;
     let mut name = None;
+    let mut has_received = !shared.state.borrow().reading.input.is_empty();
     loop {
+        if has_received && std::mem::take(&mut first) && !speaks_tls(&shared.state.borrow()) {
+            return Err(answer_plain_http(&shared, stop).await.unwrap_or(Refused::NotTls));
+        }
+        if has_received && shared.state.borrow().has_flight() {
+            step(stop).await?;
+        }
         let stage = shared.state.borrow_mut().advance(&mut output);
         // The library tells it to who chooses the certificate, on this thread and within this step.
         name = take_asked_name().or(name);
@@ -144,12 +163,7 @@ async fn run<S: Stream>(shared: Rc<Shared<S>>, stop: &Stop) -> Result<(TlsStream
             }
         }
         receive(&shared, stop).await?;
-        if std::mem::take(&mut first) && !speaks_tls(&shared.state.borrow()) {
-            return Err(answer_plain_http(&shared, stop).await.unwrap_or(Refused::NotTls));
-        }
-        if shared.state.borrow().has_flight() {
-            step(stop).await?;
-        }
+        has_received = true;
     }
 }
 
