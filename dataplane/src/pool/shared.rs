@@ -8,7 +8,7 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use h2::client::{self, ResponseFuture, SendRequest};
-use h2::{Ping, PingPong, SendStream};
+use h2::{PingPong, SendStream};
 use http::Request;
 use ringmesh_ring::buffer::Buffer;
 use ringmesh_ring::clock::Instant;
@@ -23,7 +23,7 @@ use crate::proxy::exchange::Lost;
 use crate::proxy::exchange::data::Data;
 use crate::proxy::exchange::head::Hop;
 use crate::proxy::http2::calm::Calm;
-use crate::proxy::http2::keeper::{Keeper, Seen, Verdict};
+use crate::proxy::http2::keeper::{self, Keeper, Seen, Verdict};
 use crate::proxy::http2::limits;
 use crate::proxy::transport::Transport;
 use crate::tables::Service;
@@ -390,10 +390,7 @@ impl<N: Net> Care<'_, N> {
             let seen = Seen { open, served: self.connection.served.get(), heard: self.heard.since.replace(false) };
             match self.keeper.look(seen) {
                 Verdict::Stay => {}
-                Verdict::Ask => {
-                    // Fails if an answer is still outstanding, which is waited for anyhow.
-                    let _outstanding = self.ping.as_mut().map(|ping| ping.send_ping(Ping::opaque()));
-                }
+                Verdict::Ask => keeper::ask(self.ping.as_mut()),
                 Verdict::Dead => {
                     self.connection.closed.set(true);
                     self.stop.trigger(StopReason::Deadline);

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use h2::{Ping, PingPong, Reason as Code, server};
+use h2::{PingPong, Reason as Code, server};
 use ringmesh_ring::buffer::Buffer;
 use ringmesh_ring::duplex::{Duplex, Pipe, Watcher, pump};
 use ringmesh_ring::net::Net;
@@ -225,10 +225,7 @@ impl<N: Net> Care<'_, N> {
         let (net, stop) = (&session.connection.worker.net, &session.connection.stop);
         match self.keeper.look(seen) {
             Verdict::Stay => {}
-            Verdict::Ask => {
-                // Fails if an answer is still outstanding, which is waited for anyhow.
-                let _outstanding = self.ping.as_mut().map(|ping| ping.send_ping(Ping::opaque()));
-            }
+            Verdict::Ask => keeper::ask(self.ping.as_mut()),
             Verdict::Dead => stop.trigger(StopReason::Deadline),
             // It has its time already: looking again must not give it more.
             Verdict::Unused if self.farewell => {}
