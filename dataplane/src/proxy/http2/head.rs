@@ -44,6 +44,10 @@ impl Head {
         let (host, is_grpc, expects_continue) = (None, false, false);
         let mut head = Self { method, uri, fields, query: 0, host, length, is_grpc, expects_continue };
         let checked = head.interpret(limits);
+        if checked == Err(Reason::HeaderTooLarge) {
+            // It may be several times as large as one that is passed on, and its stream may last a while.
+            head.fields = HeaderMap::new();
+        }
         (head, checked)
     }
 

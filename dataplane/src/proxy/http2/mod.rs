@@ -133,8 +133,9 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: Start<N>, arriv
 
 fn builder(limits: &ringmesh_model::snapshot::ListenerLimits) -> server::Builder {
     let mut builder = server::Builder::new();
-    // As HTTP/2 counts it, each field is 32 bytes larger (RFC 9113 section 6.5.2). What is larger still, the library answers.
-    let header = limits.max_header_bytes + 32 * limits.max_headers + 1024;
+    // As HTTP/2 counts it, each field is 32 bytes larger (RFC 9113 section 6.5.2).
+    let allowed = limits.max_header_bytes + 32 * limits.max_headers + 1024;
+    let header = allowed * limits::READ_HEAD_FACTOR;
     builder
         .initial_window_size(limits::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
