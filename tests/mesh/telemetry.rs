@@ -1,6 +1,6 @@
 //! What is counted, logged and shown: equal to what clients saw, and never going back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use ringmesh_loadgen::load::{Entry, Expect, Reuse};
 use ringmesh_loadgen::serve::Http;
 use ringmesh_tests::certificates::Authority;
+use ringmesh_tests::http2::{self, Connection};
 use ringmesh_tests::peers::Refusing;
 use ringmesh_tests::process;
 use ringmesh_tests::{Client, DEADLINE, Driver, Metrics, Proxy, Service, eventually, hold, on_both_drivers, ports};
@@ -462,5 +463,41 @@ fn control_counts_on_while_nobody_reads_and_requests_never_wait_for_it() {
             last = (proxy.access_log().len() as u64, lines_dropped(&proxy));
         }
         eprintln!("{} requests in {held:?} while control was held", report.total.answered());
+    });
+}
+
+#[test]
+fn the_log_has_the_proxys_own_lines_and_none_of_its_libraries() {
+    on_both_drivers(|driver| {
+        let app = http2::service(http2::service::shown);
+        let front = ports::free();
+        // Names, HTTP/2 on both sides, an edit: all that libraries would speak of.
+        let config = |name: &str| {
+            format!(
+                "[[listener]]\nname = \"{name}\"\nbind = \"{front}\"\nservice = \"app\"\n\
+                 [[service]]\nname = \"app\"\nprotocol = \"http2\"\nendpoints = [\"localhost:{}\"]\n\
+                 [[service]]\nname = \"gone\"\nendpoints = [\"nobody.invalid:80\"]\n",
+                app.address().port()
+            )
+        };
+        let mut proxy = ringmesh(driver).level("trace").config(config("one")).start();
+        let mut client = Connection::connect(front);
+        for _ in 0..10 {
+            assert_eq!(client.get("app", "/x").text(), "GET /x 0");
+        }
+        drop(client);
+        proxy.reconfigure(&config("two"));
+        let log = proxy.log();
+        let targets: BTreeSet<String> = log
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+            .filter(|line| line["level"] == "DEBUG" || line["level"] == "TRACE")
+            .map(|line| line["target"].as_str().unwrap_or_default().split("::").next().unwrap().to_owned())
+            .collect();
+        let packages = include_str!("../../Cargo.lock").lines().filter_map(|line| line.strip_prefix("name = \""));
+        let packages: BTreeSet<String> = packages.map(|name| name.trim_end_matches('"').replace('-', "_")).collect();
+        let of_libraries: Vec<_> =
+            targets.intersection(&packages).filter(|name| !name.starts_with("ringmesh")).collect();
+        assert!(of_libraries.is_empty(), "{of_libraries:?} of {targets:?}");
     });
 }
