@@ -1,6 +1,6 @@
 //! What the data plane has counted and told, for people and their tools: `/metrics`, the access log, handshake records.
 //!
-//! [`merge`] reads the workers' counts when somebody asks, and [`retired`] keeps those of data planes that are gone; [`prometheus`] says which families they make, [`exposition`]
+//! [`merge`] reads the workers' counts when somebody asks; [`prometheus`] says which families they make, [`exposition`]
 //! how a page is written. [`events`] takes what the workers tell out of their rings; [`access`] and [`handshakes`] are what
 //! it becomes; [`writer`] is the thread that writes the log.
 
@@ -12,7 +12,6 @@ pub mod histogram;
 pub mod limits;
 pub mod merge;
 pub mod prometheus;
-pub mod retired;
 pub mod summary;
 pub mod time;
 pub mod writer;
@@ -26,7 +25,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use ringmesh_dataplane::telemetry::{Reader, directory, ring};
 use ringmesh_ring::shared_memory::{self, SharedMemory};
@@ -79,14 +78,9 @@ impl Telemetry {
         Ok(())
     }
 
-    /// The data planes that were draining are gone; see [`Merge::retire`].
-    pub fn retire(&self) {
-        self.merge(|merge| merge.retire(Instant::now()));
-    }
-
     /// What the workers have counted up to now.
     pub fn totals(&self) -> Totals {
-        self.merge(|merge| merge.totals(Instant::now()))
+        self.merge(|merge| merge.totals())
     }
 
     /// Everything that `/metrics` shows.

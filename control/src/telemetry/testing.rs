@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use ringmesh_dataplane::outcome::Reason;
 use ringmesh_dataplane::telemetry::Reader;
@@ -105,7 +105,7 @@ pub(super) fn scrape() -> Scrape {
     let mut merge = Merge::default();
     merge.attach(dataplane.reader());
     Scrape {
-        totals: merge.totals(Instant::now()),
+        totals: merge.totals(),
         events: Tally { read: 9, malformed: 1, lines_lost: 2 },
         state: state(),
         panics: 0,
