@@ -110,8 +110,8 @@ fn scrape_all_the_while(proxy_admin: std::net::SocketAddr, ended: &AtomicBool) -
         }
         if let Some(before) = &before {
             let mut fallen = now.fallen_since(before);
-            // What control counts of itself begins anew with it; totals of traffic may not.
-            fallen.retain(|counter| !counter.starts_with("ringmesh_control_"));
+            // What a process counts of itself begins anew with it; totals of traffic may not.
+            fallen.retain(|counter| !["ringmesh_control_", "process_"].iter().any(|own| counter.starts_with(own)));
             assert!(fallen.is_empty(), "page {pages}: {fallen:#?}");
         }
         before = Some(now);
@@ -499,5 +499,47 @@ fn the_log_has_the_proxys_own_lines_and_none_of_its_libraries() {
         let of_libraries: Vec<_> =
             targets.intersection(&packages).filter(|name| !name.starts_with("ringmesh")).collect();
         assert!(of_libraries.is_empty(), "{of_libraries:?} of {targets:?}");
+    });
+}
+
+#[test]
+fn what_both_processes_take_is_on_the_page_under_prometheus_own_names() {
+    let app = Service::saying("hello");
+    let (proxy, front) = proxy_to(Driver::Auto, &[app.address()]);
+    let mut clients: Vec<Client> = (0..50).map(|_| Client::connect(front)).collect();
+    for client in &mut clients {
+        assert_eq!(client.get("app", "/").text(), "hello");
+    }
+    let value = |metrics: &Metrics, name: &str, process: &str| {
+        let found: Vec<f64> = metrics.find(name, &[("process", process)]).map(|sample| sample.value).collect();
+        assert_eq!(found.len(), 1, "{name} of {process}");
+        found[0]
+    };
+    let metrics = proxy.metrics();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    for (name, pid) in [("control", proxy.control_pid()), ("dataplane", proxy.dataplane_pid())] {
+        let of = |metric: &str| value(&metrics, metric, name);
+        let cpu = process::processor_time(pid).as_secs_f64();
+        assert!((0.0..=cpu).contains(&of("process_cpu_seconds_total")), "{name}: {cpu}");
+        let resident = process::resident_set_size(pid) as f64;
+        let told = of("process_resident_memory_bytes");
+        assert!(told > resident / 2.0 && told < resident * 2.0, "{name}: {told}, {resident}");
+        assert!(of("process_virtual_memory_bytes") > told, "{name}");
+        let open = process::descriptors(pid) as f64;
+        assert!((of("process_open_fds") - open).abs() < 20.0, "{name}: {open}");
+        assert!(of("process_max_fds") >= open, "{name}");
+        let started = of("process_start_time_seconds");
+        assert!(started > now - 60.0 && started < now + 2.0, "{name}: {started}, {now}");
+    }
+    assert!(value(&metrics, "process_open_fds", "dataplane") >= 50.0, "a descriptor a connection at least");
+    // Of one that is gone, its numbers go too; they come back with the next one.
+    proxy.kill_dataplane();
+    let started = value(&metrics, "process_start_time_seconds", "dataplane");
+    eventually("the next one is on the page", || {
+        let metrics = proxy.metrics();
+        metrics
+            .find("process_start_time_seconds", &[("process", "dataplane")])
+            .any(|new| new.value > started)
+            .then_some(())
     });
 }

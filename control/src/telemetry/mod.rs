@@ -11,6 +11,7 @@ pub mod handshakes;
 pub mod histogram;
 pub mod limits;
 pub mod merge;
+pub mod processes;
 pub mod prometheus;
 pub mod summary;
 pub mod time;
@@ -32,6 +33,7 @@ use ringmesh_ring::shared_memory::{self, SharedMemory};
 
 use self::events::{Events, Source};
 use self::merge::{Merge, Totals};
+use self::processes::Usage;
 use self::prometheus::Scrape;
 use self::writer::{Sink, Writer};
 use crate::state::State;
@@ -86,7 +88,15 @@ impl Telemetry {
     /// Everything that `/metrics` shows.
     pub fn scrape(&self, state: State) -> Scrape {
         self.events.drain();
-        Scrape { totals: self.totals(), events: self.events.tally(), state, panics: panics(), now: SystemTime::now() }
+        let dataplane = state.dataplane.pid.map(Usage::of);
+        Scrape {
+            totals: self.totals(),
+            events: self.events.tally(),
+            processes: [("control", Usage::of(std::process::id())), ("dataplane", dataplane.unwrap_or_default())],
+            state,
+            panics: panics(),
+            now: SystemTime::now(),
+        }
     }
 
     /// Writes what the access log still lacks, for at most this long.

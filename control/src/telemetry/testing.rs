@@ -14,6 +14,7 @@ use ringmesh_ring::shared_memory::SharedMemory;
 use super::Telemetry;
 use super::events::Tally;
 use super::merge::Merge;
+use super::processes::Usage;
 use super::prometheus::Scrape;
 use crate::state::{Identity, NameAnswer, Phase, State};
 
@@ -108,6 +109,20 @@ pub(super) fn scrape() -> Scrape {
         totals: merge.totals(),
         events: Tally { read: 9, malformed: 1, lines_lost: 2 },
         state: state(),
+        processes: [
+            (
+                "control",
+                Usage {
+                    cpu_seconds: Some(1.25),
+                    resident_bytes: Some(9_000_000),
+                    virtual_bytes: Some(50_000_000),
+                    open_fds: Some(30),
+                    max_fds: None,
+                    start_seconds: Some(1_700_000_000.5),
+                },
+            ),
+            ("dataplane", Usage { cpu_seconds: Some(100.0), max_fds: Some(1_048_576), ..Usage::default() }),
+        ],
         panics: 0,
         now: UNIX_EPOCH + Duration::from_millis(1_700_000_100_250),
     }

@@ -15,9 +15,10 @@ use ringmesh_dataplane::tls::Refused;
 
 use crate::state::{Phase, State};
 use crate::telemetry::events::Tally;
-use crate::telemetry::exposition::{Description, Family, Format, Label, Page, Type, Unit};
+use crate::telemetry::exposition::{Description, Family, Format, Label, Page, Type, Unit, Value};
 use crate::telemetry::handshakes::direction_word;
 use crate::telemetry::merge::{CLASSES, MAX_CAUSES, Requests, Totals, Worker};
+use crate::telemetry::processes::Usage;
 use crate::telemetry::time::unix_seconds;
 
 /// Everything that a page shows, read at one moment.
@@ -28,6 +29,8 @@ pub struct Scrape {
     pub events: Tally,
     /// What control knows.
     pub state: State,
+    /// What the processes take, by their names.
+    pub processes: [(&'static str, Usage); 2],
     /// Tasks and threads of control that panicked.
     pub panics: u64,
     /// The moment.
@@ -48,6 +51,7 @@ pub fn write(scrape: &Scrape, format: Format, out: &mut dyn io::Write) -> io::Re
     dataplane(&mut page, scrape);
     config(&mut page, scrape);
     control(&mut page, scrape);
+    processes(&mut page, scrape);
     page.finish()
 }
 
@@ -334,6 +338,46 @@ fn control(page: &mut Page<'_>, scrape: &Scrape) {
         .sample(&[("mesh", &state.mesh), ("workload", &state.workload), ("instance", &state.instance)], 1);
     let build = fact("ringmesh_build", "What runs.");
     page.family(&build).sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+}
+
+/// A number of a process, and how it is read off.
+type ProcessNumber = (Description, fn(&Usage) -> Option<Value>);
+
+/// Under the names that Prometheus' own client libraries have for them.
+const PROCESS_NUMBERS: [ProcessNumber; 6] = [
+    (
+        Description {
+            kind: Type::Counter,
+            name: "process_cpu_seconds",
+            unit: Unit::Seconds,
+            help: "User and system time on processors.",
+        },
+        |usage| usage.cpu_seconds.map(Value::Number),
+    ),
+    (gauge("process_resident_memory_bytes", Unit::Bytes, "Resident memory."), |usage| {
+        usage.resident_bytes.map(Value::Count)
+    }),
+    (gauge("process_virtual_memory_bytes", Unit::Bytes, "Virtual memory."), |usage| {
+        usage.virtual_bytes.map(Value::Count)
+    }),
+    (gauge("process_open_fds", Unit::None, "Open file descriptors."), |usage| usage.open_fds.map(Value::Count)),
+    (gauge("process_max_fds", Unit::None, "Most file descriptors that may be open."), |usage| {
+        usage.max_fds.map(Value::Count)
+    }),
+    (gauge("process_start_time_seconds", Unit::Seconds, "When the process started, since the Unix epoch."), |usage| {
+        usage.start_seconds.map(Value::Number)
+    }),
+];
+
+fn processes(page: &mut Page<'_>, scrape: &Scrape) {
+    for (description, value) in PROCESS_NUMBERS {
+        let mut family = page.family(&description);
+        for (name, usage) in &scrape.processes {
+            if let Some(value) = value(usage) {
+                family.sample(&[("process", name)], value);
+            }
+        }
+    }
 }
 
 /// One sample for each reason that has occurred, and `ok` from the start.
