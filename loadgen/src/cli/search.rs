@@ -1,5 +1,6 @@
 //! `--until`: the highest rate that keeps an objective.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use ringmesh_loadgen::unit;
 use serde_json::{Value, json};
 
 use super::exit;
-use super::load::drive;
+use super::load::{drive, save};
 use super::screen::Screen;
 
 /// How long each rate is tried when nothing says otherwise.
@@ -67,6 +68,7 @@ pub(crate) struct Task<'a> {
     pub(crate) settings: load::Settings,
     pub(crate) length: Option<Duration>,
     pub(crate) json: bool,
+    pub(crate) save: Option<&'a Path>,
 }
 
 /// One rate that was tried.
@@ -115,6 +117,10 @@ impl Task<'_> {
         match self.json {
             true => println!("{}", self.to_json(found, &tries, ended)),
             false => self.print(found, &tries, ended),
+        }
+        // After printing, as a load does.
+        if let Some(file) = self.save {
+            save(file, &self.to_json(found, &tries, ended))?;
         }
         Ok(if found.held.is_some() { ExitCode::SUCCESS } else { ExitCode::from(exit::DOES_NOT_HOLD) })
     }
