@@ -148,6 +148,9 @@ pub struct Listener {
     pub tls_expires_at: Option<u64>,
     /// How many sockets share the port.
     pub sockets: usize,
+    /// Why nobody accepts connections on them, if so.
+    #[serde(default)]
+    pub problem: Option<String>,
 }
 
 /// A service.

@@ -12,7 +12,7 @@ use crate::delta::Delta;
 use crate::snapshot::{Name, Snapshot};
 
 /// Version of these messages. Another one means upgrade, not adoption.
-pub const WIRE_VERSION: u32 = 4;
+pub const WIRE_VERSION: u32 = 5;
 
 /// Largest frame, in bytes. 10,000 services of 20 endpoints are about 10 MiB.
 pub const MAX_FRAME_BYTES: usize = 256 * 1024 * 1024;
@@ -204,6 +204,8 @@ pub struct Report {
     pub workers: Vec<WorkerReport>,
     /// For each endpoint that is configured.
     pub endpoints: Vec<EndpointReport>,
+    /// Listeners that no worker accepts on yet, for want of descriptors.
+    pub deaf: Vec<Name>,
 }
 
 /// One worker's account.

@@ -145,10 +145,11 @@ fn write_sections(text: &mut String, state: &State, now: u64, colour: Colour) ->
             None if one.mtls == "strict" => "mutual".to_owned(),
             None => "off".to_owned(),
         };
-        [&one.name, &one.bind, &one.protocol, &tls, &one.sockets.to_string()].map(|cell| cell.clone()).to_vec()
+        let problem = one.problem.as_ref().map_or(String::new(), |problem| colour.bad(problem));
+        vec![one.name.clone(), one.bind.clone(), one.protocol.clone(), tls, one.sockets.to_string(), problem]
     };
     let listeners = state.listeners.iter().map(listener).collect();
-    section(text, ["LISTENER", "BIND", "PROTOCOL", "TLS", "SOCKETS"], listeners, colour)?;
+    section(text, ["LISTENER", "BIND", "PROTOCOL", "TLS", "SOCKETS", "PROBLEM"], listeners, colour)?;
     let services = state.services.iter().flat_map(service_rows).collect();
     section(text, ["SERVICE", "ENDPOINT", "STATE", "IN FLIGHT", "IDLE", "FAILURES"], services, colour)?;
     let workers = state.dataplane.report.iter().flat_map(|report| &report.workers).enumerate();
@@ -280,6 +281,9 @@ mod tests {
         state.dataplane.report = Some(Report { workers, ..Report::default() });
         let failing =
             state::Endpoint { address: "10.0.0.7:80".into(), state: EndpointState::Failing, ..Default::default() };
+        state.listeners =
+            ["in", "out"].map(|name| state::Listener { name: name.into(), ..Default::default() }).to_vec();
+        state.listeners[1].problem = Some("not accepted on".into());
         state.services = vec![state::Service { name: "payments".into(), peer: None, endpoints: vec![failing] }];
         state
     }
@@ -289,6 +293,9 @@ mod tests {
         let text = table(&state(), 100, Colour::None);
         assert!(text.contains("version 2 live on 1 of 2 cores"), "{text}");
         assert!(text.contains("payments  10.0.0.7:80  failing"), "{text}");
+        let listeners: Vec<&str> =
+            text.lines().filter(|line| line.starts_with("in ") || line.starts_with("out ")).collect();
+        assert!(listeners[1].ends_with("0        not accepted on") && listeners[0].ends_with(" 0"), "{text}");
         assert!(!text.contains('\x1b'), "no colour was asked for: {text}");
     }
 

@@ -41,6 +41,8 @@ pub struct Totals {
     pub starts: u64,
     /// Series that have a place in the directory.
     pub series: u64,
+    /// Listeners that no worker accepts on.
+    pub deaf: u64,
 }
 
 /// Requests of one series.
@@ -142,6 +144,7 @@ impl Totals {
             workers: (0..reader.workers()).map(|number| Worker::of(reader, number)).collect(),
             starts: reader.header(header::STARTS),
             series: reader.header(header::TAKEN),
+            deaf: reader.header(header::DEAF),
             ..Self::default()
         };
         for counts in reader.each_series() {

@@ -198,6 +198,11 @@ impl Directory {
         self.memory.words()[header::VERSION].store(version, Ordering::Relaxed);
     }
 
+    /// Writes down how many listeners no worker accepts on.
+    pub fn set_deaf(&self, count: usize) {
+        self.memory.words()[header::DEAF].store(count as u64, Ordering::Relaxed);
+    }
+
     /// The memory.
     pub fn memory(&self) -> &Arc<Memory> {
         &self.memory

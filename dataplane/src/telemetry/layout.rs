@@ -20,7 +20,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"ringmesh");
 pub const MAX_WORKERS: u16 = 256;
 
 /// Version of this layout. Control reads no other.
-pub const LAYOUT_VERSION: u64 = 2;
+pub const LAYOUT_VERSION: u64 = 3;
 
 /// Words in a page of 4 KiB.
 pub const PAGE_WORDS: usize = 512;
@@ -56,6 +56,8 @@ pub mod header {
     pub const VERSION: usize = 6;
     /// Series that have a place now.
     pub const TAKEN: usize = 7;
+    /// Listeners that no worker accepts on, for want of descriptors.
+    pub const DEAF: usize = 8;
 }
 
 /// Words of a worker's gauges.

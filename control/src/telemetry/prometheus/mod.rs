@@ -50,8 +50,8 @@ pub fn write(scrape: &Scrape, format: Format, out: &mut dyn io::Write) -> io::Re
     workers(&mut page, &scrape.totals);
     dataplane(&mut page, scrape);
     config(&mut page, scrape);
-    control(&mut page, scrape);
     processes(&mut page, scrape);
+    control(&mut page, scrape);
     page.finish()
 }
 
@@ -256,6 +256,12 @@ fn dataplane(page: &mut Page<'_>, scrape: &Scrape) {
     page.family(&up).sample(&[], u64::from(state.dataplane.phase == Phase::Running));
     let starts = counter("ringmesh_dataplane_starts", "How often a data plane has started.");
     page.family(&starts).sample(&[], totals.starts);
+    let deaf = gauge(
+        "ringmesh_dataplane_listeners_deaf",
+        Unit::None,
+        "Listeners that no worker accepts on, for want of descriptors.",
+    );
+    page.family(&deaf).sample(&[], totals.deaf);
     let driver = fact("ringmesh_driver", "The I/O driver in use, and why it is not the better one.");
     let mut family = page.family(&driver);
     if let Some(driver) = &state.dataplane.driver {
@@ -318,28 +324,6 @@ fn config(page: &mut Page<'_>, scrape: &Scrape) {
     }
 }
 
-fn control(page: &mut Page<'_>, scrape: &Scrape) {
-    let Scrape { state, events, panics, .. } = scrape;
-    let start = gauge("ringmesh_control_start_time_seconds", Unit::Seconds, "When this control process started.");
-    page.family(&start).sample(&[], state.control.started_at);
-    let epoch = gauge("ringmesh_control_epoch", Unit::None, "Counts the controls of this instance.");
-    page.family(&epoch).sample(&[], state.control.epoch);
-    let crashed = counter("ringmesh_control_panics", "Threads and tasks of this control process that panicked.");
-    page.family(&crashed).sample(&[], *panics);
-    let read = counter("ringmesh_control_events", "Events of the data plane that were read.");
-    page.family(&read).sample(&[], events.read);
-    let lost =
-        counter("ringmesh_control_log_lines_lost", "Access log lines that could not be written, or not fast enough.");
-    page.family(&lost).sample(&[], events.lines_lost);
-    let malformed = counter("ringmesh_control_events_malformed", "Events that could not be read.");
-    page.family(&malformed).sample(&[], events.malformed);
-    let workload = fact("ringmesh_workload", "Whose proxy this is.");
-    page.family(&workload)
-        .sample(&[("mesh", &state.mesh), ("workload", &state.workload), ("instance", &state.instance)], 1);
-    let build = fact("ringmesh_build", "What runs.");
-    page.family(&build).sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
-}
-
 /// A number of a process, and how it is read off.
 type ProcessNumber = (Description, fn(&Usage) -> Option<Value>);
 
@@ -378,6 +362,28 @@ fn processes(page: &mut Page<'_>, scrape: &Scrape) {
             }
         }
     }
+}
+
+fn control(page: &mut Page<'_>, scrape: &Scrape) {
+    let Scrape { state, events, panics, .. } = scrape;
+    let start = gauge("ringmesh_control_start_time_seconds", Unit::Seconds, "When this control process started.");
+    page.family(&start).sample(&[], state.control.started_at);
+    let epoch = gauge("ringmesh_control_epoch", Unit::None, "Counts the controls of this instance.");
+    page.family(&epoch).sample(&[], state.control.epoch);
+    let crashed = counter("ringmesh_control_panics", "Threads and tasks of this control process that panicked.");
+    page.family(&crashed).sample(&[], *panics);
+    let read = counter("ringmesh_control_events", "Events of the data plane that were read.");
+    page.family(&read).sample(&[], events.read);
+    let lost =
+        counter("ringmesh_control_log_lines_lost", "Access log lines that could not be written, or not fast enough.");
+    page.family(&lost).sample(&[], events.lines_lost);
+    let malformed = counter("ringmesh_control_events_malformed", "Events that could not be read.");
+    page.family(&malformed).sample(&[], events.malformed);
+    let workload = fact("ringmesh_workload", "Whose proxy this is.");
+    page.family(&workload)
+        .sample(&[("mesh", &state.mesh), ("workload", &state.workload), ("instance", &state.instance)], 1);
+    let build = fact("ringmesh_build", "What runs.");
+    page.family(&build).sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
 }
 
 /// One sample for each reason that has occurred, and `ok` from the start.
