@@ -125,6 +125,18 @@ fn what_makes_no_sense_is_refused_with_what_would_be_right() {
 }
 
 #[test]
+fn a_reader_who_has_seen_enough_is_no_failure() {
+    let server = Server::start("http");
+    for format in ["table", "json", "hdr", "prometheus"] {
+        let words = format!("http {} --rate 100 --duration 300ms --format {format}", server.url());
+        let mut child = command(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{format}: {}", stderr(&output));
+    }
+}
+
+#[test]
 fn more_connections_than_descriptors_are_refused_before_anything_is_sent() {
     let script = format!("ulimit -n 64; exec {} http http://127.0.0.1:1/ -c 100", env!("CARGO_BIN_EXE_ringmesh-load"));
     let output = Command::new("sh").args(["-c", &script]).output().unwrap();

@@ -202,10 +202,11 @@ fn config(state: &State, now: u64, colour: Colour) -> String {
     let since = config.live_at.map_or(String::new(), |at| format!(" for {}", ago(now, at)));
     let problems = match config.problems.len() {
         0 => String::new(),
-        count => format!(
-            ", {}",
-            colour.bad(&format!("{count} problems in the file as it is now; the last good one goes on"))
-        ),
+        count => {
+            let problems = if count == 1 { "problem" } else { "problems" };
+            let told = format!("{count} {problems} in the file as it is now; the last good one goes on");
+            format!(", {}", colour.bad(&told))
+        }
     };
     format!("{}, {cores}{since}{problems}", config.file)
 }

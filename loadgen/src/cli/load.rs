@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::screen::{Progress, Screen};
 use super::search;
 use super::target::Place;
-use super::{RuntimeArgs, TICK, exit, on_signal};
+use super::{RuntimeArgs, TICK, exit, on_signal, print, say};
 
 /// How long a load that is stopped waits for answers.
 const GRACE: Duration = Duration::from_secs(1);
@@ -147,10 +147,10 @@ pub(crate) fn run(args: &LoadArgs, place: Place, protocol: Protocol) -> anyhow::
     let report = drive(settings, &stopped, &mut screen)?;
     screen.clear();
     match args.format() {
-        Format::Table => println!("{report}"),
-        Format::Json => println!("{}", report.to_json()),
-        Format::Hdr => print!("{}", report.to_hdr_log(began)),
-        Format::Prometheus => print!("{}", report.to_prometheus()),
+        Format::Table => say(&report),
+        Format::Json => say(report.to_json()),
+        Format::Hdr => print(report.to_hdr_log(began)),
+        Format::Prometheus => print(report.to_prometheus()),
     }
     // After printing: what has been measured is not lost when a disk is full.
     if let Some(file) = &args.save {
