@@ -62,7 +62,7 @@ impl<'w> Peer<'w> {
     /// The endpoint's side of the next connection.
     async fn accept(world: &'w World) -> Self {
         let peer = Self { world, stream: world.accept().await };
-        assert_eq!(peer.bytes(PREFACE.len()).await.unwrap(), PREFACE);
+        assert_eq!(peer.bytes(PREFACE.len()).await.expect("the proxy begins"), PREFACE);
         peer.say(SETTINGS, 0, 0, &[]).await;
         peer
     }
