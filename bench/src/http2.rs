@@ -24,6 +24,27 @@ const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
 
+/// What is sent and answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A GET, answered with 100 bytes.
+    Request,
+    /// A unary gRPC call: a message of 100 bytes either way, and a status behind it.
+    Call,
+}
+
+/// The fields of a call; the last differs with each.
+const CALL_FIELDS: &[(&str, &str)] = &[
+    (":method", "POST"),
+    (":scheme", "http"),
+    (":authority", "app.bench.example"),
+    (":path", "/items/17"),
+    ("content-type", "application/grpc"),
+    ("te", "trailers"),
+    ("user-agent", "bench/1"),
+    ("grpc-timeout", "9999m"),
+];
+
 /// The fields of the request that `memory::REQUEST` has.
 const FIELDS: &[(&str, &str)] = &[
     (":method", "GET"),
@@ -46,8 +67,8 @@ fn literal(block: &mut Vec<u8>, name: &str, value: &str) {
 
 /// The first request's block and that of all others: what stays the same is put into the table once and named from then on,
 /// as clients do; the last field differs with each request.
-fn blocks() -> (Vec<u8>, Vec<u8>) {
-    let (&(name, value), same) = FIELDS.split_last().expect("there are some");
+fn blocks(fields: &[(&str, &str)]) -> (Vec<u8>, Vec<u8>) {
+    let (&(name, value), same) = fields.split_last().expect("there are some");
     let (mut first, mut others) = (Vec::new(), Vec::new());
     for (place, (name, value)) in same.iter().enumerate() {
         let begin = first.len();
@@ -116,17 +137,68 @@ impl Peer {
     }
 }
 
-/// Sends requests over one connection, `at_once` of them together, and answers them over another, `rounds` times.
+/// The frames of one request or call.
+struct Frames {
+    first: Vec<u8>,
+    others: Vec<u8>,
+    message: Option<Vec<u8>>,
+    head: Vec<u8>,
+    body: Vec<u8>,
+    trailers: Option<Vec<u8>>,
+}
+
+impl Frames {
+    fn of(kind: Kind) -> Self {
+        // 200 is in the static table.
+        let mut head = vec![0x88];
+        let body = vec![b'x'; 100];
+        match kind {
+            Kind::Request => {
+                let (first, others) = blocks(FIELDS);
+                literal(&mut head, "content-type", "application/octet-stream");
+                literal(&mut head, "content-length", "100");
+                Self { first, others, message: None, head, body, trailers: None }
+            }
+            Kind::Call => {
+                let (first, others) = blocks(CALL_FIELDS);
+                literal(&mut head, "content-type", "application/grpc");
+                let mut trailers = Vec::new();
+                literal(&mut trailers, "grpc-status", "0");
+                let message = [&[0, 0, 0, 0, 100][..], &body].concat();
+                Self { first, others, message: Some(message.clone()), head, body: message, trailers: Some(trailers) }
+            }
+        }
+    }
+
+    fn push_request(&self, frames: &mut Vec<u8>, stream: u32) {
+        let block = if stream == 1 { &self.first } else { &self.others };
+        match &self.message {
+            None => frames.extend(frame(HEADERS, END_HEADERS | END_STREAM, stream, block)),
+            Some(message) => {
+                frames.extend(frame(HEADERS, END_HEADERS, stream, block));
+                frames.extend(frame(DATA, END_STREAM, stream, message));
+            }
+        }
+    }
+
+    fn push_answer(&self, frames: &mut Vec<u8>, stream: u32) {
+        frames.extend(frame(HEADERS, END_HEADERS, stream, &self.head));
+        match &self.trailers {
+            None => frames.extend(frame(DATA, END_STREAM, stream, &self.body)),
+            Some(trailers) => {
+                frames.extend(frame(DATA, 0, stream, &self.body));
+                frames.extend(frame(HEADERS, END_HEADERS | END_STREAM, stream, trailers));
+            }
+        }
+    }
+}
+
+/// Sends requests or calls over one connection, `at_once` of them together, and answers them over another, `rounds` times.
 ///
 /// # Panics
 /// If what comes is not what was sent.
-pub fn run(world: &World, at_once: usize, rounds: u64) {
-    let (first, request) = blocks();
-    // 200 is in the static table.
-    let mut head = vec![0x88];
-    literal(&mut head, "content-type", "application/octet-stream");
-    literal(&mut head, "content-length", "100");
-    let body = [b'x'; 100];
+pub fn run(world: &World, kind: Kind, at_once: usize, rounds: u64) {
+    let frames = Frames::of(kind);
     block_on(&world.net, async {
         let (near, far) = world.net.pair();
         let exchanges = pooled::<Network>();
@@ -142,8 +214,7 @@ pub fn run(world: &World, at_once: usize, rounds: u64) {
         for _ in 0..rounds {
             sent.clear();
             for _ in 0..at_once {
-                let block = if stream == 1 { &first } else { &request };
-                sent.extend(frame(HEADERS, END_HEADERS | END_STREAM, stream, block));
+                frames.push_request(&mut sent, stream);
                 stream += 2;
             }
             client.send(&sent).await;
@@ -155,7 +226,7 @@ pub fn run(world: &World, at_once: usize, rounds: u64) {
                         peer.fill().await;
                     }
                     peer.buffer.consume(PREFACE.len());
-                    peer.send(&frame(SETTINGS, 0, 0, &[])).await;
+                    peer.send(&[frame(SETTINGS, 0, 0, &[]), window.clone()].concat()).await;
                     none.insert(peer)
                 }
             };
@@ -163,10 +234,8 @@ pub fn run(world: &World, at_once: usize, rounds: u64) {
             let mut got = 0;
             while got < at_once {
                 let (kind, flags, stream) = service.next().await;
-                if kind == HEADERS {
-                    assert_ne!(flags & END_STREAM, 0, "a GET has no body");
-                    answers.extend(frame(HEADERS, END_HEADERS, stream, &head));
-                    answers.extend(frame(DATA, END_STREAM, stream, &body));
+                if matches!(kind, HEADERS | DATA) && flags & END_STREAM != 0 {
+                    frames.push_answer(&mut answers, stream);
                     got += 1;
                 }
             }
@@ -174,7 +243,7 @@ pub fn run(world: &World, at_once: usize, rounds: u64) {
             let mut ended = 0;
             while ended < at_once {
                 let (kind, flags, _) = client.next().await;
-                ended += usize::from(kind == DATA && flags & END_STREAM != 0);
+                ended += usize::from(matches!(kind, HEADERS | DATA) && flags & END_STREAM != 0);
             }
         }
     });

@@ -126,6 +126,11 @@ fn words(bed: &Bed, load: &Load, address: SocketAddr) -> anyhow::Result<Vec<Stri
             words.extend(["grpc".to_owned(), format!("{scheme}://{address}/bench.Echo/Unary")]);
             words.extend(["--body".to_owned(), load.body_bytes.to_string()]);
         }
+        Kind::WebSocket => {
+            let scheme = if security == Security::Plain { "ws" } else { "wss" };
+            words.extend(["websocket".to_owned(), format!("{scheme}://{address}/items/17")]);
+            words.extend(["--bytes".to_owned(), load.body_bytes.to_string()]);
+        }
         Kind::PingPong => words.extend(["tcp".to_owned(), address.to_string()]),
         Kind::Upload => words.extend(["tcp".to_owned(), address.to_string(), "--upload".to_owned()]),
     }

@@ -72,6 +72,24 @@ impl World {
         })
     }
 
+    /// A worker before a service of gRPC, whose policy allows calls.
+    ///
+    /// # Errors
+    /// If there is no memory for its telemetry.
+    pub fn of_calls() -> anyhow::Result<Self> {
+        Self::changed(1, |snapshot| {
+            for object in snapshot.objects.values_mut() {
+                match object {
+                    Object::Service(service) => Arc::make_mut(service).protocol = Protocol::Http2,
+                    Object::Policy(policy) => {
+                        Arc::make_mut(policy).allow.iter_mut().for_each(|rule| rule.methods = vec!["POST".into()]);
+                    }
+                    _ => {}
+                }
+            }
+        })
+    }
+
     /// A worker that passes bytes on without looking at them.
     ///
     /// # Errors

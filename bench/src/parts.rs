@@ -31,7 +31,7 @@ use ringmesh_ring::memory::{Network, block_on};
 use ringmesh_ring::shared_memory::SharedMemory;
 use ringmesh_ring::{Buffer, Instant, Net, Output, Size, Slice, Stream};
 
-use crate::http2;
+use crate::http2::{self, Kind};
 use crate::memory::{Between, REQUEST, RESPONSE, World};
 use crate::snapshot::{self, other_host};
 
@@ -82,8 +82,9 @@ pub const ALL: &[Part] = &[
     Part { runs: FEW_RUNS, ..part("tables/change-one-service-of-1000", change) },
     // Copies cost by where memory lies, and the crypto library's buffers lie elsewhere each time.
     Part { spread: 0.03, ..part("tls/record-of-1KiB", tls_record) },
-    part("http2/a-request-alone", || http2_requests(1)),
-    part("http2/16-requests-at-once", || http2_requests(16)),
+    part("http2/a-request-alone", || http2_requests(Kind::Request, 1)),
+    part("http2/16-requests-at-once", || http2_requests(Kind::Request, 16)),
+    part("grpc/16-calls-at-once", || http2_requests(Kind::Call, 16)),
     part(REQUEST_WITH_ENDS, || whole_request(Between::Proxy)),
     part(ENDS, || whole_request(Between::Nothing)),
     part("tcp/round-trip-with-client-and-service", opaque_round_trip),
@@ -394,9 +395,12 @@ fn whole_request(between: Between) -> anyhow::Result<Run> {
     }))
 }
 
-fn http2_requests(at_once: usize) -> anyhow::Result<Run> {
-    let world = World::with(1, Protocol::Http2)?;
-    Ok(Box::new(move |count| http2::run(&world, at_once, count)))
+fn http2_requests(kind: Kind, at_once: usize) -> anyhow::Result<Run> {
+    let world = match kind {
+        Kind::Request => World::with(1, Protocol::Http2)?,
+        Kind::Call => World::of_calls()?,
+    };
+    Ok(Box::new(move |count| http2::run(&world, kind, at_once, count)))
 }
 
 /// The bytes of a request and its answer on a connection whose bytes are not looked at.

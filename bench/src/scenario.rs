@@ -80,6 +80,9 @@ pub enum Kind {
     Http,
     /// A unary call of gRPC, whose message comes back.
     Grpc,
+    /// A message there and back over WebSocket.
+    #[serde(rename = "websocket")]
+    WebSocket,
     /// 64 bytes there and back over TCP.
     PingPong,
     /// A MiB of many over TCP, one way.
@@ -168,6 +171,7 @@ impl Kind {
         match self {
             Self::Http => "request",
             Self::Grpc => "call",
+            Self::WebSocket => "message",
             Self::PingPong => "round trip",
             Self::Upload => "MiB",
             Self::Idle => "connection",
@@ -191,7 +195,11 @@ impl Load {
     pub fn words(&self) -> Vec<String> {
         let services = if self.services > 0 { "many" } else { "one" };
         let version = if self.version == Version::H2 { "h2" } else { "h1" };
-        let content = if self.kind == Kind::Grpc { "grpc" } else { "http" };
+        let content = match self.kind {
+            Kind::Grpc => "grpc",
+            Kind::WebSocket => "websocket",
+            _ => "http",
+        };
         [self.security.word(), services, version, content].map(str::to_owned).to_vec()
     }
 

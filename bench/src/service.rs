@@ -22,6 +22,7 @@ pub fn start(bed: &Bed, load: &Load, between: &Contender, folder: &Path) -> anyh
     let name = match load.kind {
         Kind::Http | Kind::Idle => "http",
         Kind::Grpc => "grpc",
+        Kind::WebSocket => "websocket",
         Kind::PingPong => "echo",
         Kind::Upload => "sink",
     };
@@ -63,6 +64,7 @@ pub fn try_once(load: &Load, address: SocketAddr) -> io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     match load.kind {
         Kind::Http | Kind::Grpc | Kind::Idle => request(&mut stream, load.host().unwrap_or("app")),
+        Kind::WebSocket => switch(&mut stream),
         Kind::PingPong => {
             stream.write_all(b"?")?;
             stream.read_exact(&mut [0])
@@ -97,6 +99,24 @@ pub fn request(stream: &mut TcpStream, host: &str) -> io::Result<()> {
     }
     let line = answer.split(|byte| *byte == b'\r').next().unwrap_or_default();
     Err(io::Error::other(format!("answered {}", String::from_utf8_lossy(line))))
+}
+
+/// Opens a WebSocket.
+fn switch(stream: &mut TcpStream) -> io::Result<()> {
+    let key = "dGhlIHNhbXBsZSBub25jZQ==";
+    stream.write_all(
+        format!(
+            "GET /items/17 HTTP/1.1\r\nHost: app\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        .as_bytes(),
+    )?;
+    let mut line = [0; 12];
+    stream.read_exact(&mut line)?;
+    match &line {
+        b"HTTP/1.1 101" => Ok(()),
+        _ => Err(io::Error::other(format!("answered {}", String::from_utf8_lossy(&line)))),
+    }
 }
 
 fn is_complete(answer: &[u8]) -> bool {

@@ -94,6 +94,7 @@ pub fn service(name: &str, endpoint: SocketAddr) -> Service {
         max_idle_per_endpoint: 128,
         share_connections: true,
         tcp_keepalive: None,
+        health_check: None,
     }
 }
 

@@ -70,18 +70,18 @@ pub enum Error {
         max: usize,
     },
     /// The file system failed.
-    #[error("{path}: {source}")]
+    #[error("{path}: {cause}; choose another directory with --runtime-dir, or make this one ours to write")]
     Io {
         /// Which file or directory.
         path: String,
-        /// What the kernel says.
-        source: io::Error,
+        /// What the kernel says. Not its source, as which it would be told twice.
+        cause: io::Error,
     },
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.display().to_string();
-    move |source| Error::Io { path, source }
+    move |cause| Error::Io { path, cause }
 }
 
 /// A runtime directory, whether or not it exists.

@@ -2,7 +2,8 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
+use tracing::level_filters::STATIC_MAX_LEVEL;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
@@ -66,9 +67,58 @@ pub fn start(level: &str, format: Format) -> Handle {
 
 fn filter(level: &str) -> EnvFilter {
     match std::env::var("RUST_LOG") {
-        Ok(wanted) if !wanted.is_empty() => EnvFilter::new(wanted),
+        Ok(wanted) if !wanted.is_empty() => EnvFilter::new(without_libraries(&wanted)),
         // Optimised builds have nothing at that level, and the filter would complain on standard error.
-        _ if level == "trace" && STATIC_MAX_LEVEL < LevelFilter::TRACE => EnvFilter::new("debug"),
-        _ => EnvFilter::new(level),
+        _ if level == "trace" && STATIC_MAX_LEVEL < LevelFilter::TRACE => EnvFilter::new(without_libraries("debug")),
+        _ => EnvFilter::new(without_libraries(level)),
+    }
+}
+
+/// Libraries that log by themselves, several lines a request some of them.
+const LIBRARIES: [&str; 6] = ["h2", "hickory_proto", "hickory_resolver", "hyper", "hyper_util", "rustls"];
+
+/// The same filter, but of libraries only what is wrong, unless it names them.
+fn without_libraries(wanted: &str) -> String {
+    let directives = || wanted.split(',');
+    let is_chatty = |directive: &str| directive.parse::<LevelFilter>().is_ok_and(|level| level > LevelFilter::WARN);
+    if !directives().any(is_chatty) {
+        return wanted.to_owned();
+    }
+    let named = |library: &str| {
+        let target = |directive: &str| directive.split(['=', '[', ':']).next() == Some(library);
+        directives().any(target)
+    };
+    let quiet = LIBRARIES.into_iter().filter(|library| !named(library)).map(|library| format!(",{library}=warn"));
+    wanted.to_owned() + &quiet.collect::<String>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_heard_only_when_something_is_wrong_or_when_they_are_named() {
+        let all = ",h2=warn,hickory_proto=warn,hickory_resolver=warn,hyper=warn,hyper_util=warn,rustls=warn";
+        let but_h2 = &all[",h2=warn".len()..];
+        for (wanted, more) in [
+            ("info", all),
+            ("debug", all),
+            ("TRACE", all),
+            ("warn,proxy=debug,debug", all),
+            ("warn", ""),
+            ("error", ""),
+            ("off", ""),
+            // Nothing of a library passes these anyhow.
+            ("ringmesh=debug,upstream=trace", ""),
+            ("debug,h2=trace", but_h2),
+            ("debug,h2", but_h2),
+            ("debug,h2::proto=debug", but_h2),
+            ("debug,h2[span]=debug", but_h2),
+            ("debug,h2o=debug", all),
+        ] {
+            let quiet = without_libraries(wanted);
+            assert_eq!(quiet, format!("{wanted}{more}"));
+            EnvFilter::try_new(&quiet).unwrap_or_else(|error| panic!("{quiet}: {error}"));
+        }
     }
 }

@@ -148,6 +148,9 @@ pub struct Listener {
     pub tls_expires_at: Option<u64>,
     /// How many sockets share the port.
     pub sockets: usize,
+    /// Why nobody accepts connections on them, if so.
+    #[serde(default)]
+    pub problem: Option<String>,
 }
 
 /// A service.
@@ -172,6 +175,8 @@ pub enum EndpointState {
     Up,
     /// The last connects failed.
     Failing,
+    /// Probes say that it does not serve.
+    Unhealthy,
 }
 
 impl EndpointState {
@@ -181,6 +186,7 @@ impl EndpointState {
             Self::Unknown => "unknown",
             Self::Up => "up",
             Self::Failing => "failing",
+            Self::Unhealthy => "unhealthy",
         }
     }
 }

@@ -123,6 +123,7 @@ impl Served {
                 && let Some(started) = &mut self.plane
             {
                 started.plane.look_after_memory();
+                started.plane.listen_again();
                 look = Instant::now() + LOOK_AFTER_WORKERS;
             }
             if ready.workers

@@ -16,6 +16,8 @@ pub mod filter;
 pub mod route;
 /// Which endpoint of the service.
 pub mod balance;
+/// Whether endpoints serve, as probes find out.
+pub mod health;
 /// Limits that hold over all workers.
 pub mod permit;
 /// Unused connections to endpoints.

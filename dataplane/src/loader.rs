@@ -11,6 +11,7 @@ use ringmesh_model::snapshot::{
 };
 use ringmesh_ring::net::Address;
 
+use crate::health::Health;
 use crate::listener::handshakes::Handshakes;
 use crate::listener::sources::Sources;
 use crate::permit::Limit;
@@ -225,10 +226,12 @@ impl Loader {
             }
         };
         let place = self.services.of(&config.name);
+        let healths = self.healths(place, config);
         let endpoints = config.endpoints.iter().map(|endpoint| {
             let place = self.endpoints.of(&(place, endpoint.address.clone()));
             let text = endpoint.address.to_string().into();
-            Endpoint { place, address: address(&endpoint.address), text }
+            let health = config.health_check.as_ref().map(|_| healths.get(&place).cloned().unwrap_or_default());
+            Endpoint { place, address: address(&endpoint.address), text, health }
         });
         let endpoints = endpoints.collect();
         let series = self.directory.place(Kind::Service, &[&config.name]);
@@ -242,6 +245,14 @@ impl Loader {
         let limit = config.max_in_flight.map(|max| Limit::new(max, self.workers, before, self.limit_changes));
         let pool_key = pool_key(config, identity);
         Ok(Service { place, config: config.clone(), series, tls, limit, pool_key, endpoints })
+    }
+
+    /// What was found of endpoints stays known when their service is edited.
+    fn healths(&self, service: Place, config: &snapshot::Service) -> HashMap<Place, Arc<Health>> {
+        let before = self.tables.services.get(service.index);
+        let before = before.filter(|before| before.place == service && config.health_check.is_some());
+        let endpoints = before.into_iter().flat_map(|before| &before.endpoints);
+        endpoints.filter_map(|endpoint| Some((endpoint.place, endpoint.health.clone()?))).collect()
     }
 
     fn listener(
@@ -474,9 +485,8 @@ impl Changed {
 /// What a listener agrees to in the handshake with its mesh, the preferred one first.
 fn accepted_of_mesh(protocol: Protocol) -> &'static [Alpn] {
     match protocol {
-        Protocol::Http => &[Alpn::Mesh, Alpn::MeshHttp, Alpn::Http2, Alpn::Http1],
+        Protocol::Http | Protocol::Detect => &[Alpn::Mesh, Alpn::MeshHttp, Alpn::Http2, Alpn::Http1],
         Protocol::Http2 => &[Alpn::Mesh, Alpn::MeshHttp, Alpn::Http2],
-        Protocol::Detect => &[Alpn::Mesh, Alpn::MeshHttp],
         Protocol::Tcp | Protocol::Tls => &[Alpn::Mesh],
     }
 }
@@ -484,10 +494,11 @@ fn accepted_of_mesh(protocol: Protocol) -> &'static [Alpn] {
 /// What a listener of a protocol agrees to in a handshake, the preferred one first.
 fn accepted(protocol: Protocol) -> &'static [Alpn] {
     match protocol {
-        Protocol::Http => &[Alpn::Http2, Alpn::Http1],
+        // Where it is found out, a client that offers neither agrees on none: see `tls::accept_any_protocol`.
+        Protocol::Http | Protocol::Detect => &[Alpn::Http2, Alpn::Http1],
         Protocol::Http2 => &[Alpn::Http2],
         // A server whose protocols are not known to us agrees on none.
-        Protocol::Tcp | Protocol::Tls | Protocol::Detect => &[],
+        Protocol::Tcp | Protocol::Tls => &[],
     }
 }
 

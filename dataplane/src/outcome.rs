@@ -154,6 +154,9 @@ reasons! {
     NotDetected = 42, "not_detected", 0, Downstream, Never;
     /// An opaque connection was open for as long as it may be.
     MaxDuration = 43, "max_duration", 0, Proxy, Never;
+    /// The endpoint takes no tunnel of another protocol: its HTTP/2 does not announce extended CONNECT (RFC 8441 section 3), or
+    /// it has answered by HTTP/1.1 as if nothing had been asked, which a client of HTTP/2 would take for the tunnel's begin.
+    UpgradeUnsupported = 44, "upgrade_unsupported", 502, Upstream, Never;
     /// The request has passed this proxy before: its name stands in `Via` (RFC 5842 section 7.2).
     LoopDetected = 45, "loop_detected", 508, Downstream, Never;
     /// An OPTIONS that was to go no further than here (RFC 9110 section 7.6.2).

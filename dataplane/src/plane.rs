@@ -22,6 +22,7 @@ use ringmesh_ring::socket::{Listener, refuse_newcomers};
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
 
 use crate::filter;
+use crate::health::Checker;
 use crate::listener::{self, Handover, Placement, Places};
 use crate::loader::{self, Loader};
 use crate::outbox::Outbox;
@@ -143,6 +144,8 @@ pub struct Plane {
     listeners: HashMap<Name, Listening>,
     /// Sockets that wait for the tables that need them; dropped if those are refused.
     staged: HashMap<Name, Vec<OwnedFd>>,
+    /// Sockets of listeners that no worker accepts on, for want of descriptors.
+    deaf: HashMap<Name, Vec<OwnedFd>>,
     /// Sent to the workers, but not taken by all of them yet.
     partly: Option<Arc<Tables>>,
     /// Tables that some request may still use: freed here, not on a worker.
@@ -275,6 +278,7 @@ impl Plane {
             receiver,
             listeners: HashMap::new(),
             staged: HashMap::new(),
+            deaf: HashMap::new(),
             partly: None,
             retired: Vec::new(),
             cut: 0,
@@ -402,16 +406,14 @@ impl Plane {
         }
         let tables = self.partly.take()?;
         self.loader.directory().set_version(version);
-        if let Err(error) = self.listen(&tables) {
-            tracing::error!(target: "loader", "cannot pass a listening socket to a worker: {error}");
-        }
-        self.staged.clear();
+        self.listen(&tables);
         Some(version)
     }
 
     /// Another control has come, which gives us all sockets that we do not have.
     pub fn forget_staged(&mut self) {
         self.staged.clear();
+        self.deaf.clear();
     }
 
     /// Ports that these tables give up take no new clients from now on, and those that have begun to connect are accepted
@@ -443,37 +445,65 @@ impl Plane {
         }
     }
 
-    /// Lets the workers accept where the tables say, and nowhere else.
-    fn listen(&mut self, tables: &Tables) -> io::Result<()> {
+    /// Lets the workers accept where the tables say, and nowhere else. Where that fails, what listens goes on, and it is tried
+    /// again, see [`Plane::listen_again`].
+    fn listen(&mut self, tables: &Tables) {
         let places: HashMap<&Name, Place> =
             tables.listeners.iter().flatten().map(|listener| (&listener.config.name, listener.place)).collect();
-        // Duplicated first: if that fails, what listens goes on.
-        let mut messages = Vec::new();
-        for (name, sockets) in &self.staged {
-            let Some(place) = places.get(name).copied() else { continue };
-            for number in 0..self.workers.len() {
-                // One for each worker, or one that they share.
-                if let Some(socket) = sockets.get(number % sockets.len().max(1)) {
-                    messages.push((number, ToWorker::Listen(place, socket.try_clone()?)));
-                }
-            }
-        }
+        let mut wanted = std::mem::take(&mut self.deaf);
+        let known: Vec<Name> = wanted.keys().cloned().collect();
+        wanted.extend(std::mem::take(&mut self.staged));
         let gone: Vec<Name> = self.listeners.keys().filter(|name| !places.contains_key(name)).cloned().collect();
         for name in gone {
             if let Some(Listening { place, .. }) = self.listeners.remove(&name) {
                 self.unlisten(place, Open::EndIdle);
             }
         }
-        for (name, sockets) in std::mem::take(&mut self.staged) {
+        for (name, sockets) in wanted {
             let Some(place) = places.get(&name).copied() else { continue };
-            if let Some(old) = self.listeners.insert(name, Listening { sockets, place }) {
-                self.unlisten(old.place, Open::Keep);
+            let was_deaf = known.contains(&name);
+            // Duplicated first.
+            match self.for_workers(&sockets) {
+                Ok(duplicates) => {
+                    if was_deaf {
+                        tracing::info!(target: "loader", listener = name, "workers accept connections on it now");
+                    }
+                    if let Some(old) = self.listeners.insert(name, Listening { sockets, place }) {
+                        self.unlisten(old.place, Open::Keep);
+                    }
+                    for (number, socket) in duplicates {
+                        self.send(number, ToWorker::Listen(place, socket));
+                    }
+                }
+                Err(error) => {
+                    if !was_deaf {
+                        tracing::error!(
+                            target: "loader", listener = name,
+                            "no worker accepts connections on it yet: {error}; raise the limit on descriptors (`ulimit -n`, \
+                             LimitNOFILE= of systemd)"
+                        );
+                    }
+                    self.deaf.insert(name, sockets);
+                }
             }
         }
-        for (number, message) in messages {
-            self.send(number, message);
+        self.loader.directory().set_deaf(self.deaf.len());
+    }
+
+    /// A socket for each worker: one of its own, or one that they share.
+    fn for_workers(&self, sockets: &[OwnedFd]) -> io::Result<Vec<(usize, OwnedFd)>> {
+        let of = |number: usize| sockets.get(number % sockets.len().max(1));
+        let each = (0..self.workers.len()).filter_map(|number| of(number).map(|socket| (number, socket)));
+        each.map(|(number, socket)| Ok((number, socket.try_clone()?))).collect()
+    }
+
+    /// Tries again to let the workers accept where there were no descriptors for it.
+    pub fn listen_again(&mut self) {
+        // A version that not all workers use yet listens once they do.
+        if !self.deaf.is_empty() && self.partly.is_none() {
+            let tables = self.loader.tables().clone();
+            self.listen(&tables);
         }
-        Ok(())
     }
 
     fn unlisten(&mut self, place: Place, open: Open) {
@@ -598,6 +628,7 @@ impl Plane {
             uptime_seconds: self.started.elapsed().as_secs(),
             workers,
             endpoints,
+            deaf: self.deaf.keys().cloned().collect(),
         }
     }
 
@@ -699,6 +730,7 @@ impl Seat {
             Rc::new(Placement::new(worker.clone(), places, send))
         };
         let mut accepting: HashMap<Place, Stop> = HashMap::new();
+        let checker = Checker::default();
         loop {
             if let Err(error) = receiver.ready().await {
                 tracing::error!(target: "worker", worker = number, "cannot wait for the loader: {error}");
@@ -708,7 +740,12 @@ impl Seat {
                 match message {
                     ToWorker::Commit(tables) => {
                         let version = tables.version;
-                        drop(worker.commit(tables));
+                        let before = worker.commit(tables);
+                        // One worker asks for all.
+                        if number == 0 {
+                            checker.commit(&worker, &before);
+                        }
+                        drop(before);
                         tell(&to_loader, number, FromWorker::Committed(version));
                     }
                     ToWorker::Listen(place, socket) => {
@@ -840,6 +877,7 @@ fn report(worker: &Worker<Sockets>) -> (WorkerReport, Vec<EndpointReport>) {
                 in_flight: state.map_or(0, |state| u64::from(state.in_flight())),
                 idle: state.map_or(0, |state| state.waiting() as u64),
                 consecutive_failures: state.map_or(0, |state| u64::from(state.failures())),
+                health: endpoint.health.as_ref().map_or_else(Default::default, |health| health.verdict().into()),
             }
         })
     });

@@ -10,6 +10,7 @@ use ringmesh_codec::limits::Limits;
 use ringmesh_model::snapshot::{self, Redirect, Settings};
 use ringmesh_ring::net::Address;
 
+use crate::health::Health;
 use crate::listener::handshakes::Handshakes;
 use crate::listener::sources::Sources;
 use crate::pages::Pages;
@@ -123,6 +124,16 @@ pub struct Endpoint {
     pub address: Address,
     /// The same as text, for logs.
     pub text: Box<str>,
+    /// What probes have found. None: it is not asked.
+    pub health: Option<Arc<Health>>,
+}
+
+impl Endpoint {
+    /// Whether probes say that it does not serve.
+    #[inline]
+    pub fn is_unhealthy(&self) -> bool {
+        self.health.as_ref().is_some_and(|health| health.is_unhealthy())
+    }
 }
 
 impl Tables {

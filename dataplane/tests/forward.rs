@@ -78,6 +78,7 @@ fn service(name: &str, endpoints: &[SocketAddr], protocol: Protocol) -> Service 
         max_idle_per_endpoint: 100,
         share_connections: true,
         tcp_keepalive: None,
+        health_check: None,
     }
 }
 

@@ -114,7 +114,26 @@ fn what_makes_no_sense_is_refused_with_what_would_be_right() {
     check(&["http", url, "--cores", "a"], 2, "write one such as 0 or 0,2-3");
     check(&["http", url, "--until", "p99<5ms", "--between", "9..1"], 2, "write one such as 100..20k");
     check(&["http", url, "--closed", "--rate", "5"], 2, "cannot be used with");
+    let until = ["http", url, "--until", "p99<5ms"];
+    for more in [["--assert", "p99<5ms"], ["-n", "5"]] {
+        check(&[&until[..], &more].concat(), 2, "cannot be used with");
+    }
+    for format in ["hdr", "prometheus"] {
+        check(&[&until[..], &["--format", format]].concat(), 2, "is printed as `table` or `json`");
+    }
     check(&["serve", "http", "--bind", "127.0.0.1:0", "--delay", "stall:1s/1s"], 2, "stall:100ms/1s");
+}
+
+#[test]
+fn a_reader_who_has_seen_enough_is_no_failure() {
+    let server = Server::start("http");
+    for format in ["table", "json", "hdr", "prometheus"] {
+        let words = format!("http {} --rate 100 --duration 300ms --format {format}", server.url());
+        let mut child = command(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{format}: {}", stderr(&output));
+    }
 }
 
 #[test]
@@ -157,11 +176,15 @@ fn an_interrupt_ends_the_load_soon_and_prints_what_there_is() {
 fn a_search_finds_the_rate_that_a_server_carries() {
     // Four connections with answers of 10 ms carry less than 400 a second.
     let server = Server::start("http --delay 10ms");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("search.json");
     let output = Command::new(env!("CARGO_BIN_EXE_ringmesh-load"))
         .args(["http", &server.url(), "-c", "4", "--until", "p90<300ms", "--between", "10..10k"])
-        .args(["-d", "500ms", "--at-most", "40s", "--json"])
+        .args(["-d", "500ms", "--at-most", "40s", "--json", "--save"])
+        .arg(&file)
         .output()
         .unwrap();
+    assert_eq!(std::fs::read_to_string(&file).expect("it was saved"), stdout(&output));
     let result: Value = serde_json::from_str(&stdout(&output)).unwrap();
     let held = result["held"].as_f64().unwrap();
     assert!((20.0..=400.0).contains(&held), "{held}: {}", result["tries"]);

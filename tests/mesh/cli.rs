@@ -351,6 +351,23 @@ fn the_admin_port_of_a_neighbour_ends_a_proxy_that_names_it_and_is_told_by_one_t
 }
 
 #[test]
+fn a_place_that_cannot_be_used_is_told_once_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("good.toml"), "[admin]\nbind = \"off\"\n").unwrap();
+    // A file lies where its folder should be.
+    let run = run_in(folder.path(), &["run", "-c", "good.toml", "--runtime-dir", "good.toml/run"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.error.contains("choose another directory with --runtime-dir"), "{run:?}");
+    assert_eq!(run.error.matches("os error").count(), 1, "told once: {run:?}");
+    let shown = run_in(folder.path(), &["ca", "show", "nowhere"]);
+    assert_eq!(shown.code, Some(1), "{shown:?}");
+    assert!(shown.error.contains("cannot read nowhere: name a PEM file, or a directory of them"), "{shown:?}");
+    // What is no folder hides what may be in it.
+    let issued = run_in(folder.path(), &["ca", "issue", "--ca", "good.toml", "--out", "out", "web"]);
+    assert!(issued.error.contains("good.toml/intermediate.pem"), "{issued:?}");
+}
+
+#[test]
 fn status_and_stop_say_when_nothing_runs_and_stop_ends_what_does() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("c.toml"), GOOD).unwrap();

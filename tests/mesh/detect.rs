@@ -1,14 +1,17 @@
 //! Ports that find out what is spoken: requests, TLS that is passed on, or opaque bytes.
 
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ringmesh_tests::certificates::Authority;
+use ringmesh_tests::http2::{self, Connection, Outgoing};
 use ringmesh_tests::service::ok;
-use ringmesh_tests::tls::{client_config, connect, connect_to, web_service};
+use ringmesh_tests::tls::{client_config, client_config_offering, connect, connect_to, web_service};
 use ringmesh_tests::{Client, Driver, Proxy, Service, on_both_drivers, ports};
 
-use crate::support::{DOMAIN, ringmesh, strict};
+use crate::http2::programs::output;
+use crate::support::{DOMAIN, identity, pattern, ringmesh, strict};
 
 /// A proxy that detects at its port, with these services.
 fn detecting(driver: Driver, services: &[(&str, SocketAddr)], keys: &str, more: &str) -> (Proxy, SocketAddr) {
@@ -196,5 +199,181 @@ fn inside_mutual_tls_it_is_detected_too_and_identities_decide() {
         let mut db = open("db");
         db.send("\x01");
         assert_eq!(db.exactly(12).unwrap(), b"bytes from 1");
+    });
+}
+
+/// Ports of one proxy that detect inside TLS: one of ordinary TLS, one of mutual TLS. Opaque bytes go to `other`, requests to `web`.
+fn inside_tls(driver: Driver, authority: &Authority, web: SocketAddr, other: SocketAddr) -> (Proxy, [SocketAddr; 2]) {
+    let (edge, inbound) = (ports::free(), ports::free());
+    let keys = "protocol = \"detect\"\nservice = \"other\"\ndetect_timeout = \"400ms\"\n";
+    let config = format!(
+        "{}[[listener]]\nname = \"edge\"\nbind = \"{edge}\"\n{keys}\
+         tls = {{ certificate = \"server/svid.pem\", key = \"server/svid.key\" }}\n\
+         [[listener]]\nname = \"inbound\"\nbind = \"{inbound}\"\nmtls = \"strict\"\n{keys}\
+         [[route]]\nhosts = [\"*\"]\nlisteners = [\"edge\", \"inbound\"]\nto = \"web\"\n\
+         [[service]]\nname = \"web\"\nprotocol = \"http2\"\nendpoints = [\"{web}\"]\n\
+         [[service]]\nname = \"other\"\nendpoints = [\"{other}\"]\n",
+        identity("app")
+    );
+    let mut proxy = ringmesh(driver).config(config).prepare();
+    authority.svid("app").write(&proxy.folder().join("svid"));
+    authority.server(&["shop.example"]).write(&proxy.folder().join("server"));
+    proxy.run();
+    (proxy, [edge, inbound])
+}
+
+/// A service of requests by HTTP/2, which answers with their bodies.
+fn echo() -> Service {
+    http2::service(|request| Outgoing::ok(request.body.clone()))
+}
+
+#[test]
+fn inside_tls_a_version_of_http_is_agreed_on_and_who_offers_other_protocols_is_served_too() {
+    on_both_drivers(|driver| {
+        let authority = Authority::new(DOMAIN);
+        let (web, other) = (echo(), polyglot());
+        let (proxy, fronts) = inside_tls(driver, &authority, web.address(), other.address());
+        let svid = authority.svid("web");
+        for (front, svid) in fronts.into_iter().zip([None, Some(&svid)]) {
+            let open = |protocols: &[&[u8]], agreed: Option<&[u8]>| {
+                let client = connect(front, &client_config_offering(svid, protocols)).unwrap().into_inner();
+                assert_eq!(client.conn.alpn_protocol(), agreed, "{protocols:?}");
+                client
+            };
+            for protocols in [&[&b"h2"[..]][..], &[b"http/1.1", b"h2"], &[b"acme", b"h2"]] {
+                let mut two = Connection::client(open(protocols, Some(b"h2")), &[]).unwrap();
+                let body = pattern(100_000);
+                assert!(two.exchange(&Outgoing::post("a", "/", body.clone())).body == body, "{protocols:?}");
+            }
+            let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";
+            // Neither none nor an unknown one keeps anybody from speaking what is found out then.
+            for (protocols, agreed) in [
+                (&[&b"http/1.1"[..]][..], Some(&b"http/1.1"[..])),
+                (&[b"acme", b"http/1.1"], Some(b"http/1.1")),
+                (&[], None),
+                (&[b"acme"], None),
+            ] {
+                let mut one = Client::over(open(protocols, agreed));
+                assert_eq!(one.send(post).response().text(), "body", "{protocols:?}");
+                assert_eq!(one.send(post).response().text(), "body", "{protocols:?}: the connection goes on");
+            }
+            for protocols in [&[][..], &[&b"postgresql"[..], b"imap"]] {
+                let mut opaque = Client::over(open(protocols, None));
+                opaque.send("\x01");
+                assert_eq!(opaque.exactly(12).unwrap(), b"bytes from 1", "{protocols:?}");
+                let mut two = Connection::client(open(protocols, None), &[]).unwrap();
+                assert_eq!(two.exchange(&Outgoing::post("a", "/", "known")).text(), "known", "{protocols:?}");
+                // Too little to tell, until the time is over.
+                let mut unclear = Client::over(open(protocols, None));
+                unclear.send("hm");
+                assert_eq!(unclear.exactly(14).unwrap(), b"bytes from 104", "{protocols:?}");
+            }
+            // Who has agreed on requests gets no other way in.
+            let mut deceiving = Client::over(open(&[b"http/1.1"], Some(b"http/1.1")));
+            deceiving.send("\x01\x02\r\n\r\n");
+            assert_eq!(deceiving.response().status(), 400);
+        }
+        assert_eq!(other.accepted(), 8);
+        // Plain text, and a hello that is cut short.
+        for (front, side) in fronts.into_iter().zip(["edge", "inbound"]) {
+            let mut client = Client::connect(front);
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert_eq!(client.response().status(), 400);
+            let mut client = Client::connect(front);
+            client.send("\x16\x03\x01\x00\x2d\x01\x00\x00\x29\x03\x03garbage").half_close();
+            let _ = client.rest();
+            for (result, count) in [("plain_http", 1), ("closed", 1)] {
+                let labels = [("name", side), ("result", result)];
+                proxy.wait_for_metric("ringmesh_tls_handshakes_total", &labels, count);
+            }
+        }
+    });
+}
+
+/// Starts h2load with these words, and gives what it says once all its requests were answered with 200.
+fn h2load(requests: u32, words: &[&str]) -> String {
+    let mut command = Command::new("h2load");
+    command.args(["-n", &requests.to_string(), "-c", "4", "-m", "10"]);
+    let said = output(command.args(words), "nghttp2-client");
+    let all = format!("{requests} total, {requests} started, {requests} done, {requests} succeeded, 0 failed");
+    assert!(said.contains(&all) && said.contains(&format!("status codes: {requests} 2xx")), "{words:?}: {said}");
+    said
+}
+
+/// The version that curl spoke, with the status.
+fn curl(words: &[&str]) -> String {
+    let mut command = Command::new("curl");
+    command.args(["-sS", "-k", "--max-time", "20", "-o", "/dev/null", "-w", "%{http_version} %{http_code}"]);
+    output(command.args(words), "curl")
+}
+
+#[test]
+fn both_versions_of_http_tls_opaque_and_unclear_bytes_share_a_port_under_load() {
+    const REQUESTS: u32 = 1_000;
+    on_both_drivers(|driver| {
+        let authority = Authority::new(DOMAIN);
+        let (web, other) = (echo(), polyglot());
+        let secure = web_service(&authority.server(&["a.example"]), &["http/1.1"], |_| ok("through TLS"));
+        let front = ports::free();
+        let config = format!(
+            "[[listener]]\nname = \"front\"\nbind = \"{front}\"\nprotocol = \"detect\"\nservice = \"other\"\ndetect_timeout = \"400ms\"\n\
+             [[service]]\nname = \"web\"\nprotocol = \"http2\"\nendpoints = [\"{}\"]\n\
+             [[service]]\nname = \"secure\"\nendpoints = [\"{}\"]\n[[service]]\nname = \"other\"\nendpoints = [\"{}\"]\n\
+             [[route]]\nhosts = [\"*\"]\nlisteners = [\"front\"]\nto = \"web\"\n\
+             [[route]]\nname = \"tls\"\nprotocol = \"tls\"\nhosts = [\"a.example\"]\nlisteners = [\"front\"]\nto = \"secure\"\n",
+            web.address(),
+            secure.address(),
+            other.address()
+        );
+        let proxy = ringmesh(driver).config(config).start();
+        let url = format!("http://{front}/");
+        std::thread::scope(|scope| {
+            let loads = [&[][..], &["--h1"]].map(|version| {
+                let url = url.as_str();
+                scope.spawn(move || h2load(REQUESTS, &[version, &[url]].concat()))
+            });
+            for round in 0..5 {
+                assert_eq!(curl(&["--http2-prior-knowledge", &url]), "2 200", "round {round}");
+                assert_eq!(curl(&["--http1.1", &url]), "1.1 200", "round {round}");
+                let mut two = Connection::connect(front);
+                assert_eq!(two.exchange(&Outgoing::post("a.example", "/", "by 2")).text(), "by 2", "round {round}");
+                let mut client = connect_to(front, "a.example", &client_config(None)).unwrap();
+                assert_eq!(client.get("a.example", "/").text(), "through TLS", "round {round}");
+                let mut opaque = Client::connect(front);
+                opaque.send("\x01\x02");
+                assert_eq!(opaque.exactly(12).unwrap(), b"bytes from 1", "round {round}");
+                let mut unclear = Client::connect(front);
+                // The preface of HTTP/2, as far as it could still be a word.
+                unclear.send("PRI");
+                assert_eq!(unclear.exactly(13).unwrap(), b"bytes from 80", "round {round}");
+            }
+            for load in loads {
+                load.join().unwrap();
+            }
+        });
+        assert_eq!(other.accepted(), 10);
+        proxy.wait_for_metric("ringmesh_request_outcome_total", &[("reason", "ok")], u64::from(2 * REQUESTS + 15));
+        assert_eq!(proxy.metrics().sum("ringmesh_worker_panics_total", &[]), 0);
+
+        let (_proxy, [edge, _]) = inside_tls(driver, &authority, web.address(), other.address());
+        let url = format!("https://{edge}/");
+        std::thread::scope(|scope| {
+            let loads = ["h2", "http/1.1"].map(|version| {
+                let (url, npn) = (url.as_str(), format!("--npn-list={version}"));
+                scope.spawn(move || (version, h2load(REQUESTS, &[&npn, url])))
+            });
+            for round in 0..5 {
+                assert_eq!(curl(&["--http2", &url]), "2 200", "round {round}");
+                assert_eq!(curl(&["--http1.1", &url]), "1.1 200", "round {round}");
+                assert_eq!(curl(&["--no-alpn", &url]), "1.1 200", "round {round}");
+                let mut opaque = connect(edge, &client_config(None)).unwrap();
+                opaque.send("\x01");
+                assert_eq!(opaque.exactly(12).unwrap(), b"bytes from 1", "round {round}");
+            }
+            for load in loads {
+                let (version, said) = load.join().unwrap();
+                assert!(said.contains(&format!("Application protocol: {version}")), "{said}");
+            }
+        });
     });
 }

@@ -184,6 +184,8 @@ fn every_response_of_a_listener_with_tls_tells_browsers_to_keep_to_https() {
         }
         let answer = client.send("GET / HTTP/1.1\r\n\r\n").response();
         assert_eq!((answer.status(), answer.head.values(HSTS).collect()), (400, expected.clone()));
+        let answer = http2.exchange(&Outgoing::get("old", "/").with("x-large", &"x".repeat(200_000)));
+        assert_eq!((answer.status(), answer.head.values(HSTS).collect()), (431, expected.clone()));
 
         // Where nothing is said of it, an endpoint's word is passed on.
         let mut client = Client::connect(plain);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use ringmesh_tests::gate::{Gate, LEAVING};
 use ringmesh_tests::service::ok;
 use ringmesh_tests::{Client, Driver, Message, Proxy, Service, eventually, hold, on_both_drivers, ports};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use crate::support::{forwarding, proxy_to, ringmesh};
 
@@ -469,5 +470,54 @@ fn connections_beyond_the_limit_are_closed_and_room_is_made_by_those_that_end() 
         }
         let labels = [("listener", "front"), ("reason", "connection_limit")];
         proxy.wait_for_metric("ringmesh_listener_connections_outcome_total", &labels, turned_away);
+    });
+}
+
+/// The limit on descriptors under which a process may open so many more.
+fn limit_for(pid: u32, more: u64) -> u64 {
+    let open: Vec<u64> = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap().parse().unwrap())
+        .collect();
+    (0..).filter(|number| !open.contains(number)).nth(more as usize - 1).unwrap() + 1
+}
+
+#[test]
+fn a_listener_that_there_are_no_descriptors_for_is_shown_and_accepted_on_as_soon_as_there_are() {
+    on_both_drivers(|driver| {
+        let app = Service::saying("hello");
+        let (front, new) = (ports::free(), ports::free());
+        let one = forwarding(front, &[app.address()], "", "");
+        let two = format!("{one}[[listener]]\nname = \"new\"\nbind = \"{new}\"\nservice = \"app\"\n");
+        let mut proxy = ringmesh(driver).config(&*one).start();
+        let mut open = Client::connect(front);
+        assert_eq!(open.get("app", "/").text(), "hello");
+        let dataplane = Pid::from_raw(proxy.dataplane_pid() as i32);
+        // Enough to be given the sockets, one a worker, and not to give each worker its own.
+        let current = Some(limit_for(proxy.dataplane_pid(), 2));
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let before = prlimit(dataplane, Resource::Nofile, Rlimit { current, maximum }).unwrap();
+
+        proxy.reconfigure(&two);
+        let problem = |proxy: &Proxy, name: &str| {
+            let status = proxy.status();
+            let listeners = status["listeners"].as_array().unwrap().clone();
+            listeners.into_iter().find(|one| one["name"] == name).unwrap()["problem"].clone()
+        };
+        assert!(problem(&proxy, "new").as_str().is_some_and(|text| text.contains("out of descriptors")));
+        assert!(problem(&proxy, "front").is_null());
+        assert_eq!(proxy.metrics().sum("ringmesh_dataplane_listeners_deaf", &[]), 1);
+        let shown = proxy.command(&["status", "--runtime-dir", proxy.runtime_directory().to_str().unwrap()]);
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert!(shown.contains("not accepted on: the data plane is out of descriptors"), "{shown}");
+        proxy.wait_for_log(&["no worker accepts connections on it yet", "\"listener\":\"new\"", "ulimit -n"]);
+        assert_eq!(open.get("app", "/").text(), "hello", "what is open goes on");
+
+        prlimit(dataplane, Resource::Nofile, before).unwrap();
+        // Who has connected meanwhile is served too.
+        assert_eq!(Client::connect(new).get("app", "/").text(), "hello");
+        proxy.wait_for_metric("ringmesh_dataplane_listeners_deaf", &[], 0);
+        assert!(problem(&proxy, "new").is_null());
+        assert_eq!(Client::connect(front).get("app", "/").text(), "hello");
     });
 }

@@ -178,6 +178,7 @@ fn snapshot(front: SocketAddr, app: SocketAddr) -> Snapshot {
         max_idle_per_endpoint: 100,
         share_connections: true,
         tcp_keepalive: None,
+        health_check: None,
     };
     let objects = BTreeMap::from([
         (Key::Settings, Object::Settings(settings.into())),

@@ -1,6 +1,6 @@
 //! What is counted, logged and shown: equal to what clients saw, and never going back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use ringmesh_loadgen::load::{Entry, Expect, Reuse};
 use ringmesh_loadgen::serve::Http;
 use ringmesh_tests::certificates::Authority;
+use ringmesh_tests::http2::{self, Connection};
 use ringmesh_tests::peers::Refusing;
 use ringmesh_tests::process;
 use ringmesh_tests::{Client, DEADLINE, Driver, Metrics, Proxy, Service, eventually, hold, on_both_drivers, ports};
@@ -109,8 +110,8 @@ fn scrape_all_the_while(proxy_admin: std::net::SocketAddr, ended: &AtomicBool) -
         }
         if let Some(before) = &before {
             let mut fallen = now.fallen_since(before);
-            // What control counts of itself begins anew with it; totals of traffic may not.
-            fallen.retain(|counter| !counter.starts_with("ringmesh_control_"));
+            // What a process counts of itself begins anew with it; totals of traffic may not.
+            fallen.retain(|counter| !["ringmesh_control_", "process_"].iter().any(|own| counter.starts_with(own)));
             assert!(fallen.is_empty(), "page {pages}: {fallen:#?}");
         }
         before = Some(now);
@@ -462,5 +463,83 @@ fn control_counts_on_while_nobody_reads_and_requests_never_wait_for_it() {
             last = (proxy.access_log().len() as u64, lines_dropped(&proxy));
         }
         eprintln!("{} requests in {held:?} while control was held", report.total.answered());
+    });
+}
+
+#[test]
+fn the_log_has_the_proxys_own_lines_and_none_of_its_libraries() {
+    on_both_drivers(|driver| {
+        let app = http2::service(http2::service::shown);
+        let front = ports::free();
+        // Names, HTTP/2 on both sides, an edit: all that libraries would speak of.
+        let config = |name: &str| {
+            format!(
+                "[[listener]]\nname = \"{name}\"\nbind = \"{front}\"\nservice = \"app\"\n\
+                 [[service]]\nname = \"app\"\nprotocol = \"http2\"\nendpoints = [\"localhost:{}\"]\n\
+                 [[service]]\nname = \"gone\"\nendpoints = [\"nobody.invalid:80\"]\n",
+                app.address().port()
+            )
+        };
+        let mut proxy = ringmesh(driver).level("trace").config(config("one")).start();
+        let mut client = Connection::connect(front);
+        for _ in 0..10 {
+            assert_eq!(client.get("app", "/x").text(), "GET /x 0");
+        }
+        drop(client);
+        proxy.reconfigure(&config("two"));
+        let log = proxy.log();
+        let targets: BTreeSet<String> = log
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+            .filter(|line| line["level"] == "DEBUG" || line["level"] == "TRACE")
+            .map(|line| line["target"].as_str().unwrap_or_default().split("::").next().unwrap().to_owned())
+            .collect();
+        let packages = include_str!("../../Cargo.lock").lines().filter_map(|line| line.strip_prefix("name = \""));
+        let packages: BTreeSet<String> = packages.map(|name| name.trim_end_matches('"').replace('-', "_")).collect();
+        let of_libraries: Vec<_> =
+            targets.intersection(&packages).filter(|name| !name.starts_with("ringmesh")).collect();
+        assert!(of_libraries.is_empty(), "{of_libraries:?} of {targets:?}");
+    });
+}
+
+#[test]
+fn what_both_processes_take_is_on_the_page_under_prometheus_own_names() {
+    let app = Service::saying("hello");
+    let (proxy, front) = proxy_to(Driver::Auto, &[app.address()]);
+    let mut clients: Vec<Client> = (0..50).map(|_| Client::connect(front)).collect();
+    for client in &mut clients {
+        assert_eq!(client.get("app", "/").text(), "hello");
+    }
+    let value = |metrics: &Metrics, name: &str, process: &str| {
+        let found: Vec<f64> = metrics.find(name, &[("process", process)]).map(|sample| sample.value).collect();
+        assert_eq!(found.len(), 1, "{name} of {process}");
+        found[0]
+    };
+    let metrics = proxy.metrics();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    for (name, pid) in [("control", proxy.control_pid()), ("dataplane", proxy.dataplane_pid())] {
+        let of = |metric: &str| value(&metrics, metric, name);
+        let cpu = process::processor_time(pid).as_secs_f64();
+        assert!((0.0..=cpu).contains(&of("process_cpu_seconds_total")), "{name}: {cpu}");
+        let resident = process::resident_set_size(pid) as f64;
+        let told = of("process_resident_memory_bytes");
+        assert!(told > resident / 2.0 && told < resident * 2.0, "{name}: {told}, {resident}");
+        assert!(of("process_virtual_memory_bytes") > told, "{name}");
+        let open = process::descriptors(pid) as f64;
+        assert!((of("process_open_fds") - open).abs() < 20.0, "{name}: {open}");
+        assert!(of("process_max_fds") >= open, "{name}");
+        let started = of("process_start_time_seconds");
+        assert!(started > now - 60.0 && started < now + 2.0, "{name}: {started}, {now}");
+    }
+    assert!(value(&metrics, "process_open_fds", "dataplane") >= 50.0, "a descriptor a connection at least");
+    // Of one that is gone, its numbers go too; they come back with the next one.
+    proxy.kill_dataplane();
+    let started = value(&metrics, "process_start_time_seconds", "dataplane");
+    eventually("the next one is on the page", || {
+        let metrics = proxy.metrics();
+        metrics
+            .find("process_start_time_seconds", &[("process", "dataplane")])
+            .any(|new| new.value > started)
+            .then_some(())
     });
 }

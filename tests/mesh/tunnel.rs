@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
@@ -19,6 +18,7 @@ use rustix::process::Signal;
 
 use crate::load;
 use crate::support::{DOMAIN, Program, caller, forwarding, identity, pattern, ringmesh, strict};
+use crate::websocket::{Echo, python, script};
 
 /// What a client sends to change to another protocol.
 fn upgrade(protocol: &str) -> String {
@@ -395,42 +395,17 @@ fn web_sockets_of_the_load_generator_echo_messages_of_all_sizes() {
     });
 }
 
-/// The version of the library that the test below was made with.
-const WEBSOCKETS: &str = "websockets==15.0.1";
-
-/// A Python with the library `websockets`, in the target folder.
-fn python() -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(WEBSOCKETS.replace("==", "-"));
-    let (python, done) = (folder.join("bin/python3"), folder.join("complete"));
-    if !done.exists() {
-        let run = |program: &Path, words: &[&str]| {
-            let output =
-                Command::new(program).args(words).output().unwrap_or_else(|error| panic!("{program:?}: {error}"));
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(output.status.success(), "{program:?} {words:?}: {said}\ntry: apt-get install python3-venv");
-        };
-        run(Path::new("python3"), &["-m", "venv", "--clear", folder.to_str().unwrap()]);
-        run(&python, &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", WEBSOCKETS]);
-        std::fs::write(done, "").unwrap();
-    }
-    python
-}
-
 #[test]
 fn web_sockets_of_a_python_library_go_through_whole() {
-    let python = python();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/mesh/websocket.py");
     on_both_drivers(|driver| {
-        let app = ports::free();
-        let mut server = Command::new(&python).arg(&script).args(["serve", &app.to_string()]).spawn().unwrap();
-        eventually("the server listens", || std::net::TcpStream::connect(app).ok());
-        let routes = routes(driver, app, "");
+        let echo = Echo::start();
+        let routes = routes(driver, echo.address, "");
         let clients: Vec<_> = routes
             .iter()
             .map(|route| {
-                let (python, script, url) = (python.clone(), script.clone(), format!("ws://{}/chat", route.front));
+                let url = format!("ws://{}/chat", route.front);
                 thread::spawn(move || {
-                    let output = Command::new(python).arg(script).args(["check", &url]).output().unwrap();
+                    let output = Command::new(python()).arg(script()).args(["check", &url]).output().unwrap();
                     let said = format!(
                         "{}{}",
                         String::from_utf8_lossy(&output.stdout),
@@ -441,8 +416,6 @@ fn web_sockets_of_a_python_library_go_through_whole() {
             })
             .collect();
         let ended: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
-        let _ = server.kill();
-        let _ = server.wait();
         for (well, said) in ended {
             assert!(well && said.contains("all checks passed"), "{said}");
         }
@@ -493,21 +466,18 @@ fn connect_is_off_unless_it_is_asked_for() {
 }
 
 #[test]
-fn connect_has_no_way_to_a_service_of_http2() {
+fn connect_that_ends_here_has_no_way_to_a_service_of_http2() {
     on_both_drivers(|driver| {
         let service = http2::service(|_| Outgoing::ok("hello"));
-        for word in ["forward", "terminate"] {
-            let front = ports::free();
-            let config = connecting(front, word, service.address())
-                .replace("name = \"app\"\n", "name = \"app\"\nprotocol = \"http2\"\n");
-            let _proxy = ringmesh(driver).config(config).start();
-            let mut client = Client::connect(front);
-            client
-                .send("CONNECT app.test:443 HTTP/1.1\r\nHost: app.test:443\r\n\r\nGET / HTTP/1.1\r\nHost: app\r\n\r\n");
-            let response = client.response();
-            assert_eq!((response.status(), response.field("x-ringmesh-reason")), (501, Some("not_implemented")));
-            client.expect_end();
-        }
+        let front = ports::free();
+        let config = connecting(front, "terminate", service.address())
+            .replace("name = \"app\"\n", "name = \"app\"\nprotocol = \"http2\"\n");
+        let _proxy = ringmesh(driver).config(config).start();
+        let mut client = Client::connect(front);
+        client.send("CONNECT app.test:443 HTTP/1.1\r\nHost: app.test:443\r\n\r\nGET / HTTP/1.1\r\nHost: app\r\n\r\n");
+        let response = client.response();
+        assert_eq!((response.status(), response.field("x-ringmesh-reason")), (501, Some("not_implemented")));
+        client.expect_end();
         assert_eq!(service.requests().len(), 0, "what was meant for the tunnel is no request");
     });
 }

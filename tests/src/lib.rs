@@ -22,6 +22,7 @@ pub mod peers;
 pub mod certificates;
 pub mod tls;
 pub mod http2;
+pub mod websocket;
 pub mod mux;
 
 pub mod process;

@@ -10,6 +10,7 @@ use toml::de::DeTable;
 use crate::admin::{self, Admin};
 use crate::edge;
 use crate::error::{Cause, Located, Problem, Problems};
+use crate::health;
 use crate::hop;
 use crate::intercept::{self, Intercept};
 use crate::listener::{self, CertificateFiles, Listener};
@@ -54,6 +55,7 @@ pub const SECTIONS: &[&Keys] = &[
     &intercept::KEYS,
     &service::KEYS,
     &service::ENDPOINT_KEYS,
+    &health::KEYS,
     &route::KEYS,
     &route::RULE_KEYS,
     &route::MATCH_KEYS,

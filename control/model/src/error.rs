@@ -292,6 +292,9 @@ pub enum Cause {
         /// How many there may be.
         max: usize,
     },
+    /// A key that says something of another kind.
+    #[error("says nothing of kind \"{0}\"; leave it out")]
+    NotOfKind(&'static str),
     /// Something is listed twice.
     #[error("{0} is listed twice")]
     Twice(String),
@@ -520,6 +523,12 @@ pub enum Cause {
         "a connection of HTTP/2 serves many clients, and a PROXY header tells of one; leave `proxy_protocol` out or set \"http\""
     )]
     ProxyProtocolOnHttp2,
+    /// gRPC is spoken in HTTP/2 alone.
+    #[error("a check by gRPC needs an endpoint of HTTP/2; set `protocol = \"http2\"`, or check by \"http\" or \"tcp\"")]
+    GrpcCheckNeedsHttp2,
+    /// There are no endpoints that could be asked.
+    #[error("a service that goes to the original destination has no endpoints to check; leave it out")]
+    NothingToCheck,
     /// An HTTP listener has nowhere to send anything.
     #[error("no route applies to it and it has no `service`; add one of them")]
     NoTarget,

@@ -1,5 +1,5 @@
 //! What an HTTP listener does as one hop of several (RFC 9110 section 7): `upgrade`, `connect`, `tunnel_idle_timeout`,
-//! `forwarded` and `via` of a `[[listener]]`.
+//! `forwarded`, `via` and `grpc_web` of a `[[listener]]`.
 
 use std::fmt;
 use std::time::Duration;
@@ -31,6 +31,10 @@ pub const DEFAULT_TUNNEL_IDLE_TIMEOUT: Duration = DEFAULT_TCP_IDLE_TIMEOUT;
 /// Longest pseudonym in `Via`: each hop's is in every request.
 pub const MAX_PSEUDONYM_BYTES: usize = 64;
 
+/// Whether calls in gRPC-Web become gRPC: not unless asked for. Services that speak gRPC-Web themselves are there, and a proxy
+/// that nobody asked changes no body.
+pub const DEFAULT_GRPC_WEB: bool = false;
+
 /// What a listener does as one hop of several.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hop {
@@ -44,6 +48,8 @@ pub struct Hop {
     pub forwarded: Option<Forwarded>,
     /// What it calls itself in `Via` (RFC 9110 section 7.6.3). None: it does not.
     pub via: Option<String>,
+    /// Whether calls of browsers in gRPC-Web become gRPC for a service of HTTP/2.
+    pub grpc_web: bool,
 }
 
 impl Default for Hop {
@@ -54,6 +60,7 @@ impl Default for Hop {
             tunnel_idle_timeout: DEFAULT_TUNNEL_IDLE_TIMEOUT,
             forwarded: None,
             via: None,
+            grpc_web: DEFAULT_GRPC_WEB,
         }
     }
 }
@@ -127,6 +134,7 @@ impl Hop {
             tunnel_idle_timeout: idle,
             forwarded: section.field("forwarded").map_or_else(|| implied(clients), |field| forwarded(&field)),
             via: section.field("via").filter(|field| field.text() != Some(OFF)).and_then(|field| pseudonym(&field)),
+            grpc_web: section.or("grpc_web", DEFAULT_GRPC_WEB),
         }
     }
 }

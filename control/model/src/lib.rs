@@ -13,6 +13,7 @@ pub mod log;
 pub mod admin;
 pub mod listener;
 pub mod edge;
+pub mod health;
 pub mod hop;
 pub mod service;
 pub mod route;

@@ -53,6 +53,7 @@ pub const KEYS: Keys = Keys {
         "tunnel_idle_timeout",
         "forwarded",
         "via",
+        "grpc_web",
     ],
 };
 

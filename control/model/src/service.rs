@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::error::{Cause, Located};
+use crate::health::{self, HealthCheck};
 use crate::listener::{MAX_TIMEOUT, MIN_TIMEOUT, tcp_keepalive};
 use crate::name::Name;
 use crate::reader::{Field, FromField, Keys, Section, UNIX, Word, unix, word};
@@ -29,6 +30,7 @@ pub const KEYS: Keys = Keys {
         "max_idle_per_endpoint",
         "share_connections",
         "tcp_keepalive",
+        "health_check",
     ],
 };
 
@@ -91,6 +93,8 @@ pub struct Service {
     pub share_connections: bool,
     /// Silence after which the kernel asks whether an endpoint is still there.
     pub tcp_keepalive: Option<Duration>,
+    /// How its endpoints are asked whether they serve. None: they are not.
+    pub health_check: Option<Located<HealthCheck>>,
 }
 
 /// One entry of `endpoints`.
@@ -170,6 +174,7 @@ impl Service {
             max_idle_per_endpoint,
             share_connections: section.or("share_connections", DEFAULT_SHARE_CONNECTIONS),
             tcp_keepalive: tcp_keepalive(section),
+            health_check: section.field("health_check").and_then(|field| health::read(&field)),
         })
     }
 }

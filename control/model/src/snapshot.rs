@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::health::HealthCheck;
 pub use crate::hop::Hop;
 use crate::network::Network;
 use crate::spiffe::SpiffeId;
@@ -517,6 +518,8 @@ pub struct Service {
     pub share_connections: bool,
     /// Silence after which the kernel asks whether an endpoint is still there (TCP keep-alive). None: it never asks.
     pub tcp_keepalive: Option<Duration>,
+    /// How its endpoints are asked whether they serve. None: they are not.
+    pub health_check: Option<HealthCheck>,
 }
 
 /// Where the requests for a service go.

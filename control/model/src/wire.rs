@@ -204,6 +204,8 @@ pub struct Report {
     pub workers: Vec<WorkerReport>,
     /// For each endpoint that is configured.
     pub endpoints: Vec<EndpointReport>,
+    /// Listeners that no worker accepts on yet, for want of descriptors.
+    pub deaf: Vec<Name>,
 }
 
 /// One worker's account.
@@ -234,6 +236,21 @@ pub struct EndpointReport {
     pub idle: u64,
     /// Connects that failed in a row, at present.
     pub consecutive_failures: u64,
+    /// What probes have found.
+    pub health: Health,
+}
+
+/// What probes have found of an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Nothing, or none are made.
+    #[default]
+    Unknown,
+    /// It serves.
+    Healthy,
+    /// It does not.
+    Unhealthy,
 }
 
 #[cfg(test)]

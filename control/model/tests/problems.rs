@@ -114,6 +114,7 @@ fn what_a_listener_does_as_a_hop_is_told_with_its_line() {
         "forwarded = { trust = [\"10.0.0.0/8\", \"::1\"], write = \"none\" }",
         "via = \"off\"",
         "via = \"edge-1\"",
+        "grpc_web = true",
     ] {
         check(&listener(good), &[]);
     }
@@ -1228,4 +1229,74 @@ fn a_port_that_detects_has_a_place_for_more_than_one_protocol() {
             "x.toml:16: listener \"any\": `max_connection_duration`: expected a duration such as \"250ms\", or \"off\", found \"never\"",
         ],
     );
+}
+
+#[test]
+fn a_health_check_says_what_its_kind_needs_and_nothing_else() {
+    let service = |line: &str| {
+        format!(
+            "[[listener]]\nname = \"a\"\nbind = \"127.0.0.1:1\"\nservice = \"s\"\n[[service]]\nname = \"s\"\n{line}\n"
+        )
+    };
+    let plain = "endpoints = [\"10.0.0.1:80\"]\n";
+    for good in [
+        "health_check = { kind = \"tcp\" }",
+        "health_check = { kind = \"http\", path = \"/\" }",
+        "health_check = { kind = \"http\", path = \"/a?b=c\", host = \"[::1]:80\", status = 404, interval = \"1h\" }",
+        "health_check = { kind = \"grpc\", service = \"shop.Cart\", timeout = \"10ms\" }\nprotocol = \"http2\"",
+        "health_check = { kind = \"grpc\", service = \"\" }\nprotocol = \"http2\"",
+        "health_check = { kind = \"grpc\" }\nprotocol = \"http2\"",
+    ] {
+        check(&service(&format!("{plain}{good}")), &[]);
+    }
+    let table = "expected a table such as { kind = \"http\", path = \"/healthy\" }";
+    let needs =
+        "a check by gRPC needs an endpoint of HTTP/2; set `protocol = \"http2\"`, or check by \"http\" or \"tcp\"";
+    for (written, told) in [
+        ("true", format!("`health_check`: {table}, found boolean true")),
+        ("{}", "`health_check`: `kind` is missing; add for example `kind = \"http\"`".to_owned()),
+        (
+            "{ kind = \"icmp\" }",
+            "`health_check.kind`: unknown value \"icmp\"; expected one of `grpc`, `http`, `tcp`".to_owned(),
+        ),
+        ("{ kind = \"http\" }", "`health_check`: `path` is missing; add for example `path = \"/healthy\"`".to_owned()),
+        (
+            "{ kind = \"http\", path = \"a\" }",
+            "`health_check.path`: expected a path such as \"/healthy\", found \"a\"".to_owned(),
+        ),
+        (
+            "{ kind = \"http\", path = \"/\", host = \"a b\" }",
+            "`health_check.host`: expected a host such as \"shop.example\" or \"shop.example:8080\", found \"a b\""
+                .to_owned(),
+        ),
+        (
+            "{ kind = \"http\", path = \"/\", status = 101 }",
+            "`health_check.status`: must be 200 to 599, found 101".to_owned(),
+        ),
+        (
+            "{ kind = \"http\", path = \"/\", service = \"a\" }",
+            "`health_check.service`: says nothing of kind \"http\"; leave it out".to_owned(),
+        ),
+        (
+            "{ kind = \"tcp\", path = \"/\" }",
+            "`health_check.path`: says nothing of kind \"tcp\"; leave it out".to_owned(),
+        ),
+        (
+            "{ kind = \"tcp\", interval = \"1ms\" }",
+            "`health_check.interval`: must be 100ms to 1h, found 1ms".to_owned(),
+        ),
+        (
+            "{ kind = \"tcp\", unhealthy_after = 0 }",
+            "`health_check.unhealthy_after`: must be 1 to 100, found 0".to_owned(),
+        ),
+        (
+            "{ kind = \"grpc\", service = \"a b\" }",
+            "`health_check.service`: expected the name of a gRPC service such as \"shop.Cart\", found \"a b\""
+                .to_owned(),
+        ),
+        ("{ kind = \"grpc\" }", format!("`health_check.kind`: {needs}")),
+    ] {
+        let told = format!("x.toml:7: service \"s\": {told}");
+        check(&service(&format!("health_check = {written}\n{plain}")), &[&told]);
+    }
 }

@@ -25,6 +25,7 @@ pub(super) fn ready_state() -> State {
         name: "inbound".to_owned(),
         bind: "127.0.0.1:15006".to_owned(),
         sockets: 2,
+        problem: None,
         ..state::Listener::default()
     }];
     state
@@ -136,6 +137,7 @@ fn service() -> Service {
         max_idle_per_endpoint: 16,
         share_connections: true,
         tcp_keepalive: None,
+        health_check: None,
     }
 }
 

@@ -107,7 +107,10 @@ fn carry_out(command: Command, out: &mut impl Write) -> anyhow::Result<()> {
 
 /// Prints the certificates of a file, or of a directory's `.pem` files and whether they make an identity.
 fn show(path: &Path, out: &mut impl Write) -> anyhow::Result<()> {
-    if !path.is_dir() {
+    let found = fs::metadata(path);
+    let found =
+        found.with_context(|| format!("cannot read {}: name a PEM file, or a directory of them", path.display()))?;
+    if !found.is_dir() {
         return show_file(path, out);
     }
     let mut names = pem_names(path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -20,6 +20,7 @@ Examples:
   ringmesh run -c sidecar.toml
   ringmesh run -c sidecar.toml --log-format json 2>>/var/log/ringmesh.log
   RUST_LOG=debug ringmesh run -c sidecar.toml
+  RUST_LOG=debug,h2=debug ringmesh run -c sidecar.toml   # and its library's lines
 
 Exit codes:
   0  ended as asked, within the drain timeout

@@ -145,10 +145,11 @@ fn write_sections(text: &mut String, state: &State, now: u64, colour: Colour) ->
             None if one.mtls == "strict" => "mutual".to_owned(),
             None => "off".to_owned(),
         };
-        [&one.name, &one.bind, &one.protocol, &tls, &one.sockets.to_string()].map(|cell| cell.clone()).to_vec()
+        let problem = one.problem.as_ref().map_or(String::new(), |problem| colour.bad(problem));
+        vec![one.name.clone(), one.bind.clone(), one.protocol.clone(), tls, one.sockets.to_string(), problem]
     };
     let listeners = state.listeners.iter().map(listener).collect();
-    section(text, ["LISTENER", "BIND", "PROTOCOL", "TLS", "SOCKETS"], listeners, colour)?;
+    section(text, ["LISTENER", "BIND", "PROTOCOL", "TLS", "SOCKETS", "PROBLEM"], listeners, colour)?;
     let services = state.services.iter().flat_map(service_rows).collect();
     section(text, ["SERVICE", "ENDPOINT", "STATE", "IN FLIGHT", "IDLE", "FAILURES"], services, colour)?;
     let workers = state.dataplane.report.iter().flat_map(|report| &report.workers).enumerate();
@@ -201,10 +202,11 @@ fn config(state: &State, now: u64, colour: Colour) -> String {
     let since = config.live_at.map_or(String::new(), |at| format!(" for {}", ago(now, at)));
     let problems = match config.problems.len() {
         0 => String::new(),
-        count => format!(
-            ", {}",
-            colour.bad(&format!("{count} problems in the file as it is now; the last good one goes on"))
-        ),
+        count => {
+            let problems = if count == 1 { "problem" } else { "problems" };
+            let told = format!("{count} {problems} in the file as it is now; the last good one goes on");
+            format!(", {}", colour.bad(&told))
+        }
     };
     format!("{}, {cores}{since}{problems}", config.file)
 }
@@ -244,7 +246,8 @@ fn section<const N: usize>(
     writeln!(text, "\n{}", colour.head(&line(&mut heads.into_iter())))?;
     for row in &rows {
         let shown = line(&mut row.iter().map(String::as_str));
-        let failing = row.get(2).is_some_and(|cell| cell == EndpointState::Failing.as_str());
+        let sick = [EndpointState::Failing, EndpointState::Unhealthy].map(EndpointState::as_str);
+        let failing = row.get(2).is_some_and(|cell| sick.contains(&cell.as_str()));
         writeln!(text, "{}", if failing { colour.bad(&shown) } else { shown })?;
     }
     Ok(())
@@ -280,6 +283,9 @@ mod tests {
         state.dataplane.report = Some(Report { workers, ..Report::default() });
         let failing =
             state::Endpoint { address: "10.0.0.7:80".into(), state: EndpointState::Failing, ..Default::default() };
+        state.listeners =
+            ["in", "out"].map(|name| state::Listener { name: name.into(), ..Default::default() }).to_vec();
+        state.listeners[1].problem = Some("not accepted on".into());
         state.services = vec![state::Service { name: "payments".into(), peer: None, endpoints: vec![failing] }];
         state
     }
@@ -289,6 +295,9 @@ mod tests {
         let text = table(&state(), 100, Colour::None);
         assert!(text.contains("version 2 live on 1 of 2 cores"), "{text}");
         assert!(text.contains("payments  10.0.0.7:80  failing"), "{text}");
+        let listeners: Vec<&str> =
+            text.lines().filter(|line| line.starts_with("in ") || line.starts_with("out ")).collect();
+        assert!(listeners[1].ends_with("0        not accepted on") && listeners[0].ends_with(" 0"), "{text}");
         assert!(!text.contains('\x1b'), "no colour was asked for: {text}");
     }
 

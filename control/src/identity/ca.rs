@@ -259,7 +259,8 @@ struct Signer {
 impl Signer {
     fn open(directory: &Path, name: &'static str, key_file: &Path) -> Result<Self, Error> {
         let file = directory.join(name);
-        if !file.exists() {
+        // What cannot be looked at may be there.
+        if fs::metadata(&file).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
             return Err(Error::NoAuthority { directory: directory.to_owned(), missing: name });
         }
         let chain = files::read_certificates(&file)?;

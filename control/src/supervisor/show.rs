@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 
 use ringmesh_model::snapshot::{Destination, Mtls, Object, Service, Snapshot};
-use ringmesh_model::wire::{EndpointReport, Report};
+use ringmesh_model::wire::{EndpointReport, Health, Report};
 
 use super::{Supervisor, instance_of, listeners, plane::Plane};
 use crate::machine;
 use crate::source::Error;
-use crate::state::{self, Endpoint, EndpointState, Identity, NameAnswer, Phase};
+use crate::state::{self, Endpoint, EndpointState, Identity, NameAnswer, Phase, State};
 
 impl Supervisor {
     pub(super) fn show_start(&self) {
@@ -130,10 +130,14 @@ impl Supervisor {
                     mtls: mtls(listener.mtls).to_owned(),
                     tls_expires_at: listener.tls_expires(),
                     sockets: bound.map_or(0, |(_, sockets)| sockets.len()),
+                    problem: None,
                 }
             })
             .collect();
-        self.state.write(|state| state.listeners = listeners);
+        self.state.write(|state| {
+            state.listeners = listeners;
+            show_deaf(state);
+        });
     }
 
     pub(super) fn show_services(&self) {
@@ -164,8 +168,18 @@ impl Supervisor {
             dataplane.driver_reason = report.driver_reason.clone();
             dataplane.report_at = Some(state::now());
             dataplane.report = Some(report);
+            show_deaf(state);
         });
         self.show_services();
+    }
+}
+
+/// Says of which listeners the data plane accepts no connections.
+fn show_deaf(state: &mut State) {
+    let deaf = state.dataplane.report.as_ref().map_or(&[][..], |report| &report.deaf);
+    for listener in &mut state.listeners {
+        let is_deaf = deaf.contains(&listener.name);
+        listener.problem = is_deaf.then(|| "not accepted on: the data plane is out of descriptors".to_owned());
     }
 }
 
@@ -187,7 +201,11 @@ fn services(snapshot: &Snapshot, report: Option<&Report>) -> Vec<state::Service>
         let address = endpoint.address.to_string();
         let mut shown = Endpoint { zone: endpoint.zone.clone(), ..Endpoint::default() };
         if let Some(report) = reports.get(&(service.name.as_str(), address.as_str())) {
-            shown.state = if report.consecutive_failures == 0 { EndpointState::Up } else { EndpointState::Failing };
+            shown.state = match (report.health, report.consecutive_failures) {
+                (Health::Unhealthy, _) => EndpointState::Unhealthy,
+                (_, 0) => EndpointState::Up,
+                _ => EndpointState::Failing,
+            };
             shown.in_flight = report.in_flight;
             shown.idle = report.idle;
             shown.consecutive_failures = report.consecutive_failures;

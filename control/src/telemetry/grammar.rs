@@ -79,10 +79,11 @@ fn endings(kind: &str, format: Format) -> &'static [&'static str] {
     }
 }
 
-/// Our own rule, stricter than the formats': lower-case words.
+/// Our own rule, stricter than the formats': lower-case words, ours or those that every process has.
 fn check_name(name: &str) {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    assert!(name.starts_with("ringmesh_") && name.chars().all(plain), "{name}");
+    let known = ["ringmesh_", "process_"].iter().any(|start| name.starts_with(start));
+    assert!(known && name.chars().all(plain), "{name}");
 }
 
 fn sample(line: &str) -> (&str, Sample) {

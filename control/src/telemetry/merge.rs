@@ -1,11 +1,9 @@
 //! What all workers have counted, together: read when somebody asks, out of the memory that the workers write.
 //!
-//! A data plane that is started again goes on counting in the same memory. One that replaces another (an upgrade) brings
-//! memory of its own; then what the earlier one has counted is kept ([`retired`]) and added, so that no total ever goes
-//! down.
+//! A data plane that is started again goes on counting in the same memory, so that no total goes down. Only one of another
+//! version, whose memory this control could not read, is replaced by one that counts from nothing.
 
-use std::collections::{BTreeMap, HashSet};
-use std::time::Instant;
+use std::collections::BTreeMap;
 
 use ringmesh_dataplane::outcome::MAX_REASONS;
 use ringmesh_dataplane::proxy::grpc::STATUSES;
@@ -14,7 +12,6 @@ use ringmesh_dataplane::telemetry::layout::{self, Kind, gauge, header, listener,
 use ringmesh_dataplane::telemetry::reader::Counts;
 
 use super::histogram::Histogram;
-use super::retired::{self, Retired};
 
 /// Response classes: no response, informational, then 2xx to 5xx.
 pub const CLASSES: usize = 6;
@@ -23,15 +20,13 @@ pub const CLASSES: usize = 6;
 pub const MAX_CAUSES: usize = layout::HISTOGRAM - listener::REFUSED;
 const _: () = assert!(listener::REFUSED == service::REFUSED, "one bound serves both");
 
-/// Reads all telemetry memory of one workload's data planes.
+/// Reads the telemetry memory of one workload's data plane.
 #[derive(Default)]
 pub struct Merge {
-    live: Option<Reader>,
-    draining: Vec<Reader>,
-    retired: Retired,
+    reader: Option<Reader>,
 }
 
-/// Everything counted, summed over workers and data planes.
+/// Everything counted, summed over workers.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Totals {
     /// Requests, by listener, route, rule and service.
@@ -40,12 +35,14 @@ pub struct Totals {
     pub listeners: BTreeMap<String, Listener>,
     /// Connections to services, by name.
     pub services: BTreeMap<String, Service>,
-    /// The workers of the live data plane, in order.
+    /// The workers, in order.
     pub workers: Vec<Worker>,
     /// How often a data plane has started.
     pub starts: u64,
-    /// Series that have a place in the live data plane's directory.
+    /// Series that have a place in the directory.
     pub series: u64,
+    /// Listeners that no worker accepts on.
+    pub deaf: u64,
 }
 
 /// Requests of one series.
@@ -99,6 +96,14 @@ pub struct Service {
     pub handshakes: u64,
     /// Handshakes refused, by number of the cause.
     pub refused: [u64; MAX_CAUSES],
+    /// Endpoints that probes have found healthy, of the live data plane.
+    pub healthy: u64,
+    /// Endpoints that probes have found unhealthy, of the live data plane.
+    pub unhealthy: u64,
+    /// Probes that found an endpoint to serve.
+    pub probes_passed: u64,
+    /// Probes that did not.
+    pub probes_failed: u64,
 }
 
 /// One worker. The first four are as they stand; the rest are counted over all starts.
@@ -125,82 +130,42 @@ pub struct Worker {
 }
 
 impl Merge {
-    /// From now on `reader` is the live data plane's memory. That of the one before goes on counting while it drains.
+    /// From now on `reader` is the data plane's memory.
     pub fn attach(&mut self, reader: Reader) {
-        self.draining.extend(self.live.replace(reader));
-    }
-
-    /// The data planes that were draining are gone: keeps what they have counted, and lets go of their memory.
-    pub fn retire(&mut self, now: Instant) {
-        let gone = std::mem::take(&mut self.draining);
-        self.retired.add(&gone, &self.named(), now);
-    }
-
-    /// Series that a data plane has a place for.
-    fn named(&self) -> HashSet<retired::Key> {
-        let places = self.live.iter().chain(&self.draining).flat_map(Reader::places);
-        places.map(|(kind, labels)| retired::key(kind, labels)).collect()
+        self.reader = Some(reader);
     }
 
     /// Whether a data plane's memory is attached.
     pub fn is_attached(&self) -> bool {
-        self.live.is_some()
+        self.reader.is_some()
     }
 
-    /// Reads everything, as it is `now`.
-    pub fn totals(&mut self, now: Instant) -> Totals {
-        if !self.retired.is_empty() {
-            self.retired.expire(&self.named(), now);
-        }
-        let mut totals = self.retired.totals().clone();
-        for reader in &self.draining {
-            totals.add(reader);
-        }
-        if let Some(live) = &self.live {
-            totals.add(live);
-            totals.workers.truncate(usize::from(live.workers()));
-            totals.series = live.header(header::TAKEN);
-            for (number, worker) in (0..live.workers()).zip(&mut totals.workers) {
-                worker.version = live.gauge(number, gauge::VERSION);
-                worker.epoll = live.gauge(number, gauge::EPOLL);
-            }
-        }
-        totals
+    /// Reads everything.
+    pub fn totals(&self) -> Totals {
+        self.reader.as_ref().map(Totals::of).unwrap_or_default()
     }
 }
 
 impl Totals {
-    /// Adds one memory's series, and the gauges that are counts.
-    fn add(&mut self, reader: &Reader) {
+    fn of(reader: &Reader) -> Self {
+        let mut totals = Self {
+            workers: (0..reader.workers()).map(|number| Worker::of(reader, number)).collect(),
+            starts: reader.header(header::STARTS),
+            series: reader.header(header::TAKEN),
+            deaf: reader.header(header::DEAF),
+            ..Self::default()
+        };
         for counts in reader.each_series() {
-            self.add_series(counts);
+            totals.add_series(counts);
         }
-        self.add_workers(reader);
-    }
-
-    /// Adds what the workers count for themselves, and the starts.
-    pub(super) fn add_workers(&mut self, reader: &Reader) {
-        self.starts = self.starts.wrapping_add(reader.header(header::STARTS));
-        let workers = usize::from(reader.workers());
-        if self.workers.len() < workers {
-            self.workers.resize_with(workers, Worker::default);
-        }
-        for (number, worker) in (0..reader.workers()).zip(&mut self.workers) {
-            let gauge = |gauge| reader.gauge(number, gauge);
-            sum(&mut worker.connections, level(gauge(gauge::CONNECTIONS)));
-            sum(&mut worker.in_flight, level(gauge(gauge::IN_FLIGHT)));
-            sum(&mut worker.panics, gauge(gauge::PANICS));
-            sum(&mut worker.events_dropped, gauge(gauge::EVENTS_DROPPED));
-            sum(&mut worker.handed_over, gauge(gauge::HANDED_OVER));
-            sum(&mut worker.accept_failed, gauge(gauge::ACCEPT_FAILED));
-            sum(&mut worker.upstream_opened, gauge(gauge::UPSTREAM_OPENED));
-        }
+        totals
     }
 
     /// Adds one series. Two with the same labels (long ones are cut) become one, or the page could not be parsed.
-    pub(super) fn add_series(&mut self, counts: Counts) {
-        let Counts { kind, labels, counters, histogram } = counts;
-        let (_, mut labels) = retired::key(kind, labels);
+    fn add_series(&mut self, counts: Counts) {
+        let Counts { kind, mut labels, counters, histogram } = counts;
+        // Labels that were cut off are empty.
+        labels.resize(kind.labels().len(), String::new());
         let at = |word: usize| counters.get(word).copied().unwrap_or(0);
         match kind {
             Kind::Request => {
@@ -236,22 +201,14 @@ impl Totals {
                     reused: at(service::REUSED),
                     handshakes: at(service::HANDSHAKES),
                     refused: std::array::from_fn(|cause| at(service::REFUSED + cause)),
+                    healthy: level(at(service::HEALTHY)),
+                    unhealthy: level(at(service::UNHEALTHY)),
+                    probes_passed: at(service::PROBES_PASSED),
+                    probes_failed: at(service::PROBES_FAILED),
                 };
                 let name = labels.swap_remove(0);
                 self.services.entry(name).and_modify(|sum| sum.add(&service)).or_insert(service);
             }
-        }
-    }
-
-    /// Forgets one series.
-    pub(super) fn remove(&mut self, (kind, labels): &retired::Key) {
-        match (kind, &labels[..]) {
-            (Kind::Request, [listener, route, rule, service]) => {
-                self.requests.remove(&[listener, route, rule, service].map(String::clone));
-            }
-            (Kind::Listener, [name]) => drop(self.listeners.remove(name)),
-            (Kind::Service, [name]) => drop(self.services.remove(name)),
-            _ => unreachable!("a key has its kind's labels"),
         }
     }
 
@@ -260,6 +217,23 @@ impl Totals {
         let connections = || self.workers.iter().map(|worker| worker.connections as f64);
         let (heaviest, total) = (connections().fold(0.0, f64::max), connections().sum::<f64>());
         if total == 0.0 { 1.0 } else { heaviest * self.workers.len() as f64 / total }
+    }
+}
+
+impl Worker {
+    fn of(reader: &Reader, number: u16) -> Self {
+        let gauge = |gauge| reader.gauge(number, gauge);
+        Self {
+            connections: level(gauge(gauge::CONNECTIONS)),
+            in_flight: level(gauge(gauge::IN_FLIGHT)),
+            version: gauge(gauge::VERSION),
+            epoll: gauge(gauge::EPOLL),
+            panics: gauge(gauge::PANICS),
+            events_dropped: gauge(gauge::EVENTS_DROPPED),
+            handed_over: gauge(gauge::HANDED_OVER),
+            accept_failed: gauge(gauge::ACCEPT_FAILED),
+            upstream_opened: gauge(gauge::UPSTREAM_OPENED),
+        }
     }
 }
 
@@ -293,10 +267,19 @@ impl Listener {
 }
 
 impl Service {
+    /// Whether its endpoints are asked, or were.
+    pub fn is_probed(&self) -> bool {
+        self.probes_passed != 0 || self.probes_failed != 0
+    }
+
     fn add(&mut self, other: &Self) {
         sum(&mut self.opened, other.opened);
         sum(&mut self.connect_failed, other.connect_failed);
         sum(&mut self.reused, other.reused);
+        sum(&mut self.healthy, other.healthy);
+        sum(&mut self.unhealthy, other.unhealthy);
+        sum(&mut self.probes_passed, other.probes_passed);
+        sum(&mut self.probes_failed, other.probes_failed);
         sum(&mut self.handshakes, other.handshakes);
         sum_all(&mut self.refused, &other.refused);
     }
@@ -323,8 +306,8 @@ mod tests {
 
     const WEB: [&str; 4] = ["inbound", "web", "0", "local"];
 
-    fn served(merge: &mut Merge) -> u64 {
-        merge.totals(Instant::now()).requests.values().map(Requests::count).sum()
+    fn served(merge: &Merge) -> u64 {
+        merge.totals().requests.values().map(Requests::count).sum()
     }
 
     #[test]
@@ -333,7 +316,7 @@ mod tests {
         (0..100).for_each(|n| dataplane.serve(n % 2, WEB, n as u64 * 1000));
         let mut merge = Merge::default();
         merge.attach(dataplane.reader());
-        let totals = merge.totals(Instant::now());
+        let totals = merge.totals();
         let requests = &totals.requests[&WEB.map(str::to_owned)];
         assert_eq!((requests.count(), requests.classes[2], requests.reasons[0]), (100, 100, 100));
         assert_eq!(requests.durations.count(), 100);
@@ -347,35 +330,36 @@ mod tests {
         let mut merge = Merge::default();
         merge.attach(dataplane.reader());
         dataplane.serve(0, WEB, 10);
-        assert_eq!((served(&mut merge), merge.totals(Instant::now()).starts), (1, 1));
+        assert_eq!((served(&merge), merge.totals().starts), (1, 1));
         let mut dataplane = dataplane.restart();
-        assert_eq!(served(&mut merge), 1);
+        assert_eq!(served(&merge), 1);
         dataplane.serve(0, WEB, 10);
         dataplane.serve(1, ["inbound", "new", "0", "local"], 10);
-        assert_eq!((served(&mut merge), merge.totals(Instant::now()).starts), (3, 2));
+        assert_eq!((served(&merge), merge.totals().starts), (3, 2));
     }
 
     #[test]
-    fn totals_never_go_down_when_another_data_plane_takes_over_with_memory_of_its_own() {
-        let mut before = Dataplane::start();
+    fn what_probes_have_found_is_that_of_the_last_start_alone() {
+        let find = |dataplane: &mut Dataplane, healthy: u64, unhealthy: u64| {
+            let series = dataplane.place(Kind::Service, "local");
+            dataplane.workers[0].add(series, service::HEALTHY, healthy);
+            dataplane.workers[0].add(series, service::UNHEALTHY, unhealthy);
+            dataplane.workers[0].add(series, service::PROBES_PASSED, 10);
+        };
+        let found = |merge: &Merge| {
+            let local = &merge.totals().services["local"];
+            (local.healthy, local.unhealthy, local.probes_passed)
+        };
         let mut merge = Merge::default();
-        merge.attach(before.reader());
-        before.serve(0, WEB, 10);
-        before.workers[0].gauge_set(gauge::CONNECTIONS, 5);
-        before.workers[0].gauge_set(gauge::PANICS, 2);
-        let mut after = Dataplane::start();
-        merge.attach(after.reader());
-        after.serve(0, WEB, 10);
-        after.workers[0].gauge_set(gauge::CONNECTIONS, 1);
-        before.serve(1, WEB, 10);
-        assert_eq!(served(&mut merge), 3, "what drains still counts");
-        assert_eq!(merge.totals(Instant::now()).workers[0].connections, 6, "and its connections are open");
-        merge.retire(Instant::now());
-        assert_eq!(served(&mut merge), 3);
-        let totals = merge.totals(Instant::now());
-        assert_eq!((totals.workers[0].connections, totals.workers[0].panics), (1, 2));
-        after.serve(0, WEB, 10);
-        assert_eq!(served(&mut merge), 4);
+        let mut dataplane = Dataplane::start();
+        merge.attach(dataplane.reader());
+        find(&mut dataplane, 3, 1);
+        assert_eq!(found(&merge), (3, 1, 10));
+        // One that starts again on the same memory knows nothing yet.
+        let mut dataplane = dataplane.restart();
+        assert_eq!(found(&merge), (0, 0, 10));
+        find(&mut dataplane, 1, 2);
+        assert_eq!(found(&merge), (1, 2, 20));
     }
 
     #[test]
@@ -386,13 +370,9 @@ mod tests {
         dataplane.serve(1, ["inbound", &long, "1", "b"], 10);
         let mut merge = Merge::default();
         merge.attach(dataplane.reader());
-        assert_eq!(served(&mut merge), 2);
+        assert_eq!(served(&merge), 2);
         let cut = ["inbound", &long[..layout::MAX_LABEL_BYTES - "inbound\0".len()], "", ""].map(str::to_owned);
-        assert_eq!(
-            merge.totals(Instant::now()).requests.into_keys().collect::<Vec<_>>(),
-            [cut],
-            "what was cut off is empty"
-        );
+        assert_eq!(merge.totals().requests.into_keys().collect::<Vec<_>>(), [cut], "what was cut off is empty");
     }
 
     #[test]
@@ -401,7 +381,7 @@ mod tests {
         let dataplane = Dataplane::start();
         dataplane.workers[0].gauge_sub(gauge::IN_FLIGHT, 1);
         merge.attach(dataplane.reader());
-        assert_eq!(merge.totals(Instant::now()).workers[0].in_flight, 0);
-        assert_eq!(merge.totals(Instant::now()).skew(), 1.0);
+        assert_eq!(merge.totals().workers[0].in_flight, 0);
+        assert_eq!(merge.totals().skew(), 1.0);
     }
 }

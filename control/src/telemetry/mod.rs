@@ -1,6 +1,6 @@
 //! What the data plane has counted and told, for people and their tools: `/metrics`, the access log, handshake records.
 //!
-//! [`merge`] reads the workers' counts when somebody asks, and [`retired`] keeps those of data planes that are gone; [`prometheus`] says which families they make, [`exposition`]
+//! [`merge`] reads the workers' counts when somebody asks; [`prometheus`] says which families they make, [`exposition`]
 //! how a page is written. [`events`] takes what the workers tell out of their rings; [`access`] and [`handshakes`] are what
 //! it becomes; [`writer`] is the thread that writes the log.
 
@@ -11,8 +11,8 @@ pub mod handshakes;
 pub mod histogram;
 pub mod limits;
 pub mod merge;
+pub mod processes;
 pub mod prometheus;
-pub mod retired;
 pub mod summary;
 pub mod time;
 pub mod writer;
@@ -26,13 +26,14 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use ringmesh_dataplane::telemetry::{Reader, directory, ring};
 use ringmesh_ring::shared_memory::{self, SharedMemory};
 
 use self::events::{Events, Source};
 use self::merge::{Merge, Totals};
+use self::processes::Usage;
 use self::prometheus::Scrape;
 use self::writer::{Sink, Writer};
 use crate::state::State;
@@ -79,20 +80,23 @@ impl Telemetry {
         Ok(())
     }
 
-    /// The data planes that were draining are gone; see [`Merge::retire`].
-    pub fn retire(&self) {
-        self.merge(|merge| merge.retire(Instant::now()));
-    }
-
     /// What the workers have counted up to now.
     pub fn totals(&self) -> Totals {
-        self.merge(|merge| merge.totals(Instant::now()))
+        self.merge(|merge| merge.totals())
     }
 
     /// Everything that `/metrics` shows.
     pub fn scrape(&self, state: State) -> Scrape {
         self.events.drain();
-        Scrape { totals: self.totals(), events: self.events.tally(), state, panics: panics(), now: SystemTime::now() }
+        let dataplane = state.dataplane.pid.map(Usage::of);
+        Scrape {
+            totals: self.totals(),
+            events: self.events.tally(),
+            processes: [("control", Usage::of(std::process::id())), ("dataplane", dataplane.unwrap_or_default())],
+            state,
+            panics: panics(),
+            now: SystemTime::now(),
+        }
     }
 
     /// Writes what the access log still lacks, for at most this long.

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use ringmesh_dataplane::outcome::Reason;
 use ringmesh_dataplane::telemetry::Reader;
@@ -14,6 +14,7 @@ use ringmesh_ring::shared_memory::SharedMemory;
 use super::Telemetry;
 use super::events::Tally;
 use super::merge::Merge;
+use super::processes::Usage;
 use super::prometheus::Scrape;
 use crate::state::{Identity, NameAnswer, Phase, State};
 
@@ -64,7 +65,7 @@ impl Dataplane {
         worker.series(series).expect("the place counts for it").observe(micros);
     }
 
-    fn place(&mut self, kind: Kind, name: &str) -> Series {
+    pub(super) fn place(&mut self, kind: Kind, name: &str) -> Series {
         self.directory.place(kind, &[name])
     }
 }
@@ -98,6 +99,10 @@ pub(super) fn scrape() -> Scrape {
     let local = dataplane.place(Kind::Service, "local");
     dataplane.workers[0].add(local, service::OPENED, 2);
     dataplane.workers[0].add(local, service::REUSED, 1);
+    dataplane.workers[0].add(local, service::HEALTHY, 2);
+    dataplane.workers[0].add(local, service::UNHEALTHY, 1);
+    dataplane.workers[0].add(local, service::PROBES_PASSED, 9);
+    dataplane.workers[0].add(local, service::PROBES_FAILED, 4);
     dataplane.workers[0].gauge_set(gauge::CONNECTIONS, 3);
     dataplane.workers[0].gauge_set(gauge::VERSION, 7);
     dataplane.workers[1].gauge_set(gauge::VERSION, 6);
@@ -105,9 +110,23 @@ pub(super) fn scrape() -> Scrape {
     let mut merge = Merge::default();
     merge.attach(dataplane.reader());
     Scrape {
-        totals: merge.totals(Instant::now()),
+        totals: merge.totals(),
         events: Tally { read: 9, malformed: 1, lines_lost: 2 },
         state: state(),
+        processes: [
+            (
+                "control",
+                Usage {
+                    cpu_seconds: Some(1.25),
+                    resident_bytes: Some(9_000_000),
+                    virtual_bytes: Some(50_000_000),
+                    open_fds: Some(30),
+                    max_fds: None,
+                    start_seconds: Some(1_700_000_000.5),
+                },
+            ),
+            ("dataplane", Usage { cpu_seconds: Some(100.0), max_fds: Some(1_048_576), ..Usage::default() }),
+        ],
         panics: 0,
         now: UNIX_EPOCH + Duration::from_millis(1_700_000_100_250),
     }

@@ -12,9 +12,18 @@ pub const UNKNOWN: u8 = 2;
 /// Whether a content type is that of gRPC: `application/grpc`, with `+proto` or another format, or with parameters. Its
 /// bridge to browsers, `application/grpc-web`, is another one.
 pub fn is_grpc(content_type: &[u8]) -> bool {
+    after_name(content_type).is_some()
+}
+
+/// What the messages are, as a content type of gRPC says it: `+proto` and the like, or nothing.
+pub fn format(content_type: &[u8]) -> Option<&[u8]> {
+    after_name(content_type)?.split(|byte| matches!(byte, b';' | b' ')).next()
+}
+
+fn after_name(content_type: &[u8]) -> Option<&[u8]> {
     const NAME: &[u8] = b"application/grpc";
-    let Some((name, rest)) = content_type.split_at_checked(NAME.len()) else { return false };
-    name.eq_ignore_ascii_case(NAME) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+    let (name, rest) = content_type.split_at_checked(NAME.len())?;
+    (name.eq_ignore_ascii_case(NAME) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))).then_some(rest)
 }
 
 /// Reads `grpc-timeout`: at most eight digits and a unit. None if it is anything else.
@@ -38,12 +47,15 @@ pub fn parse_timeout(value: &[u8]) -> Option<Duration> {
 /// Writes `grpc-timeout` in the finest unit that eight digits can hold, rounded down: a server never waits longer than its
 /// caller.
 pub fn write_timeout(timeout: Duration) -> String {
-    const MAX: u128 = 99_999_999;
-    let nanos = timeout.as_nanos();
-    let units = [("n", 1), ("u", 1_000), ("m", 1_000_000), ("S", 1_000_000_000), ("M", 60_000_000_000)];
-    let found = units.into_iter().find(|(_, size)| nanos / size <= MAX);
-    let (unit, size) = found.unwrap_or(("H", 3_600_000_000_000));
-    format!("{}{unit}", (nanos / size).min(MAX))
+    const MAX: u64 = 99_999_999;
+    const UNITS: [(&str, u64); 5] =
+        [("n", 1), ("u", 1_000), ("m", 1_000_000), ("S", 1_000_000_000), ("M", 60_000_000_000)];
+    // What does not fit is more than five hundred years.
+    let found = u64::try_from(timeout.as_nanos())
+        .ok()
+        .and_then(|nanos| UNITS.into_iter().map(|(unit, size)| (nanos / size, unit)).find(|(count, _)| *count <= MAX));
+    let (count, unit) = found.unwrap_or(((timeout.as_secs() / 3_600).min(MAX), "H"));
+    format!("{count}{unit}")
 }
 
 /// Reads `grpc-status`. A number that gRPC does not know counts as [`UNKNOWN`].
@@ -127,6 +139,19 @@ mod tests {
         for no in ["", "application/json", "application/grpc-web", "application/grpc-web+proto", "application/grpcish"]
         {
             assert!(!is_grpc(no.as_bytes()), "{no}");
+        }
+    }
+
+    #[test]
+    fn a_content_type_tells_what_the_messages_are() {
+        for (text, expected) in [
+            ("application/grpc", Some("")),
+            ("application/grpc+proto", Some("+proto")),
+            ("application/grpc+json;charset=utf-8", Some("+json")),
+            ("application/grpc; a", Some("")),
+            ("application/grpc-web+proto", None),
+        ] {
+            assert_eq!(format(text.as_bytes()), expected.map(str::as_bytes), "{text}");
         }
     }
 

@@ -19,6 +19,8 @@ pub mod body;
 pub mod framing;
 pub mod head;
 pub mod grpc;
+pub mod grpc_web;
+pub mod grpc_health;
 pub mod http1;
 pub mod http2;
 pub mod limits;

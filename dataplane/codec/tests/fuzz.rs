@@ -127,3 +127,8 @@ fn frames_of_shared_connections_hold_what_is_said_of_them() {
 fn framing_fields_hold_what_is_said_of_them() {
     run("framing_pairs", entries::framing_pairs);
 }
+
+#[test]
+fn bodies_of_grpc_web_hold_what_is_said_of_them() {
+    run("grpc_web", entries::grpc_web);
+}

@@ -133,6 +133,9 @@ pub trait Watcher {
     /// These bytes have come, and the library has not seen them yet.
     fn received(&self, _bytes: &[u8]) {}
 
+    /// Nothing more comes, because of this. The library will not tell it: of an error it keeps the kind.
+    fn failed(&self, _error: &io::Error) {}
+
     /// Whether nothing is expected soon, so that waiting must hold no buffer.
     fn rests(&self) -> bool {
         false
@@ -256,7 +259,10 @@ async fn receive<S: Stream>(stream: &S, pipe: &Pipe, stop: &Stop, watcher: &impl
                 input.buffer = buffer;
                 continue;
             }
-            Err(Error::Io(error)) => (input.end, input.ended) = (Some(error), true),
+            Err(Error::Io(error)) => {
+                watcher.failed(&error);
+                (input.end, input.ended) = (Some(error), true);
+            }
             Err(Error::Stopped(_)) => (input.end, input.ended) = (Some(io::ErrorKind::TimedOut.into()), true),
         }
         return;

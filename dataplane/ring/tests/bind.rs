@@ -52,6 +52,7 @@ fn busy_port_is_refused_and_its_owner_named() {
 fn address_that_is_not_ours_is_an_error_with_its_name() {
     let message = bind_group("192.0.2.1:1".parse().unwrap(), 1).unwrap_err().to_string();
     assert!(message.starts_with("cannot listen on 192.0.2.1:1: "), "{message}");
+    assert!(message.ends_with("; no interface here has this address"), "{message}");
 }
 
 #[test]

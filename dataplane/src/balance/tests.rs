@@ -5,6 +5,7 @@ use std::time::Duration;
 struct Endpoint {
     in_flight: u32,
     avoided_until: Option<Instant>,
+    is_unhealthy: bool,
 }
 
 impl Candidate for Endpoint {
@@ -14,6 +15,10 @@ impl Candidate for Endpoint {
 
     fn avoided_until(&self) -> Option<Instant> {
         self.avoided_until
+    }
+
+    fn is_unhealthy(&self) -> bool {
+        self.is_unhealthy
     }
 }
 
@@ -84,7 +89,41 @@ fn a_retry_goes_elsewhere_and_ends_when_all_were_tried() {
 #[test]
 fn when_all_are_avoided_one_is_tried_all_the_same() {
     let now = Instant::now();
-    let endpoint = Endpoint { in_flight: 0, avoided_until: Some(now + Duration::from_secs(1)) };
+    let endpoint = Endpoint { in_flight: 0, is_unhealthy: false, avoided_until: Some(now + Duration::from_secs(1)) };
     let counts = picks(Balance::LeastRequest, &[endpoint; 3], &Tried::default(), now, 300);
     assert_eq!(counts.iter().sum::<u64>(), 300);
+}
+
+#[test]
+fn an_endpoint_that_does_not_serve_is_passed_over_and_the_others_share_its_part() {
+    // A row of sick ones: whoever stands behind it must not get what all of them do not.
+    let mut endpoints = [Endpoint::default(); 10];
+    endpoints[2..7].iter_mut().for_each(|endpoint| endpoint.is_unhealthy = true);
+    for balance in [Balance::RoundRobin, Balance::LeastRequest] {
+        let counts = picks(balance, &endpoints, &Tried::default(), Instant::now(), 50_000);
+        assert_eq!(counts[2..7], [0; 5], "{counts:?}");
+        let well = || counts[..2].iter().chain(&counts[7..]);
+        assert!(well().all(|count| count.abs_diff(10_000) < 700), "{counts:?}");
+    }
+}
+
+#[test]
+fn where_no_endpoint_serves_all_are_used_and_a_retry_takes_a_sick_one_last() {
+    let now = Instant::now();
+    let mut endpoints = [Endpoint { is_unhealthy: true, ..Endpoint::default() }; 4];
+    for balance in [Balance::RoundRobin, Balance::LeastRequest] {
+        let counts = picks(balance, &endpoints, &Tried::default(), now, 400);
+        assert!(counts.iter().all(|count| *count > 50), "{counts:?}");
+    }
+    // One that is well and was just not to be reached goes before those that are sick.
+    endpoints[1] = Endpoint { avoided_until: Some(now + Duration::from_secs(1)), ..Endpoint::default() };
+    let mut tried = Tried::default();
+    for balance in [Balance::RoundRobin, Balance::LeastRequest] {
+        assert_eq!(picks(balance, &endpoints, &tried, now, 100), [0, 100, 0, 0]);
+    }
+    tried.note(1);
+    for balance in [Balance::RoundRobin, Balance::LeastRequest] {
+        let counts = picks(balance, &endpoints, &tried, now, 100);
+        assert_eq!((counts[1], counts.iter().sum::<u64>()), (0, 100), "{counts:?}");
+    }
 }

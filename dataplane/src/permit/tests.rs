@@ -26,6 +26,7 @@ fn service(max: Option<u32>, workers: u16) -> Service {
             max_idle_per_endpoint: 1,
             share_connections: true,
             tcp_keepalive: None,
+            health_check: None,
         }),
         series: crate::telemetry::recorder::Series { index: 0, generation: 1 },
         tls: None,

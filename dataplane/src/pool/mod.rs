@@ -179,6 +179,13 @@ impl<S: Stream> State<S> {
         self.failures.get()
     }
 
+    /// Closes its unused connections, and those that others use too once their requests have ended.
+    pub fn close(&self) {
+        self.waiting.borrow_mut().clear();
+        self.shared.close();
+        self.trunks.close();
+    }
+
     /// The unused connection that was used last, if one is open. Those that have ended are closed on the way.
     fn take(&self, key: u64, now: Instant) -> Option<Box<Kept<S>>> {
         loop {
@@ -194,8 +201,8 @@ impl<S: Stream> State<S> {
         loop {
             let waiting = {
                 let mut all = self.waiting.borrow_mut();
-                let fits = |one: &Box<Kept<S>>| one.key == key && one.preface.as_deref() == Some(preface);
-                let index = all.iter().rposition(fits)?;
+                let fits = |one: &Kept<S>| one.key == key && one.preface.as_deref() == Some(preface);
+                let index = all.iter().rposition(|one| fits(one))?;
                 all.remove(index)
             };
             if waiting.until > now && matches!(waiting.transport.check_idle(), Ok(Idle::Open)) {
@@ -339,9 +346,7 @@ impl<S: Stream> Pools<S> {
     /// Closes all unused connections.
     pub fn clear(&self) {
         for state in self.states.borrow().iter().flatten() {
-            state.waiting.borrow_mut().clear();
-            state.shared.close();
-            state.trunks.close();
+            state.close();
         }
     }
 

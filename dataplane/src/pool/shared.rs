@@ -3,16 +3,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use h2::client::{self, ResponseFuture, SendRequest};
-use h2::{Ping, PingPong, SendStream};
+use h2::{PingPong, SendStream};
 use http::Request;
 use ringmesh_ring::buffer::Buffer;
 use ringmesh_ring::duplex::{Pipe, Watcher, pump};
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
+use ringmesh_ring::stream::Error;
 
 use super::{InFlight, State};
 use crate::outcome::Reason;
@@ -20,7 +22,7 @@ use crate::proxy::exchange::Lost;
 use crate::proxy::exchange::data::Data;
 use crate::proxy::exchange::head::Hop;
 use crate::proxy::http2::calm::Calm;
-use crate::proxy::http2::keeper::{Keeper, Seen, Verdict};
+use crate::proxy::http2::keeper::{self, Keeper, Seen, Verdict};
 use crate::proxy::http2::limits;
 use crate::proxy::transport::Transport;
 use crate::tables::Service;
@@ -48,6 +50,12 @@ pub struct Connection {
     flooded: Cell<bool>,
     /// A stream that has ended. Dropping it wakes the connection, which the next request does anyhow.
     resting: Cell<Option<SendStream<Data>>>,
+    /// Whether the library knows the endpoint's settings.
+    settled: Cell<bool>,
+    /// Who waits for them.
+    unsettled: RefCell<Vec<Waker>>,
+    /// The endpoint has refused the handshake after our side of it was over, and has said nothing else.
+    refused: Cell<bool>,
 }
 
 /// What a worker has of them to one endpoint.
@@ -83,6 +91,18 @@ impl Connection {
     fn close(&self) {
         self.closed.set(true);
         self.clock.trigger(StopReason::Drain);
+    }
+
+    /// The library has seen all that has come.
+    fn has_looked(&self) {
+        if !self.settled.get() && self.calm.borrow().has_settings() {
+            self.settled.set(true);
+            self.wake_unsettled();
+        }
+    }
+
+    fn wake_unsettled(&self) {
+        self.unsettled.take().into_iter().for_each(Waker::wake);
     }
 }
 
@@ -140,6 +160,30 @@ impl<N: Net> Lease<N> {
         }
     }
 
+    /// Whether the endpoint takes tunnels of other protocols (RFC 8441 section 3), which its settings say: they are waited for.
+    ///
+    /// # Errors
+    /// The own stop, or [`Lost::Unprocessed`] if the connection ends before.
+    pub async fn takes_protocols(&self, stop: &Stop) -> Result<bool, Lost> {
+        let connection = &self.connection;
+        poll_fn(|context| {
+            let mut sender = connection.sender.borrow_mut();
+            if connection.settled.get() {
+                return Poll::Ready(Ok(sender.is_extended_connect_protocol_enabled()));
+            }
+            // One that takes no further request may live on for this one.
+            if matches!(sender.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_))) {
+                return Poll::Ready(Err(Lost::Unprocessed));
+            }
+            let mut waiting = connection.unsettled.borrow_mut();
+            if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+                waiting.push(context.waker().clone());
+            }
+            stop.poll_stopped(context).map(|reason| Err(Lost::Stopped(reason)))
+        })
+        .await
+    }
+
     /// The endpoint gets something that it has to acknowledge.
     pub fn sends(&self, bytes: usize) {
         self.connection.calm.borrow_mut().earn_for(bytes);
@@ -148,6 +192,11 @@ impl<N: Net> Lease<N> {
     /// Whether the connection was ended because the endpoint flooded it.
     pub fn flooded(&self) -> bool {
         self.connection.flooded.get()
+    }
+
+    /// Whether the endpoint has refused our certificate, or anything else of the handshake, instead of taking requests.
+    pub fn refused(&self) -> bool {
+        self.connection.refused.get()
     }
 
     /// Takes no further request on the connection if it has ended, or said that it will.
@@ -227,6 +276,9 @@ async fn begin<N: Net>(
         calm: RefCell::new(Calm::of_endpoint(worker.net.now())),
         flooded: Cell::new(false),
         resting: Cell::new(None),
+        settled: Cell::new(false),
+        unsettled: RefCell::default(),
+        refused: Cell::new(false),
     });
     state.shared.open.borrow_mut().push(connection.clone());
     let idle_timeout = service.config.idle_timeout;
@@ -234,20 +286,30 @@ async fn begin<N: Net>(
     let kept = connection.clone();
     ringmesh_ring::spawn(async move {
         let stop = net.stop();
-        let heard = Heard { net: &net, connection: &kept, stop: &stop, since: Cell::new(false) };
+        let heard =
+            Heard { net: &net, connection: &kept, stop: &stop, since: Cell::new(false), ever: Cell::new(false) };
         let keeper = Keeper::new(idle_timeout);
         kept.clock.set_deadline(Some(net.now() + keeper.tick()));
         let mut care = Care { net: &net, connection: &kept, heard: &heard, ping, keeper, stop: &stop };
         let looked_after = poll_fn(|context| match std::pin::Pin::new(&mut library).poll(context) {
-            Poll::Pending => care.poll(context).map(Ok),
+            Poll::Pending => {
+                kept.has_looked();
+                care.poll(context).map(Ok)
+            }
             ended => ended,
         });
         match pump(&transport, &pipe, looked_after, &stop, &heard).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(target: "upstream", "an HTTP/2 connection broke: {error}"),
-            Err(error) => tracing::debug!(target: "upstream", "an HTTP/2 connection broke: {error}"),
+            Err(error) => {
+                if let Error::Io(error) = &error {
+                    heard.failed(error);
+                }
+                tracing::debug!(target: "upstream", "an HTTP/2 connection broke: {error}");
+            }
         }
         kept.closed.set(true);
+        kept.wake_unsettled();
     });
     Some(connection)
 }
@@ -259,15 +321,25 @@ struct Heard<'a, N> {
     /// Ends the connection.
     stop: &'a Stop,
     since: Cell<bool>,
+    /// Whether anything has come at all.
+    ever: Cell<bool>,
 }
 
 impl<N: Net> Watcher for Heard<'_, N> {
     fn received(&self, bytes: &[u8]) {
         self.since.set(true);
+        self.ever.set(true);
         if !self.connection.calm.borrow_mut().look(bytes, || self.net.now()) {
             self.connection.flooded.set(true);
             self.connection.closed.set(true);
             self.stop.trigger(StopReason::Abort);
+        }
+    }
+
+    fn failed(&self, error: &io::Error) {
+        if !self.ever.get() && Reason::of_upstream(error) == Reason::UpstreamTls {
+            self.connection.refused.set(true);
+            self.connection.closed.set(true);
         }
     }
 
@@ -303,10 +375,7 @@ impl<N: Net> Care<'_, N> {
             let seen = Seen { open, served: self.connection.served.get(), heard: self.heard.since.replace(false) };
             match self.keeper.look(seen) {
                 Verdict::Stay => {}
-                Verdict::Ask => {
-                    // Fails if an answer is still outstanding, which is waited for anyhow.
-                    let _outstanding = self.ping.as_mut().map(|ping| ping.send_ping(Ping::opaque()));
-                }
+                Verdict::Ask => keeper::ask(self.ping.as_mut()),
                 Verdict::Dead => {
                     self.connection.closed.set(true);
                     self.stop.trigger(StopReason::Deadline);

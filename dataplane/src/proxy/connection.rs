@@ -201,9 +201,12 @@ pub fn serve<N: Net>(
         let Some((connection, _open)) = admitted.await else { return };
         match connection.protocol {
             _ if connection.agreed_on(Alpn::Mesh) || connection.agreed_on(Alpn::MeshHttp) => {
-                Box::pin(trunk(connection, exchanges)).await
+                Box::pin(trunk(connection, exchanges)).await;
             }
             Protocol::Http if !connection.agreed_on(Alpn::Http2) => requests(connection, exchanges).await,
+            // Who has agreed on a version of HTTP speaks it.
+            Protocol::Detect if connection.agreed_on(Alpn::Http1) => Box::pin(requests(connection, exchanges)).await,
+            Protocol::Detect if connection.agreed_on(Alpn::Http2) => Box::pin(all_http2(connection, exchanges)).await,
             Protocol::Http | Protocol::Http2 => Box::pin(all_http2(connection, exchanges)).await,
             Protocol::Tcp | Protocol::Tls | Protocol::Detect => Box::pin(channel(connection, exchanges)).await,
         }
@@ -443,6 +446,9 @@ async fn handshake<N: Net>(
     let name = &listener.config.name;
     let ends = Worker::<N>::ends(&stream).of_client(client);
     let accepted = match listener.config.mtls {
+        mtls if matches!(listener.config.protocol, Protocol::Detect | Protocol::Tcp) => {
+            Box::pin(tls::accept_any_protocol(stream, config, mtls, stop)).await
+        }
         Mtls::Strict => tls::accept(stream, config, stop).await,
         Mtls::Off => Box::pin(tls::accept_anybody(stream, config, stop)).await,
     };

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use ringmesh_codec::grpc;
 use ringmesh_ring::clock::Instant;
@@ -12,8 +12,11 @@ use crate::outcome::Reason;
 
 pub use ringmesh_codec::grpc::STATUSES;
 
-/// The field in which a caller says how long it waits.
-pub const TIMEOUT: &str = "grpc-timeout";
+/// The field in which a caller says how long it waits. Names that are not parsed for each look-up.
+pub static TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// The field in which a service says how a call has ended.
+pub static STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// The status of a call whose caller has given it up.
 pub const CANCELLED: u8 = 1;
@@ -25,14 +28,14 @@ pub fn is_call(fields: &HeaderMap) -> bool {
 
 /// How long the caller waits, if it says so.
 pub fn timeout(fields: &HeaderMap) -> Option<Duration> {
-    fields.get(TIMEOUT).and_then(|value| grpc::parse_timeout(value.as_bytes()))
+    fields.get(&TIMEOUT).and_then(|value| grpc::parse_timeout(value.as_bytes()))
 }
 
 /// Tells the endpoint of a call how long the caller still waits: until `deadline`, if there is one.
 pub fn pass_timeout_on(fields: &mut HeaderMap, deadline: Option<Instant>, now: Instant) {
     let Some(deadline) = deadline else { return };
     if let Ok(value) = HeaderValue::try_from(grpc::write_timeout(deadline.saturating_since(now))) {
-        fields.insert(TIMEOUT, value);
+        fields.insert(&TIMEOUT, value);
     }
 }
 
@@ -48,7 +51,7 @@ pub fn answer(reason: Reason) -> Response<()> {
     *response.status_mut() = StatusCode::OK;
     let fields = response.headers_mut();
     fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    fields.insert("grpc-status", HeaderValue::from(u16::from(status)));
+    fields.insert(&STATUS, HeaderValue::from(u16::from(status)));
     let message = format!("ringmesh: {}", reason.label());
     fields.insert("x-ringmesh-reason", HeaderValue::from_static(reason.label()));
     if let Ok(message) = HeaderValue::try_from(grpc::write_message(&message)) {

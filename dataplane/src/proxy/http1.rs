@@ -2,7 +2,6 @@
 //! came (RFC 9112).
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::ops::{Deref, Range};
 use std::pin::pin;
@@ -12,6 +11,7 @@ use std::time::Duration;
 
 use ringmesh_codec::body::{BodyScanner, State};
 use ringmesh_codec::framing::BodyLength;
+use ringmesh_codec::grpc::UNKNOWN;
 use ringmesh_codec::head::{Head, Method, Version};
 use ringmesh_codec::http1::{
     Chunked, Connection as ConnectionOption, Edits, Framing, Parsed, RequestHead, ResponseHead, Sink, Upgrade,
@@ -21,7 +21,6 @@ use ringmesh_codec::http2::begins_preface;
 use ringmesh_codec::sniff;
 use ringmesh_model::hop::Connect;
 use ringmesh_ring::buffer::{Buffer, Size, Slice};
-use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::output::Output;
 use ringmesh_ring::splice::Pipe;
@@ -33,18 +32,17 @@ use crate::pool::{Lease, Leased, shared};
 use crate::proxy::connection::{Connection, Next};
 use crate::proxy::deadline::{Deadlines, Part};
 use crate::proxy::exchange::replay::Kept;
-use crate::proxy::pace::{Credit, GRACE, Pace};
+use crate::proxy::exchange::tunnel::{Side, Wanted};
+use crate::proxy::pace::{Credit, Pace};
+use crate::proxy::progress::{Awaiting, Progress, Uploaded, Uploading, Watch};
 use crate::proxy::redirect::{self, Elsewhere, HSTS};
 use crate::proxy::relay::{Raced, Turn, race};
 use crate::proxy::request::{self, Account, Call, Failed, Patience};
 use crate::proxy::transport::Transport;
-use crate::proxy::{date, exchange, grpc, hop, tunnel};
+use crate::proxy::{date, exchange, grpc, grpc_web, hop, tunnel};
 use crate::tables::Listener;
+use crate::upstream::Needs;
 use crate::worker::{Worker, unix_micros};
-
-/// A client that waits longer than this for a response is watched, so that its going away ends the request upstream.
-/// Shorter ones are not worth a system call.
-const WATCH_AFTER: Duration = Duration::from_millis(100);
 
 /// The answer to a CONNECT whose tunnel ends here.
 const CONNECTED: &[u8] = b"HTTP/1.1 200 Connection Established\r\n\r\n";
@@ -119,8 +117,15 @@ async fn one<N: Net>(
                 worker.tell_hint(listener, connection.client_text(), reason);
             }
             let mut account = Account::default();
-            let mut answer =
-                Answer { reason, elsewhere: None, listener, close: true, head_only: false, account: &mut account };
+            let mut answer = Answer {
+                reason,
+                elsewhere: None,
+                web: None,
+                listener,
+                close: true,
+                head_only: false,
+                account: &mut account,
+            };
             let sent = answer.send(connection, scratch).await;
             request::refused(worker, connection, &tables, listener, &account, reason);
             return Some(if sent { Next::Linger } else { Next::Close });
@@ -128,6 +133,7 @@ async fn one<N: Net>(
     }
     let head = HeadBytes::Arrived(buffer.slice(0..scratch.request.len()));
     let body = BodyScanner::new(scratch.request.framing(), &listener.head_limits);
+    let web = grpc_web::Call::asked(listener, &scratch.request.view(&head));
     let mut exchange = Exchange {
         worker,
         connection,
@@ -140,6 +146,7 @@ async fn one<N: Net>(
         asks: Asks::Nothing,
         head_taken: false,
         kept: None,
+        web,
     };
     request::serve(worker, connection, &tables, listener, &connection.stop, &mut exchange).await;
     exchange.finish()
@@ -265,6 +272,8 @@ struct Exchange<'a, N: Net> {
     head_taken: bool,
     /// What of the body an HTTP/2 endpoint has got that may not have looked at it.
     kept: Option<Box<Kept>>,
+    /// What it is as a call in gRPC-Web.
+    web: Option<Box<grpc_web::Call>>,
 }
 
 impl<N: Net> Exchange<'_, N> {
@@ -294,6 +303,14 @@ impl<N: Net> Exchange<'_, N> {
 impl<N: Net> Call<N> for Exchange<'_, N> {
     fn head(&self) -> impl Head + '_ {
         self.scratch.request.view(&self.head)
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        self.web.as_ref()?.timeout
+    }
+
+    fn needs(&self) -> Needs {
+        if self.web.is_some() { Needs::Http2 } else { Needs::Anything }
     }
 
     fn announces_too_much(&self) -> bool {
@@ -330,6 +347,9 @@ impl<N: Net> Call<N> for Exchange<'_, N> {
     }
 
     async fn answer(&mut self, reason: Reason, account: &mut Account) {
+        if self.web.is_some() {
+            account.grpc_status = Some(grpc::status(reason));
+        }
         if self.stage != Stage::Waiting {
             // The client must not take what it got for the whole.
             self.connection.transport.reset_on_close();
@@ -338,7 +358,8 @@ impl<N: Net> Call<N> for Exchange<'_, N> {
         let close = !self.client_persists() || self.body.state() != State::Done;
         let head_only = self.scratch.request.known_method() == Method::Head;
         let elsewhere = redirect::elsewhere(reason, self.listener, &self.head());
-        let mut answer = Answer { reason, elsewhere, listener: self.listener, close, head_only, account };
+        let web = self.web.as_deref();
+        let mut answer = Answer { reason, elsewhere, web, listener: self.listener, close, head_only, account };
         if answer.send(self.connection, self.scratch).await {
             self.stage = if close { Stage::DoneAndClose } else { Stage::Done };
         }
@@ -354,11 +375,13 @@ impl<N: Net> Exchange<'_, N> {
         account: &mut Account,
     ) -> Result<(), Failed> {
         let writes = self.writes_to_hops();
-        let Scratch { request: head, to_client, text, .. } = &mut *self.scratch;
-        if head.known_method() == Method::Connect {
-            // A stream of a connection that others use too is no tunnel.
-            return Err(Failed::Ended(Reason::NotImplemented));
+        if self.scratch.request.speaks_to_hops()
+            && let Some(wanted) = self.wanted()
+            && let Some(result) = Box::pin(self.tunnel_over_http2(&lease, &wanted, patience, account)).await
+        {
+            return result.map_err(|failed| exchange::tunnel::of_shared(&lease, failed));
         }
+        let Scratch { request: head, to_client, text, .. } = &mut *self.scratch;
         let mut request = exchange::head::request_to_http2(head, &self.head, lease.hop())
             .map_err(|_unfit| Failed::Ended(Reason::BadRequest))?;
         let hop = &self.listener.config.hop;
@@ -369,6 +392,9 @@ impl<N: Net> Exchange<'_, N> {
         }
         let (stop, now) = (&self.connection.stop, self.worker.net.now());
         let deadlines = patience.deadlines(stop, self.listener);
+        if let Some(web) = &self.web {
+            web.translate(request.headers_mut());
+        }
         let is_grpc = grpc::is_call(request.headers());
         if is_grpc {
             grpc::pass_timeout_on(request.headers_mut(), patience.deadline, now);
@@ -396,12 +422,24 @@ impl<N: Net> Exchange<'_, N> {
         };
         let mut progress = exchange::http1::Progress::new(self.body.clone());
         let mut stage = exchange::Stage::Waiting;
-        let mut reply =
-            exchange::http1::Download::new(self.connection, head, to_client, watch.may_half_close, &uploaded);
+        // A browser that ends its side has gone.
+        let may_half_close = watch.may_half_close && self.web.is_none();
+        let mut reply = exchange::http1::Download::new(self.connection, head, to_client, may_half_close, &uploaded);
         let result = {
             let mut body = exchange::http1::Body::new(&self.connection.transport, self.buffer, &mut progress);
-            let mut body = exchange::replay::Replayed::new(&mut body, self.kept.get_or_insert_default());
-            exchange::over_http2(&exchange, &lease, request, &mut body, &mut reply, &mut stage, account).await
+            let kept = self.kept.get_or_insert_default();
+            if let Some(web) = self.web.as_deref_mut() {
+                let (body, reply, stage) = (&mut body, &mut reply, &mut stage);
+                let result =
+                    Box::pin(web.over_http2(&exchange, &lease, request, body, kept, reply, stage, account)).await;
+                if result.is_ok() {
+                    account.grpc_status.get_or_insert(UNKNOWN);
+                }
+                result
+            } else {
+                let mut body = exchange::replay::Replayed::new(&mut body, kept);
+                exchange::over_http2(&exchange, &lease, request, &mut body, &mut reply, &mut stage, account).await
+            }
         };
         let persists = reply.persists;
         self.body = progress.scanner;
@@ -417,6 +455,121 @@ impl<N: Net> Exchange<'_, N> {
             }
             result => result,
         }
+    }
+
+    /// The tunnel that the client asks for, if it may have one.
+    #[cold]
+    fn wanted(&self) -> Option<Wanted> {
+        let (request, hop) = (&self.scratch.request, &self.listener.config.hop);
+        if request.known_method() == Method::Connect {
+            return Some(Wanted::Connect);
+        }
+        let asks = request.upgrade() && request.framing().is_empty() && request.known_method() == Method::Get;
+        if !asks || !hop::may_upgrade(hop, request.upgrades(&self.head)) {
+            return None;
+        }
+        let keys = request.fields(&self.head).filter(|(name, _)| name.eq_ignore_ascii_case(b"sec-websocket-key"));
+        Wanted::by_upgrade(request.upgrades(&self.head).next()?, keys.map(|(_, key)| key))
+    }
+
+    /// The endpoint speaks HTTP/2, and the client asks for a tunnel. None: the endpoint knows none of that protocol, and the
+    /// request may go on as if nothing had been asked (RFC 9110 section 7.8).
+    async fn tunnel_over_http2(
+        &mut self,
+        lease: &shared::Lease<N>,
+        wanted: &Wanted,
+        patience: Patience,
+        account: &mut Account,
+    ) -> Option<Result<(), Failed>> {
+        let (uploaded, stop) = (Uploaded::whole(), &self.connection.stop);
+        let deadlines = patience.deadlines(stop, self.listener);
+        let watch = Watch::new(&self.scratch.request);
+        let is_connect = matches!(wanted, Wanted::Connect);
+        let exchange = exchange::Exchange {
+            worker: self.worker,
+            stop,
+            deadlines: &deadlines,
+            uploaded: &uploaded,
+            watch: &watch,
+            turn: &self.connection.turn,
+            stale: lease.reused && !is_connect,
+            is_grpc: false,
+            listener: self.listener,
+        };
+        if is_connect {
+            if self.listener.config.hop.connect == Connect::Terminate {
+                // A stream of a connection that others use too carries no other bytes.
+                return Some(Err(Failed::Ended(Reason::NotImplemented)));
+            }
+        } else {
+            match exchange::tunnel::is_taken(&exchange, lease).await {
+                Ok(true) => {}
+                Ok(false) if wanted.is_websocket() => return Some(Err(Failed::Ended(Reason::UpgradeUnsupported))),
+                Ok(false) => return None,
+                Err(failed) => return Some(Err(failed)),
+            }
+        }
+        Some(self.begin_over_http2(&exchange, lease, wanted, account).await)
+    }
+
+    async fn begin_over_http2(
+        &mut self,
+        exchange: &exchange::Exchange<'_, N>,
+        lease: &shared::Lease<N>,
+        wanted: &Wanted,
+        account: &mut Account,
+    ) -> Result<(), Failed> {
+        let Scratch { request: head, to_client, text, .. } = &mut *self.scratch;
+        let request = match wanted {
+            Wanted::Connect => exchange::head::connect_to_http2(head, &self.head),
+            Wanted::Upgrade(..) => exchange::head::request_to_http2(head, &self.head, lease.hop()),
+        };
+        let mut request = request.map_err(|_unfit| Failed::Ended(Reason::BadRequest))?;
+        wanted.ask_by_http2(&mut request);
+        let (hop, version) = (&self.listener.config.hop, hop::received(head.version()));
+        hop::write_request(hop, self.connection.seen(), version, &head.view(&self.head), text, request.headers_mut());
+        let may_half_close = exchange.watch.may_half_close;
+        let mut reply =
+            exchange::http1::Download::new(self.connection, head, to_client, may_half_close, exchange.uploaded);
+        let mut stage = exchange::Stage::Waiting;
+        let (mut upload, mut answer) = exchange::tunnel::open(exchange, lease, request)?;
+        let asked = exchange::tunnel::ask(exchange, &mut upload, &mut answer, &mut reply, &mut stage).await;
+        if stage == exchange::Stage::Begun {
+            self.stage = Stage::Begun;
+        }
+        let mut response = asked?;
+        if !response.status().is_success() {
+            let result =
+                exchange::tunnel::pass_back(exchange, response, &mut answer, &mut reply, &mut stage, account).await;
+            self.stage = match stage {
+                exchange::Stage::Waiting => Stage::Waiting,
+                exchange::Stage::Begun => Stage::Begun,
+                exchange::Stage::Done if reply.persists => Stage::Done,
+                exchange::Stage::Done => Stage::DoneAndClose,
+            };
+            return result;
+        }
+        wanted.begin_by_http1(&mut response);
+        account.status = response.status().as_u16();
+        self.stage = Stage::Begun;
+        let connection = matches!(wanted, Wanted::Upgrade(..)).then_some("Upgrade");
+        to_client.clear();
+        let framing = exchange::head::Framing { length: BodyLength::None, connection };
+        exchange::head::response_to_http1(&response, framing, to_client);
+        let (deadlines, now) = (exchange.deadlines, self.worker.net.now());
+        deadlines.for_taking(Part::Back, now, to_client.len_bytes(), Reason::ClientReadsSlowly);
+        let sent = self.connection.transport.flush(to_client, &self.connection.stop).await;
+        to_client.clear();
+        sent.map_err(|error| Failed::Ended(deadlines.reason_of(&error, Reason::ClientAborted)))?;
+        let early = self.buffer.slice(self.head.len()..self.buffer.len());
+        self.head = HeadBytes::Kept(Box::from(&self.head[..]));
+        *self.buffer = Buffer::hollow();
+        let client = exchange::tunnel::Opaque::new(&self.connection.transport);
+        let (mut from, mut to) = (client.incoming(early), client.outgoing());
+        let pace = Pace::new(self.listener.config.limits.min_transfer_rate);
+        let deadlines = Deadlines::new(&self.connection.stop, hop.tunnel_idle_timeout, pace);
+        let (client, endpoint) = (Side { from: &mut from, to: &mut to }, Side { from: &mut answer, to: &mut upload });
+        exchange::tunnel::carry(self.worker, &deadlines, client, endpoint, account).await.map_err(Failed::Ended)
     }
 
     /// Whether this hop has anything to say to others, or they to it.
@@ -628,56 +781,6 @@ fn pass_on(body: &mut BodyScanner, buffer: &mut Buffer, output: &mut Output) -> 
     Ok(scan.consumed)
 }
 
-/// How passing the request's body on failed.
-pub(super) enum Uploading {
-    /// By the client's doing.
-    Client(Reason),
-    /// The endpoint takes no more. It may have answered all the same.
-    Upstream,
-}
-
-/// How much of a request's body was passed on, as the response's side sees it.
-pub struct Uploaded {
-    pub(super) progress: Cell<Progress>,
-    /// Whether the client may wait for a `100` before it sends anything.
-    pub(super) awaits_continue: Cell<bool>,
-}
-
-/// See [`Uploaded`].
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Progress {
-    /// There is more, and each wait for it has a deadline.
-    Underway,
-    /// All of it.
-    Whole,
-    /// There is more, which never will be passed on.
-    Cut,
-}
-
-impl Uploaded {
-    /// There is no body, or it was passed on already.
-    pub const fn whole() -> Self {
-        Self { progress: Cell::new(Progress::Whole), awaits_continue: Cell::new(false) }
-    }
-
-    /// There is one.
-    pub const fn underway(awaits_continue: bool) -> Self {
-        Self { progress: Cell::new(Progress::Underway), awaits_continue: Cell::new(awaits_continue) }
-    }
-
-    /// Whether all of it was passed on.
-    pub fn is_whole(&self) -> bool {
-        self.progress.get() == Progress::Whole
-    }
-
-    /// The client was told to go on: from now on it keeps us waiting, if its body is waited for.
-    pub(super) fn may_go_on(&self, deadlines: &Deadlines<'_>, now: Instant) {
-        if self.awaits_continue.take() && self.progress.get() == Progress::Underway {
-            deadlines.set(Part::Forth, now + GRACE.min(deadlines.idle()), Reason::ClientSendsSlowly);
-        }
-    }
-}
-
 /// Passes the rest of a request's body on.
 struct Upload<'a, N: Net> {
     worker: &'a Worker<N>,
@@ -743,61 +846,6 @@ impl<N: Net> Upload<'_, N> {
         let result = self.upstream.flush(output, self.stop).await;
         output.clear();
         result.map_err(|_error| Uploading::Upstream)
-    }
-}
-
-/// Watches a client while the response is awaited: when it goes away, the request ends. Not while its request is still
-/// being read, because then its going away is noticed there.
-pub struct Watch {
-    /// Whether there is a connection to watch; a stream of HTTP/2 hears of its end.
-    watches: bool,
-    /// One that said that it sends no more may end its side, and so may one that has sent a body: simple clients tell its
-    /// end in that way too. Only a reset says then that nobody waits.
-    may_half_close: bool,
-    /// What of the response is being waited for.
-    pub(super) awaiting: Cell<Awaiting>,
-    /// Whether the response's deadline is the moment from which the client is watched, not the longest silence.
-    pub(super) due: Cell<bool>,
-}
-
-/// See [`Watch`].
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Awaiting {
-    Nothing,
-    Head,
-    Body,
-}
-
-impl Watch {
-    fn new(request: &RequestHead) -> Self {
-        let may_half_close = !request.persistent() || !request.framing().is_empty();
-        Self { watches: true, may_half_close, awaiting: Cell::new(Awaiting::Nothing), due: Cell::new(false) }
-    }
-
-    /// Watches nobody.
-    pub const fn nobody() -> Self {
-        Self { watches: false, may_half_close: false, awaiting: Cell::new(Awaiting::Nothing), due: Cell::new(false) }
-    }
-
-    /// The endpoint is waited for. It may be silent while the request is still being passed on. After that the watch begins
-    /// in a while, if the head is not there by then.
-    pub(super) fn wait(&self, awaiting: Awaiting, uploaded: &Uploaded, deadlines: &Deadlines<'_>, now: Instant) {
-        self.awaiting.set(awaiting);
-        match (uploaded.progress.get(), awaiting) {
-            (Progress::Underway, _) => deadlines.forget(Part::Back),
-            (Progress::Whole, Awaiting::Head) if self.watches => {
-                self.due.set(true);
-                deadlines.set(Part::Back, now + WATCH_AFTER.min(deadlines.idle()), Reason::RequestTimeout);
-            }
-            _ => deadlines.for_silence(Part::Back, now, Reason::RequestTimeout),
-        }
-    }
-
-    pub(super) fn request_ended(&self, uploaded: &Uploaded, deadlines: &Deadlines<'_>, now: Instant) {
-        match self.awaiting.get() {
-            Awaiting::Nothing => {}
-            awaiting => self.wait(awaiting, uploaded, deadlines, now),
-        }
     }
 }
 
@@ -1214,6 +1262,7 @@ impl Sink for Spans<'_> {
 struct Answer<'a> {
     reason: Reason,
     elsewhere: Option<Elsewhere>,
+    web: Option<&'a grpc_web::Call>,
     listener: &'a Listener,
     close: bool,
     head_only: bool,
@@ -1223,15 +1272,25 @@ struct Answer<'a> {
 impl Answer<'_> {
     /// Sends it; whether that went well.
     async fn send<N: Net>(&mut self, connection: &Connection<N>, scratch: &mut Scratch) -> bool {
-        let status = self.elsewhere.as_ref().map_or(self.reason.status(), |to| to.status);
+        let mut status = self.elsewhere.as_ref().map_or(self.reason.status(), |to| to.status);
         if status == 0 || connection.stop.reason() == Some(StopReason::Drain) {
             return false;
         }
-        let body = format_args!("{status} {}: {}\n", phrase(status), self.reason.words()).to_string();
+        let mut body = format_args!("{status} {}: {}\n", phrase(status), self.reason.words()).to_string();
         let date = date::text(unix_micros() / 1_000_000);
         let reason = ("x-ringmesh-reason", self.reason.label());
-        let mut fields = [("content-type", "text/plain"), ("date", &date), reason, ("", ""), ("", ""), ("", "")];
+        let mut fields = [("", ""); 8];
+        fields[..3].copy_from_slice(&[("content-type", "text/plain"), ("date", &date), reason]);
         let mut count = 3;
+        let call = self.web.filter(|_| self.elsewhere.is_none()).map(|web| web.answer(self.reason));
+        if let Some(call) = &call {
+            let field =
+                |name| (name, call.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default());
+            (fields[0], fields[3], fields[4]) = (field("content-type"), field("grpc-status"), field("grpc-message"));
+            count = 5;
+            status = call.status().as_u16();
+            body.clear();
+        }
         let location = self.elsewhere.as_ref().map(|to| ("location", to.location.as_str()));
         let hsts = self.listener.hsts.as_deref().map(|hsts| (HSTS, hsts));
         let close = self.close.then_some(("connection", "close"));

@@ -16,7 +16,7 @@ use ringmesh_ring::output::Output;
 use ringmesh_ring::stop::Reason as StopReason;
 use ringmesh_ring::stream::{Error, Stream};
 
-use crate::balance::{self, Tried};
+use crate::balance::{self, Probed, Tried};
 use crate::detect::{Refused, Spoken, read_hello};
 use crate::outcome::{Reason, Retry};
 use crate::policy::Decision;
@@ -30,7 +30,7 @@ use crate::route::{self, Rule};
 use crate::tables::{Endpoint, Listener, Service, Tables};
 use crate::telemetry::event::{self, Event, clip};
 use crate::telemetry::layout::{gauge, listener as counter};
-use crate::upstream;
+use crate::upstream::{self, Needs};
 use crate::worker::unix_micros;
 
 /// Longest time that our last word to a refused client may take to be written.
@@ -246,20 +246,35 @@ async fn reach<'t, N: Net>(
         let original = connection.original().ok_or(Reason::NoOriginalDestination)?;
         way.endpoint = Some(&original.endpoint);
         let (endpoint, state) = (&original.endpoint, original.state.clone());
-        return upstream::dedicated(worker, service, endpoint, state, preface.as_deref(), &connection.stop, None).await;
+        return upstream::dedicated(
+            worker,
+            service,
+            endpoint,
+            state,
+            preface.as_deref(),
+            Needs::Anything,
+            &connection.stop,
+            None,
+        )
+        .await;
     }
     let mut tried = Tried::default();
     let mut last = Reason::NoEndpoint;
     for _attempt in 0..=service.config.connect_retries {
         let state = |index: usize| worker.pools.state(service.endpoints[index].place);
+        let candidate =
+            |index: usize| Probed { seen: state(index), is_unhealthy: service.endpoints[index].is_unhealthy() };
         let (now, turn, random) = (worker.net.now(), worker.turn(index), worker.net.random());
-        let picked = balance::pick(service.config.balance, service.endpoints.len(), state, &tried, now, turn, random);
+        let picked =
+            balance::pick(service.config.balance, service.endpoints.len(), candidate, &tried, now, turn, random);
         let picked = picked.ok_or(last)?;
         tried.note(picked);
         let endpoint = &service.endpoints[picked];
         way.endpoint = Some(endpoint);
         let (state, preface) = (state(picked), preface.as_deref());
-        match upstream::dedicated(worker, service, endpoint, state, preface, &connection.stop, None).await {
+        match upstream::dedicated(worker, service, endpoint, state, preface, Needs::Anything, &connection.stop, None)
+            .await
+        {
             Ok(lease) => return Ok(lease),
             Err(reason) if reason.retry() == Retry::Elsewhere => last = reason,
             Err(reason) => return Err(reason),

@@ -31,7 +31,8 @@ impl<S: Stream> Original<S> {
             return None;
         }
         let nowhere = Place { index: u32::MAX, generation: 0 };
-        let endpoint = Endpoint { place: nowhere, address: Address::Ip(wanted), text: wanted.to_string().into() };
+        let endpoint =
+            Endpoint { place: nowhere, address: Address::Ip(wanted), text: wanted.to_string().into(), health: None };
         Some(Box::new(Self { endpoint, state: Rc::new(State::new(0)) }))
     }
 }

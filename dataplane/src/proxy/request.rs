@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use ringmesh_codec::head::Head;
 use ringmesh_codec::normalize;
+use ringmesh_model::hop::Hop;
 use ringmesh_model::snapshot::{AccessLog, Destination};
 use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::Stop;
 
-use crate::balance::{self, Tried};
+use crate::balance::{self, Probed, Tried};
 use crate::filter::Verdict;
 use crate::outcome::{Reason, Retry};
 use crate::policy::Decision;
@@ -27,7 +28,7 @@ use crate::tables::{Endpoint, Listener, Service, Tables, Target};
 use crate::telemetry::event::{Access, Event, clip};
 use crate::telemetry::layout::{gauge, request as counter};
 use crate::telemetry::recorder::Series;
-use crate::upstream;
+use crate::upstream::{self, Needs};
 use crate::worker::{Worker, unix_micros};
 
 /// A request as its version of HTTP presents it.
@@ -43,6 +44,19 @@ pub trait Call<N: Net> {
     /// Whether it says that its body will be larger than the listener allows.
     fn announces_too_much(&self) -> bool {
         false
+    }
+
+    /// Whether this hop lets it have what it asks for beside a response.
+    ///
+    /// # Errors
+    /// What it ends in otherwise.
+    fn admit(&self, _hop: &Hop) -> Result<(), Reason> {
+        Ok(())
+    }
+
+    /// What it needs of the way to the endpoint.
+    fn needs(&self) -> Needs {
+        Needs::Anything
     }
 
     /// Sends it on a connection and passes the response back.
@@ -185,6 +199,7 @@ async fn forward<'t, N: Net>(
             }
         }
         hop::admit(&listener.config.hop, &head)?;
+        call.admit(&listener.config.hop)?;
         if worker.filters.iter().any(|filter| filter.request(head.method(), head.path()) == Verdict::Refuse) {
             return Err(Reason::FilterRefused);
         }
@@ -220,13 +235,15 @@ async fn forward<'t, N: Net>(
     let mut last = Reason::NoEndpoint;
     loop {
         let state = |index: usize| worker.pools.state(service.endpoints[index].place);
+        let candidate =
+            |index: usize| Probed { seen: state(index), is_unhealthy: service.endpoints[index].is_unhealthy() };
         let turn = worker.turn(target.service);
         let (now, random) = (worker.net.now(), worker.net.random());
         let (endpoint, original) = match service.config.destination {
             Destination::Endpoints => {
                 let count = service.endpoints.len();
                 let index =
-                    balance::pick(service.config.balance, count, state, &tried, now, turn, random).ok_or(last)?;
+                    balance::pick(service.config.balance, count, candidate, &tried, now, turn, random).ok_or(last)?;
                 tried.note(index);
                 (&service.endpoints[index], None)
             }
@@ -241,14 +258,17 @@ async fn forward<'t, N: Net>(
         let state = || original.map_or_else(|| worker.pools.state(endpoint.place), Rc::clone);
         way.endpoint = Some(endpoint);
         account.attempts = account.attempts.saturating_add(1);
-        let lease = match upstream::lease(worker, service, endpoint, state(), preface, stop, patience.deadline).await {
-            Ok(lease) => lease,
-            Err(reason) if may_try_elsewhere(reason, account, service) => {
-                last = reason;
-                continue;
-            }
-            Err(reason) => return Err(reason),
-        };
+        let lease =
+            match upstream::lease(worker, service, endpoint, state(), preface, call.needs(), stop, patience.deadline)
+                .await
+            {
+                Ok(lease) => lease,
+                Err(reason) if may_try_elsewhere(reason, account, service) => {
+                    last = reason;
+                    continue;
+                }
+                Err(reason) => return Err(reason),
+            };
         let stale = match call.exchange(lease, patience, account).await {
             Err(Failed::Stale) => true,
             Err(Failed::Ended(reason)) => return Err(reason),
@@ -257,7 +277,9 @@ async fn forward<'t, N: Net>(
         debug_assert!(stale);
         // The endpoint closed the connection while it was unused. A new one tells whether it is there at all.
         account.attempts = account.attempts.saturating_add(1);
-        match upstream::connect(worker, service, endpoint, state(), preface, stop, patience.deadline).await {
+        match upstream::connect(worker, service, endpoint, state(), preface, call.needs(), stop, patience.deadline)
+            .await
+        {
             Ok(lease) => {
                 return call.exchange(lease, patience, account).await.map_err(|failed| match failed {
                     Failed::Stale => Reason::UpstreamReset,

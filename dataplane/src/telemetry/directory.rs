@@ -103,9 +103,7 @@ impl Directory {
                 Some((generation, kind, labels)) => {
                     let series = Series { index: index as u32, generation };
                     directory.places.insert((kind, labels), Place { series, unused: None });
-                    if kind == Kind::Listener {
-                        close_all(words, workers, series);
-                    }
+                    forget_gauges(words, workers, kind, series);
                 }
                 None => directory.free.push(last_owner(words, workers, index)),
             }
@@ -198,6 +196,11 @@ impl Directory {
         self.memory.words()[header::VERSION].store(version, Ordering::Relaxed);
     }
 
+    /// Writes down how many listeners no worker accepts on.
+    pub fn set_deaf(&self, count: usize) {
+        self.memory.words()[header::DEAF].store(count as u64, Ordering::Relaxed);
+    }
+
     /// The memory.
     pub fn memory(&self) -> &Arc<Memory> {
         &self.memory
@@ -223,22 +226,30 @@ fn marks(workers: u16) -> impl Iterator<Item = usize> {
     (0..usize::from(workers)).map(|worker| layout::WORKERS + worker * layout::WORKER_WORDS + layout::PAGE_WORDS)
 }
 
-/// The words in which the workers count a listener's open connections.
-fn open_words(words: &[AtomicU64], workers: u16, series: Series) -> impl Iterator<Item = &AtomicU64> {
+/// A word of a series, of each worker that has counted something in it.
+fn word_of_all(words: &[AtomicU64], workers: u16, series: Series, word: usize) -> impl Iterator<Item = &AtomicU64> {
     let index = series.index as usize;
     marks(workers)
         .filter(move |base| words[base + index].load(Ordering::Relaxed) == u64::from(series.generation))
-        .map(move |base| &words[base + MAX_SERIES + index * layout::BLOCK_WORDS + layout::listener::OPEN])
+        .map(move |base| &words[base + MAX_SERIES + index * layout::BLOCK_WORDS + word])
 }
 
 /// Open connections of a listener.
 fn open(words: &[AtomicU64], workers: u16, series: Series) -> u64 {
-    open_words(words, workers, series).fold(0, |sum, word| sum.wrapping_add(word.load(Ordering::Relaxed)))
+    let open = word_of_all(words, workers, series, layout::listener::OPEN);
+    open.fold(0, |sum, word| sum.wrapping_add(word.load(Ordering::Relaxed)))
 }
 
-/// What an earlier data plane had open is closed. No worker runs yet, so nobody else writes there.
-fn close_all(words: &[AtomicU64], workers: u16, series: Series) {
-    open_words(words, workers, series).for_each(|word| word.store(0, Ordering::Relaxed));
+/// What an earlier data plane had open is closed, and what its probes have found is not known any more. No worker runs yet, so
+/// nobody else writes there.
+fn forget_gauges(words: &[AtomicU64], workers: u16, kind: Kind, series: Series) {
+    let gauges: &[usize] = match kind {
+        Kind::Listener => &[layout::listener::OPEN],
+        Kind::Service => &[layout::service::HEALTHY, layout::service::UNHEALTHY],
+        Kind::Request => &[],
+    };
+    let words = gauges.iter().flat_map(|gauge| word_of_all(words, workers, series, *gauge));
+    words.for_each(|word| word.store(0, Ordering::Relaxed));
 }
 
 /// The last owner of a place that has none: also if the data plane ended while it gave the place away.

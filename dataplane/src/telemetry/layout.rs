@@ -56,6 +56,8 @@ pub mod header {
     pub const VERSION: usize = 6;
     /// Series that have a place now.
     pub const TAKEN: usize = 7;
+    /// Listeners that no worker accepts on, for want of descriptors.
+    pub const DEAF: usize = 8;
 }
 
 /// Words of a worker's gauges.
@@ -165,6 +167,14 @@ pub mod service {
     pub const HANDSHAKES: usize = 2;
     /// Requests that an unused connection was found for.
     pub const REUSED: usize = 3;
+    /// Endpoints that probes have found healthy, as it stands. Set to 0 when a data plane starts.
+    pub const HEALTHY: usize = 4;
+    /// Endpoints that probes have found unhealthy, as it stands. Set to 0 when a data plane starts.
+    pub const UNHEALTHY: usize = 5;
+    /// Probes that found an endpoint to serve.
+    pub const PROBES_PASSED: usize = 6;
+    /// Probes that did not.
+    pub const PROBES_FAILED: usize = 7;
     /// Handshakes refused, by the number of the cause (`tls::Refused`).
     pub const REFUSED: usize = 80;
 }

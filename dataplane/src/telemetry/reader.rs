@@ -77,17 +77,6 @@ impl Reader {
         (0..used).filter_map(|index| self.counts(index))
     }
 
-    /// Kind and labels of all series that have a place, whether they have counted something or not.
-    pub fn places(&self) -> impl Iterator<Item = (Kind, Vec<String>)> {
-        let words = self.memory.words();
-        let used = (words[header::USED].load() as usize).min(MAX_SERIES);
-        fence(Ordering::Acquire);
-        (0..used).filter_map(|index| {
-            let (_, kind, labels) = read_entry(|word| words[word].load(), index)?;
-            Some((kind, split(&labels)))
-        })
-    }
-
     /// The series at a place, if it has counted something.
     fn counts(&self, index: usize) -> Option<Counts> {
         let words = self.memory.words();

@@ -19,7 +19,6 @@ use super::session::{Progress, Session, has_record};
 use super::shared::{Shared, State};
 use super::stream::TlsStream;
 use super::verify::spiffe_id;
-use crate::detect::read_hello;
 use crate::outcome::Reason;
 
 /// Who is at the other end of a TLS connection, and how it is protected.
@@ -100,58 +99,20 @@ pub async fn accept_anybody<S: Stream>(
     config: Arc<ServerConfig>,
     stop: &Stop,
 ) -> Result<(TlsStream<S>, Peer), Refused> {
-    if !is_mesh_alone(&config) {
-        let session = UnbufferedServerConnection::new(config).map_err(Refused::Protocol)?;
-        return run(Shared::new(stream, Session::Server(session)), stop, First::ToCome).await;
-    }
-    Box::pin(accept_opaque(stream, config, stop)).await
+    accept_read(stream, config, Buffer::hollow(), stop).await
 }
 
-/// Whether all that a server agrees on is to carry channels.
-fn is_mesh_alone(config: &ServerConfig) -> bool {
-    !config.alpn_protocols.is_empty() && config.alpn_protocols.iter().all(|name| is_mesh(name))
-}
-
-fn is_mesh(name: &[u8]) -> bool {
-    matches!(Alpn::from_name(name), Some(Alpn::Mesh | Alpn::MeshHttp))
-}
-
-/// The library refuses a client that offers only what the server does not name, as RFC 7301 section 3.2 has it. What goes on in
-/// opaque bytes is not ours to know: then nothing is agreed on.
-async fn accept_opaque<S: Stream>(
+/// Like [`accept_anybody`], of a client from whom these bytes have been read already.
+pub(super) async fn accept_read<S: Stream>(
     stream: S,
-    mut config: Arc<ServerConfig>,
+    config: Arc<ServerConfig>,
+    arrived: Buffer,
     stop: &Stop,
 ) -> Result<(TlsStream<S>, Peer), Refused> {
-    let mut arrived = Buffer::hollow();
-    // What is no ClientHello, or none that is whole, the library tells, or the next receive.
-    if let Ok(hello) = read_hello(&stream, stop, &mut arrived).await
-        && !hello.protocols().any(is_mesh)
-    {
-        let mut others = ServerConfig::clone(&config);
-        others.alpn_protocols.clear();
-        config = Arc::new(others);
-    }
     let session = UnbufferedServerConnection::new(config).map_err(Refused::Protocol)?;
     let shared = Shared::new(stream, Session::Server(session));
-    if arrived.is_empty() {
-        return run(shared, stop, First::ToCome).await;
-    }
     shared.state.borrow_mut().reading.input = arrived;
-    if !speaks_tls(&shared.state.borrow()) {
-        return Err(answer_plain_http(&shared, stop).await.unwrap_or(Refused::NotTls));
-    }
-    step(stop).await?;
-    run(shared, stop, First::Here).await
-}
-
-/// Where the first bytes of a connection are.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum First {
-    /// Not here yet.
-    ToCome,
-    /// Received, and looked at.
-    Here,
+    run(shared, stop).await
 }
 
 /// Takes the client's side of a handshake. It is over before the server has seen our certificate (RFC 8446 section 2):
@@ -168,22 +129,29 @@ pub async fn connect<S: Stream>(
     // Our verifier does not ask for the name, and an address is never sent.
     let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
     let session = UnbufferedClientConnection::new(config, name).map_err(Refused::Protocol)?;
-    known(run(Shared::new(stream, Session::Client(session)), stop, First::ToCome).await?)
+    known(run(Shared::new(stream, Session::Client(session)), stop).await?)
 }
 
 /// Refuses a peer that has not proved who it is.
-fn known<S: Stream>((stream, peer): (TlsStream<S>, Peer)) -> Result<(TlsStream<S>, Peer), Refused> {
+pub(super) fn known<S: Stream>((stream, peer): (TlsStream<S>, Peer)) -> Result<(TlsStream<S>, Peer), Refused> {
     match peer.id {
         Some(_) => Ok((stream, peer)),
         None => Err(Refused::NoCertificate),
     }
 }
 
-async fn run<S: Stream>(shared: Rc<Shared<S>>, stop: &Stop, first: First) -> Result<(TlsStream<S>, Peer), Refused> {
+async fn run<S: Stream>(shared: Rc<Shared<S>>, stop: &Stop) -> Result<(TlsStream<S>, Peer), Refused> {
     let mut output = Output::new();
-    let mut first = first == First::ToCome;
+    let mut first = true;
     let mut name = None;
+    let mut has_received = !shared.state.borrow().reading.input.is_empty();
     loop {
+        if has_received && std::mem::take(&mut first) && !speaks_tls(&shared.state.borrow()) {
+            return Err(answer_plain_http(&shared, stop).await.unwrap_or(Refused::NotTls));
+        }
+        if has_received && shared.state.borrow().has_flight() {
+            step(stop).await?;
+        }
         let stage = shared.state.borrow_mut().advance(&mut output);
         // The library tells it to who chooses the certificate, on this thread and within this step.
         name = take_asked_name().or(name);
@@ -201,12 +169,7 @@ async fn run<S: Stream>(shared: Rc<Shared<S>>, stop: &Stop, first: First) -> Res
             }
         }
         receive(&shared, stop).await?;
-        if std::mem::take(&mut first) && !speaks_tls(&shared.state.borrow()) {
-            return Err(answer_plain_http(&shared, stop).await.unwrap_or(Refused::NotTls));
-        }
-        if shared.state.borrow().has_flight() {
-            step(stop).await?;
-        }
+        has_received = true;
     }
 }
 

@@ -22,6 +22,22 @@ use crate::telemetry::layout::{gauge, service as counter};
 use crate::tls::{self, Alpn};
 use crate::worker::Worker;
 
+/// What is needed of the way to an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// That it gets there.
+    Anything,
+    /// A stream of HTTP/2, where the service speaks it: the request is made to be one on its way.
+    Http2,
+    /// A connection of its own.
+    Connection,
+}
+
+/// Whether a connection may be one that carries channels.
+fn shares(service: &Service, preface: Option<&[u8]>, needs: Needs) -> bool {
+    needs == Needs::Anything && service.shares(preface)
+}
+
 /// A connection to an endpoint, of which `state` is known, for one request. `preface` is the PROXY header that it begins with,
 /// if the service wants one; `deadline` is the request's, if it has one.
 ///
@@ -33,19 +49,22 @@ pub async fn lease<N: Net>(
     endpoint: &Endpoint,
     state: Rc<State<N::Stream>>,
     preface: Option<&[u8]>,
+    needs: Needs,
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Leased<N>, Reason> {
     // Each way returns what it has found at once, as moving it costs.
     let state = match service.config.protocol {
         // A proxy of ours takes HTTP/1 in place of it.
-        Protocol::Http2 if state.mesh.get() != Mesh::Yes => match shared::lease(state, service) {
-            Ok(lease) => {
-                worker.recorder.add(service.series, counter::REUSED, 1);
-                return Ok(Leased::Shared(lease));
+        Protocol::Http2 if needs == Needs::Http2 || state.mesh.get() != Mesh::Yes => {
+            match shared::lease(state, service) {
+                Ok(lease) => {
+                    worker.recorder.add(service.series, counter::REUSED, 1);
+                    return Ok(Leased::Shared(lease));
+                }
+                Err(state) => state,
             }
-            Err(state) => state,
-        },
+        }
         _ => match Lease::unused(state, service, preface, worker.net.now()) {
             Ok(lease) => {
                 worker.recorder.add(service.series, counter::REUSED, 1);
@@ -54,7 +73,7 @@ pub async fn lease<N: Net>(
             Err(state) => state,
         },
     };
-    connect(worker, service, endpoint, state, preface, stop, deadline).await
+    connect(worker, service, endpoint, state, preface, needs, stop, deadline).await
 }
 
 /// A new connection to an endpoint, or a new place on one that many share, see [`lease`].
@@ -67,15 +86,16 @@ pub async fn connect<N: Net>(
     endpoint: &Endpoint,
     state: Rc<State<N::Stream>>,
     preface: Option<&[u8]>,
+    needs: Needs,
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Leased<N>, Reason> {
-    if !(service.shares(preface) || service.config.protocol == Protocol::Http2) {
-        return dedicated(worker, service, endpoint, state, preface, stop, deadline).await.map(Leased::Own);
+    if !(shares(service, preface, needs) || service.config.protocol == Protocol::Http2) {
+        return dedicated(worker, service, endpoint, state, preface, needs, stop, deadline).await.map(Leased::Own);
     }
     let is_http2 = service.config.protocol == Protocol::Http2;
     let find = || {
-        if let Some(channel) = channel(service, &state, preface) {
+        if let Some(channel) = channel(service, &state, preface, needs) {
             return Found::Open(Leased::Own(Lease::channel(state.clone(), service, channel)));
         }
         if is_http2 {
@@ -85,7 +105,7 @@ pub async fn connect<N: Net>(
         if matches!(state.mesh.get(), Mesh::Unknown | Mesh::Yes) { Found::Shared } else { Found::Own }
     };
     let make = async |opening| {
-        let transport = dial(worker, service, endpoint, &state, preface, stop, deadline).await?;
+        let transport = dial(worker, service, endpoint, &state, preface, needs, stop, deadline).await?;
         match transport {
             Dialled::Trunk(transport) => trunk(worker, service, &state, transport, opening).map(Leased::Own),
             Dialled::Own(transport) if is_http2 => {
@@ -101,8 +121,8 @@ pub async fn connect<N: Net>(
 }
 
 /// A channel of a connection that is open to the endpoint.
-fn channel<S: Stream>(service: &Service, state: &State<S>, preface: Option<&[u8]>) -> Option<Channel> {
-    if !service.shares(preface) {
+fn channel<S: Stream>(service: &Service, state: &State<S>, preface: Option<&[u8]>, needs: Needs) -> Option<Channel> {
+    if !shares(service, preface, needs) {
         return None;
     }
     let another = if state.making.is_under_way() { Another::IsComing } else { Another::CanBeMade };
@@ -131,17 +151,18 @@ pub async fn dedicated<N: Net>(
     endpoint: &Endpoint,
     state: Rc<State<N::Stream>>,
     preface: Option<&[u8]>,
+    needs: Needs,
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Lease<N>, Reason> {
-    if service.shares(preface) {
-        return match Box::pin(connect(worker, service, endpoint, state, preface, stop, deadline)).await? {
+    if shares(service, preface, needs) {
+        return match Box::pin(connect(worker, service, endpoint, state, preface, needs, stop, deadline)).await? {
             Leased::Own(lease) => Ok(lease),
             // Only what speaks HTTP/2 is given such a one.
             Leased::Shared(_) => Err(Reason::Internal),
         };
     }
-    match dial(worker, service, endpoint, &state, preface, stop, deadline).await? {
+    match dial(worker, service, endpoint, &state, preface, needs, stop, deadline).await? {
         Dialled::Own(transport) => Ok(Lease::fresh(state, service, transport, preface)),
         Dialled::Trunk(transport) => trunk(worker, service, &state, transport, Rc::default()),
     }
@@ -161,6 +182,7 @@ async fn dial<N: Net>(
     endpoint: &Endpoint,
     state: &Rc<State<N::Stream>>,
     preface: Option<&[u8]>,
+    needs: Needs,
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Dialled<N::Stream>, Reason> {
@@ -171,7 +193,7 @@ async fn dial<N: Net>(
         _ => (own, Reason::ConnectTimeout),
     };
     stop.set_deadline(Some(until));
-    let mut result = Box::pin(open(worker, service, endpoint, state, preface, stop, late)).await;
+    let mut result = Box::pin(open(worker, service, endpoint, state, preface, needs, stop, late)).await;
     stop.set_deadline(deadline);
     if result.is_ok() && stop.reason() == Some(StopReason::Deadline) {
         // The last bytes of the handshake came together with its deadline. What follows must not end by that.
@@ -214,6 +236,7 @@ async fn open<N: Net>(
     endpoint: &Endpoint,
     state: &State<N::Stream>,
     preface: Option<&[u8]>,
+    needs: Needs,
     stop: &Stop,
     late: Reason,
 ) -> Result<Dialled<N::Stream>, Reason> {
@@ -244,7 +267,7 @@ async fn open<N: Net>(
     }
     let Some(config) = &service.tls else { return Ok(Dialled::Own(Transport::Plain(stream))) };
     let ends = Worker::<N>::ends(&stream);
-    let offers_mesh = service.shares(preface) && state.mesh.get() != Mesh::Never;
+    let offers_mesh = shares(service, preface, needs) && state.mesh.get() != Mesh::Never;
     let config = if offers_mesh { config.clone() } else { tls::without_mesh(config) };
     let connected = tls::connect(stream, config, stop).await;
     if let (true, Ok((_, peer))) = (offers_mesh, &connected) {
@@ -274,7 +297,7 @@ async fn open<N: Net>(
         // It agrees to nothing that it does not know (RFC 7301 section 3.2), and knows us no more than before.
         Err(tls::Refused::PeerAlert(AlertDescription::NoApplicationProtocol)) if offers_mesh => {
             state.mesh.set(Mesh::Never);
-            Box::pin(open(worker, service, endpoint, state, preface, stop, late)).await
+            Box::pin(open(worker, service, endpoint, state, preface, needs, stop, late)).await
         }
         Err(refused) => {
             worker.recorder.add(service.series, counter::REFUSED + refused.number(), 1);

@@ -183,6 +183,7 @@ fn snapshot(change: impl FnOnce(&mut Listener)) -> Snapshot {
         max_idle_per_endpoint: 8,
         share_connections: true,
         tcp_keepalive: None,
+        health_check: None,
     };
     let route = Route {
         protocol: RouteProtocol::Http,

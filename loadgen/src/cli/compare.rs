@@ -8,7 +8,7 @@ use clap::Args;
 use ringmesh_loadgen::compare::Comparison;
 use ringmesh_loadgen::report::saved::Saved;
 
-use super::exit;
+use super::{exit, say};
 
 #[derive(Args)]
 pub(crate) struct CompareArgs {
@@ -29,8 +29,8 @@ pub(crate) fn compare(args: &CompareArgs) -> anyhow::Result<ExitCode> {
     let names = || format!("cannot compare {} (A) with {} (B)", args.a.display(), args.b.display());
     let comparison = Comparison::new(&a, &b).with_context(names)?;
     match args.json {
-        true => println!("{}", comparison.to_json()),
-        false => println!("{comparison}"),
+        true => say(comparison.to_json()),
+        false => say(&comparison),
     }
     Ok(match args.fail_if_worse && comparison.has_worse() {
         true => ExitCode::from(exit::DOES_NOT_HOLD),

@@ -1,6 +1,6 @@
 //! What all loads have in common: how much, how long, and what is shown.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -12,11 +12,12 @@ use ringmesh_loadgen::load::{self, Exchange, Protocol};
 use ringmesh_loadgen::objective::Objective;
 use ringmesh_loadgen::report::Report;
 use ringmesh_loadgen::unit;
+use serde_json::Value;
 
 use super::screen::{Progress, Screen};
 use super::search;
 use super::target::Place;
-use super::{RuntimeArgs, TICK, exit, on_signal};
+use super::{RuntimeArgs, TICK, exit, on_signal, print, say};
 
 /// How long a load that is stopped waits for answers.
 const GRACE: Duration = Duration::from_secs(1);
@@ -50,7 +51,7 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_parser = unit::duration, default_value = "0s")]
     warmup: Duration,
     /// Ends after so many requests, if that is sooner
-    #[arg(long, short = 'n')]
+    #[arg(long, short = 'n', conflicts_with = "until")]
     requests: Option<u64>,
     /// How long a request may take
     #[arg(long, value_parser = unit::duration, default_value = "10s")]
@@ -66,10 +67,10 @@ pub(crate) struct LoadArgs {
     #[command(flatten)]
     search: search::SearchArgs,
     /// What the result must be, such as 'p99<5ms' or 'errors=0'; may be given several times. If one does not hold, the
-    /// exit code is 3
-    #[arg(long = "assert", value_name = "OBJECTIVE", help_heading = "Result")]
+    /// exit code is 3. A search has --until instead
+    #[arg(long = "assert", value_name = "OBJECTIVE", conflicts_with = "until", help_heading = "Result")]
     asserts: Vec<Objective>,
-    /// Write the result to this file, too, as JSON for `compare`
+    /// Write the result to this file, too, as JSON for `compare`, which reads no search
     #[arg(long, value_name = "FILE", help_heading = "Result")]
     save: Option<PathBuf>,
     /// Print the result as one JSON object; short for --format json
@@ -131,25 +132,36 @@ pub(crate) fn run(args: &LoadArgs, place: Place, protocol: Protocol) -> anyhow::
     let stopped = on_signal()?;
     let mut screen = Screen::new(args.progress);
     if !args.search.until.is_empty() {
-        let search =
-            search::Task { args: &args.search, settings, length: args.duration, json: args.format() == Format::Json };
+        let json = match args.format() {
+            Format::Table => false,
+            Format::Json => true,
+            Format::Hdr | Format::Prometheus => {
+                anyhow::bail!("the result of a search (--until) is printed as `table` or `json`");
+            }
+        };
+        let save = args.save.as_deref();
+        let search = search::Task { args: &args.search, settings, length: args.duration, json, save };
         return search.run(&stopped, &mut screen);
     }
     let began = SystemTime::now();
     let report = drive(settings, &stopped, &mut screen)?;
     screen.clear();
     match args.format() {
-        Format::Table => println!("{report}"),
-        Format::Json => println!("{}", report.to_json()),
-        Format::Hdr => print!("{}", report.to_hdr_log(began)),
-        Format::Prometheus => print!("{}", report.to_prometheus()),
+        Format::Table => say(&report),
+        Format::Json => say(report.to_json()),
+        Format::Hdr => print(report.to_hdr_log(began)),
+        Format::Prometheus => print(report.to_prometheus()),
     }
     // After printing: what has been measured is not lost when a disk is full.
     if let Some(file) = &args.save {
-        std::fs::write(file, format!("{}\n", report.to_json()))
-            .with_context(|| format!("cannot write {}", file.display()))?;
+        save(file, &report.to_json())?;
     }
     Ok(judge(args, &report))
+}
+
+/// Keeps a result in a file.
+pub(super) fn save(file: &Path, result: &Value) -> anyhow::Result<()> {
+    std::fs::write(file, format!("{result}\n")).with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// Runs a load to its end, or until it is stopped; then what there is counts, without the requests that are still open

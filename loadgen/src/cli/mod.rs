@@ -15,6 +15,8 @@ pub(crate) mod tcp;
 pub(crate) mod tls;
 pub(crate) mod websocket;
 
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -30,6 +32,20 @@ pub(crate) mod exit {
     pub(crate) const CANNOT_RUN: u8 = 2;
     /// An assertion does not hold, or a comparison that must not be worse is.
     pub(crate) const DOES_NOT_HOLD: u8 = 3;
+}
+
+/// Prints a line.
+pub(crate) fn say(line: impl Display) {
+    print(format_args!("{line}\n"));
+}
+
+/// Prints text as it is. Whoever reads it may have seen enough, as `head` has.
+pub(crate) fn print(text: impl Display) {
+    let mut out = io::stdout().lock();
+    match write!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => eprintln!("ringmesh-load: cannot print: {error}"),
+        _ => {}
+    }
 }
 
 /// How often the state is looked at.

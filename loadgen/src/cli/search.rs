@@ -1,5 +1,6 @@
 //! `--until`: the highest rate that keeps an objective.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,9 +15,9 @@ use ringmesh_loadgen::search::{Found, Search};
 use ringmesh_loadgen::unit;
 use serde_json::{Value, json};
 
-use super::exit;
-use super::load::drive;
+use super::load::{drive, save};
 use super::screen::Screen;
+use super::{exit, say};
 
 /// How long each rate is tried when nothing says otherwise.
 const DEFAULT_LENGTH: Duration = Duration::from_secs(5);
@@ -67,6 +68,7 @@ pub(crate) struct Task<'a> {
     pub(crate) settings: load::Settings,
     pub(crate) length: Option<Duration>,
     pub(crate) json: bool,
+    pub(crate) save: Option<&'a Path>,
 }
 
 /// One rate that was tried.
@@ -107,14 +109,18 @@ impl Task<'_> {
             let one = Try { rate, broken: self.broken(rate, length, &report), report };
             search.tell(rate, one.broken.is_empty());
             if !self.json {
-                println!("{}", line(&one));
+                say(line(&one));
             }
             tries.push(one);
         }
         let found = search.found();
         match self.json {
-            true => println!("{}", self.to_json(found, &tries, ended)),
+            true => say(self.to_json(found, &tries, ended)),
             false => self.print(found, &tries, ended),
+        }
+        // After printing, as a load does.
+        if let Some(file) = self.save {
+            save(file, &self.to_json(found, &tries, ended))?;
         }
         Ok(if found.held.is_some() { ExitCode::SUCCESS } else { ExitCode::from(exit::DOES_NOT_HOLD) })
     }
@@ -139,20 +145,20 @@ impl Task<'_> {
     fn print(&self, found: Found, tries: &[Try], ended: &str) {
         let objectives: Vec<_> = self.args.until.iter().map(Objective::to_string).collect();
         let objectives = objectives.join(" and ");
-        println!();
+        say("");
         match (found.held, found.broke) {
             (Some(held), Some(broke)) => {
-                println!("highest rate that keeps {objectives}: {held:.0}/s ({broke:.0}/s does not)");
+                say(format_args!("highest rate that keeps {objectives}: {held:.0}/s ({broke:.0}/s does not)"));
             }
-            (Some(held), None) => println!("{objectives} holds up to {held:.0}/s at least"),
-            (None, Some(broke)) => println!("{objectives} does not hold even at {broke:.0}/s"),
-            (None, None) => println!("nothing was measured"),
+            (Some(held), None) => say(format_args!("{objectives} holds up to {held:.0}/s at least")),
+            (None, Some(broke)) => say(format_args!("{objectives} does not hold even at {broke:.0}/s")),
+            (None, None) => say("nothing was measured"),
         }
         if !ended.is_empty() {
-            println!("the search is not complete: {ended}");
+            say(format_args!("the search is not complete: {ended}"));
         }
         if let Some(bottleneck) = bottleneck(tries) {
-            println!("warning: the generator was the bottleneck where it did not hold: {bottleneck}");
+            say(format_args!("warning: the generator was the bottleneck where it did not hold: {bottleneck}"));
         }
     }
 

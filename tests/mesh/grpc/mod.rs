@@ -1,6 +1,7 @@
 //! gRPC through the proxy: calls of all kinds, deadlines, statuses of our own answers; with grpcio on both sides.
 
-mod programs;
+pub(crate) mod programs;
+mod web;
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};

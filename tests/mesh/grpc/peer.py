@@ -11,6 +11,8 @@ OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_leng
 
 
 class Handler(grpc.GenericRpcHandler):
+    stepping = threading.Semaphore(0)
+
     def service(self, details):
         kind = details.method.rsplit("/", 1)[1]
         return {
@@ -21,6 +23,8 @@ class Handler(grpc.GenericRpcHandler):
             "Fails": lambda: grpc.unary_unary_rpc_method_handler(self.fails),
             "Held": lambda: grpc.unary_unary_rpc_method_handler(self.held),
             "Metadata": lambda: grpc.unary_unary_rpc_method_handler(self.metadata),
+            "Steps": lambda: grpc.unary_stream_rpc_method_handler(self.steps),
+            "Step": lambda: grpc.unary_unary_rpc_method_handler(self.step),
         }.get(kind, lambda: None)()
 
     def unary(self, request, context):
@@ -55,15 +59,47 @@ class Handler(grpc.GenericRpcHandler):
         remaining = context.time_remaining()
         return b"%d" % (-1 if remaining is None or remaining > 1e6 else remaining * 1000)
 
+    # Each message but the first waits for a call of `step`.
+    def steps(self, request, context):
+        for _ in range(5):
+            yield request
+            assert self.stepping.acquire(timeout=20)
 
-def serve():
+    def step(self, request, context):
+        self.stepping.release()
+        return b""
+
+
+def serve(health=None):
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=50), options=OPTIONS)
     server.add_generic_rpc_handlers((Handler(),))
+    if health:
+        health.add_to(server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     print(port, flush=True)
-    sys.stdin.read()
+    for line in sys.stdin:
+        health.set(*line.split())
     server.stop(None)
+
+
+class Health:
+    """What it says of itself, which lines of the input change: a service, and the word for it."""
+
+    def __init__(self):
+        from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+        self.words = health_pb2.HealthCheckResponse
+        self.add = health_pb2_grpc.add_HealthServicer_to_server
+        self.servicer = health.HealthServicer()
+        self.set("shop.Cart", "SERVING")
+        self.set("", "SERVING")
+
+    def add_to(self, server):
+        self.add(self.servicer, server)
+
+    def set(self, service, word):
+        self.servicer.set(service, self.words.ServingStatus.Value(word))
 
 
 def call(address, host):
@@ -142,5 +178,7 @@ def call(address, host):
 
 if sys.argv[1] == "serve":
     serve()
+elif sys.argv[1] == "serve-with-health":
+    serve(Health())
 else:
     call(*sys.argv[2:4])

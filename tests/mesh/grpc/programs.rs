@@ -1,6 +1,6 @@
 //! grpcio, and nginx between it and the proxy.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
@@ -13,33 +13,53 @@ use ringmesh_tests::{Driver, Proxy, eventually, on_both_drivers, ports};
 use crate::http2::programs::Nginx;
 use crate::support::{DOMAIN, RINGMESH, identity, ringmesh};
 
-/// The Python that has grpcio, which `./tests/run` puts beside the build.
+/// The folder of other implementations, which `./tests/run` puts beside the build.
+pub(super) fn peers() -> PathBuf {
+    PathBuf::from(RINGMESH).ancestors().nth(2).unwrap().join("peers")
+}
+
+/// The Python that has grpcio.
 fn python() -> PathBuf {
-    let target = PathBuf::from(RINGMESH).ancestors().nth(2).unwrap().to_owned();
-    let python = target.join("peers/bin/python");
+    let python = peers().join("bin/python");
+    let folder = peers();
     assert!(
         python.exists(),
-        "grpcio is needed: python3 -m venv {0}/peers && {0}/peers/bin/pip install grpcio",
-        target.display()
+        "grpcio is needed: python3 -m venv {0} && {0}/bin/pip install grpcio grpcio-health-checking",
+        folder.display()
     );
     python
 }
 
-fn script() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/mesh/grpc/peer.py")
+pub(super) fn script(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/mesh/grpc").join(name)
 }
 
 /// A service by grpcio. It ends when it is dropped.
-struct Grpcio {
+pub(crate) struct Grpcio {
     child: Child,
     output: BufReader<ChildStdout>,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Grpcio {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
+        Self::serving("serve")
+    }
+
+    /// One that serves `shop.Cart`, and says so.
+    pub(crate) fn with_health() -> Self {
+        Self::serving("serve-with-health")
+    }
+
+    /// What it says of itself from now on.
+    pub(crate) fn set_health(&mut self, service: &str, status: &str) {
+        let input = self.child.stdin.as_mut().unwrap();
+        writeln!(input, "{service} {status}").unwrap();
+    }
+
+    fn serving(word: &str) -> Self {
         let mut command = Command::new(python());
-        command.arg(script()).arg("serve").stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg(script("peer.py")).arg(word).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut port = String::new();
@@ -49,7 +69,7 @@ impl Grpcio {
     }
 
     /// Waits until it has seen a call cancelled.
-    fn wait_for_cancelled(&mut self) {
+    pub(super) fn wait_for_cancelled(&mut self) {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         assert_eq!(line.trim(), "cancelled");
@@ -67,7 +87,7 @@ impl Drop for Grpcio {
 #[track_caller]
 fn call(address: SocketAddr) {
     let Output { status, stdout, stderr } =
-        Command::new(python()).arg(script()).args(["call", &address.to_string(), "app"]).output().unwrap();
+        Command::new(python()).arg(script("peer.py")).args(["call", &address.to_string(), "app"]).output().unwrap();
     let said = String::from_utf8_lossy(&stdout);
     assert!(status.success() && said.contains("all well"), "{said}{}", String::from_utf8_lossy(&stderr));
 }

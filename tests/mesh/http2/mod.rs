@@ -8,6 +8,7 @@ mod rules;
 mod between;
 mod attack;
 mod slow;
+mod tunnels;
 pub(crate) mod programs;
 
 use std::net::SocketAddr;

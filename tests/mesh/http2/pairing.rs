@@ -1,5 +1,5 @@
-//! Every pairing of versions: what a client sends is what the service gets, and back, whichever version each speaks, plain
-//! or by mutual TLS.
+//! Every pairing of versions: what a client sends is what the service gets, and back, whichever version each speaks, plain,
+//! by mutual TLS, or, on the client's side, by TLS that proves the server alone.
 
 use std::net::SocketAddr;
 
@@ -22,11 +22,14 @@ enum Version {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Over {
     Plain,
+    Edge,
     Mutual,
 }
 
 const VERSIONS: [Version; 2] = [Version::One, Version::Two];
-const WAYS: [Over; 2] = [Over::Plain, Over::Mutual];
+/// Ways to the proxy, and from it to services, which have identities or none.
+const WAYS_IN: [Over; 3] = [Over::Plain, Over::Edge, Over::Mutual];
+const WAYS_OUT: [Over; 2] = [Over::Plain, Over::Mutual];
 
 /// Whether a head tells how long its body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,6 +181,7 @@ fn endpoint(version: Version, over: Over, svid: &Svid) -> Service {
         (Version::One, Over::Mutual) => tls::service(svid, answer_by_1),
         (Version::Two, Over::Plain) => http2::service(answer_by_2),
         (Version::Two, Over::Mutual) => http2::tls_service(svid, answer_by_2),
+        (_, Over::Edge) => unreachable!("none of the ways out"),
     }
 }
 
@@ -189,20 +193,21 @@ enum Caller {
 
 impl Caller {
     fn connect(version: Version, over: Over, front: SocketAddr, svid: &Svid) -> Self {
+        let shown = (over == Over::Mutual).then_some(svid);
         match (version, over) {
             (Version::One, Over::Plain) => {
                 let stream: Box<dyn Transport> = Box::new(Client::connect(front).into_inner());
                 Self::One(Client::over(stream))
             }
-            (Version::One, Over::Mutual) => {
-                let config = client_config_offering(Some(svid), &[b"http/1.1"]);
+            (Version::One, _) => {
+                let config = client_config_offering(shown, &[b"http/1.1"]);
                 let stream: Box<dyn Transport> = Box::new(tls::connect(front, &config).unwrap().into_inner());
                 assert_eq!(stream.protocol(), Some(&b"http/1.1"[..]));
                 Self::One(Client::over(stream))
             }
             (Version::Two, Over::Plain) => Self::Two(Box::new(Connection::connect(front))),
-            (Version::Two, Over::Mutual) => {
-                let config = client_config_offering(Some(svid), &[b"h2", b"http/1.1"]);
+            (Version::Two, _) => {
+                let config = client_config_offering(shown, &[b"h2", b"http/1.1"]);
                 Self::Two(Box::new(Connection::connect_tls(front, &config).unwrap()))
             }
         }
@@ -265,25 +270,29 @@ fn check(caller: &mut Caller, service: &Service, case: &Case, what: &str) {
 }
 
 #[test]
-fn every_pairing_of_versions_plain_and_with_mutual_tls_carries_every_kind_of_exchange() {
+fn every_pairing_of_versions_plain_with_tls_and_with_mutual_tls_carries_every_kind_of_exchange() {
     on_both_drivers(|driver| {
         let authority = Authority::new(DOMAIN);
         let (caller, app) = (authority.svid("caller"), authority.svid("app"));
         let mut config = identity("web");
         let mut pairings = Vec::new();
         for version in VERSIONS {
-            for over in WAYS {
+            for over in WAYS_OUT {
                 let service = endpoint(version, over, &app);
                 let name = format!("by-{version:?}-{over:?}").to_lowercase();
                 let peer = if over == Over::Mutual { "peer = \"app\"\n" } else { "" };
                 let protocol = if version == Version::Two { "http2" } else { "http" };
                 let address = service.address();
                 let mut fronts = Vec::new();
-                for inbound in WAYS {
+                for inbound in WAYS_IN {
                     let front = ports::free();
-                    let mtls = if inbound == Over::Mutual { "strict" } else { "off" };
+                    let keys = match inbound {
+                        Over::Plain => "",
+                        Over::Edge => "tls = { certificate = \"edge/svid.pem\", key = \"edge/svid.key\" }\n",
+                        Over::Mutual => "mtls = \"strict\"\n",
+                    };
                     config.push_str(&format!(
-                        "[[listener]]\nname = \"{name}-{inbound:?}\"\nbind = \"{front}\"\nmtls = \"{mtls}\"\nservice = \"{name}\"\n"
+                        "[[listener]]\nname = \"{name}-{inbound:?}\"\nbind = \"{front}\"\nservice = \"{name}\"\n{keys}"
                     ));
                     fronts.push((inbound, front));
                 }
@@ -296,6 +305,7 @@ fn every_pairing_of_versions_plain_and_with_mutual_tls_carries_every_kind_of_exc
         }
         let mut proxy = ringmesh(driver).config(config).prepare();
         authority.svid("web").write(&proxy.folder().join("svid"));
+        authority.server(&["shop.example"]).write(&proxy.folder().join("edge"));
         proxy.run();
         let mut exchanges = 0;
         for (name, service, fronts) in &pairings {

@@ -177,7 +177,7 @@ fn haproxy_in_front_of_the_proxy_speaks_http_2_with_it() {
 
 /// What a program says on standard output; it must succeed.
 #[track_caller]
-fn output(command: &mut Command, package: &str) -> String {
+pub(crate) fn output(command: &mut Command, package: &str) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{error}: apt-get install {package}"));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{command:?}: {text}{}", String::from_utf8_lossy(&output.stderr));

@@ -66,7 +66,7 @@ fn bad_heads() -> Vec<Vec<(&'static str, &'static str)>> {
         vec![METHOD, SCHEME, AUTHORITY],
         vec![("x", "y")],
         vec![],
-        // An extended CONNECT that was not offered (RFC 8441 section 3), and plain ones.
+        // An extended CONNECT by another method (RFC 8441 section 4), and plain ones.
         and(&[(":protocol", "websocket")]),
         vec![(":method", "CONNECT"), (":authority", "other:443")],
         vec![(":method", "CONNECT"), SCHEME, PATH, AUTHORITY],
@@ -154,16 +154,22 @@ fn a_head_that_cannot_be_read_is_refused_and_other_connections_go_on() {
     on_both_drivers(|driver| {
         for (service, keys) in ways() {
             let front = ports::free();
-            let _proxy = ringmesh(driver).config(forwarding(front, &[service.address()], "", keys)).start();
+            let proxy = ringmesh(driver).config(forwarding(front, &[service.address()], "", keys)).start();
             let mut bystander = Connection::connect(front);
+            let mut ended = 0;
             for fields in illegible_heads() {
                 let mut client = Connection::connect(front);
                 let stream = client.open(&fields, Ends::Yes);
                 match client.ended(stream).unwrap() {
-                    Ended::GoAway(told) | Ended::Reset(told) => assert_eq!(told, code::PROTOCOL_ERROR, "{fields:?}"),
+                    Ended::Reset(told) => assert_eq!(told, code::PROTOCOL_ERROR, "{fields:?}"),
                     Ended::Answer(answer) => assert_eq!(answer.status(), 400, "{fields:?}"),
-                    Ended::Closed => assert_eq!(client.goodbyes.last().map(|told| told.1), Some(code::PROTOCOL_ERROR)),
+                    Ended::GoAway(_) | Ended::Closed => {
+                        assert_eq!(client.goodbyes.last().map(|told| told.1), Some(code::PROTOCOL_ERROR), "{fields:?}");
+                        ended += 1;
+                    }
                 }
+                let labels = [("reason", "http2_error")];
+                proxy.wait_for_metric("ringmesh_listener_connections_outcome_total", &labels, ended);
                 assert_eq!(bystander.get("app", "/seen").text(), "GET /seen 0");
             }
             assert_only_seen(&service, front);
@@ -198,7 +204,8 @@ fn a_body_that_is_not_as_long_as_its_head_says_is_refused_and_never_whole_for_th
 #[test]
 fn trailers_that_break_a_rule_are_never_passed_on_and_the_request_is_never_whole_for_the_service() {
     on_both_drivers(|driver| {
-        let bad: [(&[(&str, &str)], Ends); 7] = [
+        let large = "x".repeat(100_000);
+        let bad: [(&[(&str, &str)], Ends); 8] = [
             (&[("Upper", "x")], Ends::Yes),
             (&[("x", "a\r\nb: c")], Ends::Yes),
             (&[("x\r\ny", "z")], Ends::Yes),
@@ -206,6 +213,7 @@ fn trailers_that_break_a_rule_are_never_passed_on_and_the_request_is_never_whole
             (&[("transfer-encoding", "chunked")], Ends::Yes),
             (&[("te", "gzip")], Ends::Yes),
             (&[("x", "they do not end the stream")], Ends::No),
+            (&[("large", &large)], Ends::Yes),
         ];
         for (service, keys) in ways() {
             let front = ports::free();

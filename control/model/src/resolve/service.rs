@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use super::{Answers, Resolver, Subject};
 use crate::error::Cause;
+use crate::health::Probe;
 use crate::service::{EndpointAddress, Service};
-use crate::snapshot::{self, Address, Protocol};
+use crate::snapshot::{self, Address, Destination, Protocol};
 
 impl<'a> Resolver<'a> {
     pub(super) fn service(&mut self, index: usize, service: &'a Service, answers: &Answers) -> snapshot::Service {
@@ -18,6 +19,14 @@ impl<'a> Resolver<'a> {
             && protocol.value == Protocol::Http2
         {
             self.note(subject, "protocol", protocol.place, Cause::ProxyProtocolOnHttp2);
+        }
+        if let Some(check) = &service.health_check {
+            let is_grpc = matches!(check.probe, Probe::Grpc { .. });
+            if service.destination == Destination::Original {
+                self.note(subject, "health_check", check.place, Cause::NothingToCheck);
+            } else if is_grpc && service.protocol.as_ref().map(|protocol| protocol.value) != Some(Protocol::Http2) {
+                self.note(subject, "health_check.kind", check.place, Cause::GrpcCheckNeedsHttp2);
+            }
         }
         let endpoints = endpoints(service, answers);
         let name = service.name.as_str();
@@ -39,6 +48,7 @@ impl<'a> Resolver<'a> {
             max_idle_per_endpoint: service.max_idle_per_endpoint,
             share_connections: service.share_connections,
             tcp_keepalive: service.tcp_keepalive,
+            health_check: service.health_check.as_ref().map(|check| check.value.clone()),
         }
     }
 }

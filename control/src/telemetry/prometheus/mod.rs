@@ -15,9 +15,10 @@ use ringmesh_dataplane::tls::Refused;
 
 use crate::state::{Phase, State};
 use crate::telemetry::events::Tally;
-use crate::telemetry::exposition::{Description, Family, Format, Label, Page, Type, Unit};
+use crate::telemetry::exposition::{Description, Family, Format, Label, Page, Type, Unit, Value};
 use crate::telemetry::handshakes::direction_word;
 use crate::telemetry::merge::{CLASSES, MAX_CAUSES, Requests, Totals, Worker};
+use crate::telemetry::processes::Usage;
 use crate::telemetry::time::unix_seconds;
 
 /// Everything that a page shows, read at one moment.
@@ -28,6 +29,8 @@ pub struct Scrape {
     pub events: Tally,
     /// What control knows.
     pub state: State,
+    /// What the processes take, by their names.
+    pub processes: [(&'static str, Usage); 2],
     /// Tasks and threads of control that panicked.
     pub panics: u64,
     /// The moment.
@@ -42,11 +45,13 @@ pub fn write(scrape: &Scrape, format: Format, out: &mut dyn io::Write) -> io::Re
     let mut page = Page::new(format, out);
     listeners(&mut page, &scrape.totals);
     handshakes(&mut page, &scrape.totals);
+    health(&mut page, &scrape.totals);
     upstream(&mut page, &scrape.totals);
     requests(&mut page, &scrape.totals);
     workers(&mut page, &scrape.totals);
     dataplane(&mut page, scrape);
     config(&mut page, scrape);
+    processes(&mut page, scrape);
     control(&mut page, scrape);
     page.finish()
 }
@@ -110,6 +115,25 @@ fn handshakes(page: &mut Page<'_>, totals: &Totals) {
     }
     for (name, service) in &totals.services {
         by_result(&mut family, Direction::Outbound, name, service.handshakes, &service.refused);
+    }
+}
+
+/// Only services that are asked have these.
+fn health(page: &mut Page<'_>, totals: &Totals) {
+    let asked = || totals.services.iter().filter(|(_, service)| service.is_probed());
+    let endpoints = gauge("ringmesh_health_endpoints", Unit::None, "Endpoints by what probes have found.");
+    let mut family = page.family(&endpoints);
+    for (name, service) in asked() {
+        for (verdict, count) in [("healthy", service.healthy), ("unhealthy", service.unhealthy)] {
+            family.sample(&[("service", name), ("health", verdict)], count);
+        }
+    }
+    let probes = counter("ringmesh_health_probes", "Probes of endpoints, by result.");
+    let mut family = page.family(&probes);
+    for (name, service) in asked() {
+        for (result, count) in [("passed", service.probes_passed), ("failed", service.probes_failed)] {
+            family.sample(&[("service", name), ("result", result)], count);
+        }
     }
 }
 
@@ -252,6 +276,12 @@ fn dataplane(page: &mut Page<'_>, scrape: &Scrape) {
     page.family(&up).sample(&[], u64::from(state.dataplane.phase == Phase::Running));
     let starts = counter("ringmesh_dataplane_starts", "How often a data plane has started.");
     page.family(&starts).sample(&[], totals.starts);
+    let deaf = gauge(
+        "ringmesh_dataplane_listeners_deaf",
+        Unit::None,
+        "Listeners that no worker accepts on, for want of descriptors.",
+    );
+    page.family(&deaf).sample(&[], totals.deaf);
     let driver = fact("ringmesh_driver", "The I/O driver in use, and why it is not the better one.");
     let mut family = page.family(&driver);
     if let Some(driver) = &state.dataplane.driver {
@@ -311,6 +341,46 @@ fn config(page: &mut Page<'_>, scrape: &Scrape) {
     let mut family = page.family(&failing);
     for answer in &scrape.state.names {
         family.sample(&[("name", &answer.name)], u64::from(answer.error.is_some()));
+    }
+}
+
+/// A number of a process, and how it is read off.
+type ProcessNumber = (Description, fn(&Usage) -> Option<Value>);
+
+/// Under the names that Prometheus' own client libraries have for them.
+const PROCESS_NUMBERS: [ProcessNumber; 6] = [
+    (
+        Description {
+            kind: Type::Counter,
+            name: "process_cpu_seconds",
+            unit: Unit::Seconds,
+            help: "User and system time on processors.",
+        },
+        |usage| usage.cpu_seconds.map(Value::Number),
+    ),
+    (gauge("process_resident_memory_bytes", Unit::Bytes, "Resident memory."), |usage| {
+        usage.resident_bytes.map(Value::Count)
+    }),
+    (gauge("process_virtual_memory_bytes", Unit::Bytes, "Virtual memory."), |usage| {
+        usage.virtual_bytes.map(Value::Count)
+    }),
+    (gauge("process_open_fds", Unit::None, "Open file descriptors."), |usage| usage.open_fds.map(Value::Count)),
+    (gauge("process_max_fds", Unit::None, "Most file descriptors that may be open."), |usage| {
+        usage.max_fds.map(Value::Count)
+    }),
+    (gauge("process_start_time_seconds", Unit::Seconds, "When the process started, since the Unix epoch."), |usage| {
+        usage.start_seconds.map(Value::Number)
+    }),
+];
+
+fn processes(page: &mut Page<'_>, scrape: &Scrape) {
+    for (description, value) in PROCESS_NUMBERS {
+        let mut family = page.family(&description);
+        for (name, usage) in &scrape.processes {
+            if let Some(value) = value(usage) {
+                family.sample(&[("process", name)], value);
+            }
+        }
     }
 }
 

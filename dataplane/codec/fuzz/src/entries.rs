@@ -5,6 +5,8 @@
 //! the corpus and seeded changes of it.
 
 use ringmesh_codec::body::State;
+use ringmesh_codec::grpc_health::read_response;
+use ringmesh_codec::grpc_web::{BadBase64, ContentType, Decoder, Encoder, write_trailers};
 use ringmesh_codec::http1::{Edits, Joined, Parsed, RequestHead, ResponseHead};
 use ringmesh_codec::mux::{self, Frame};
 use ringmesh_codec::{BodyLength, BodyScanner, Head, Limits, Method, Refusal, normalize};
@@ -204,6 +206,45 @@ pub fn framing_pairs(data: &[u8]) {
         check(head.framing(Method::Get), BodyLength::UntilClose);
     }
     response_head(&response);
+}
+
+/// A body of gRPC-Web: base64 reads alike however it is cut, what is written of its bytes reads as them wherever it is padded,
+/// and trailers are one message with their own length. The first byte says how things are cut. The answer to a health check is
+/// read alike whatever stands behind it in its own frame.
+pub fn grpc_web(data: &[u8]) {
+    let _ = ContentType::read(data);
+    let framed = [&[0; 3][..], &(data.len() as u16).to_be_bytes(), data].concat();
+    if let Some(serving) = read_response(&framed) {
+        let longer = [&[0; 3][..], &(data.len() as u16 + 2).to_be_bytes(), data, b"\x10\x05"].concat();
+        assert_eq!(read_response(&longer), Some(serving), "a further field changes nothing");
+    }
+    let Some((cut, text)) = data.split_first() else { return };
+    let size = 1 + usize::from(*cut) % 13;
+    let whole = decode(&[text]);
+    let pieces: Vec<&[u8]> = text.chunks(size).collect();
+    assert_eq!(decode(&pieces), whole, "in pieces");
+    let (mut encoder, mut written) = (Encoder::default(), Vec::new());
+    for (number, piece) in text.chunks(size).enumerate() {
+        encoder.encode(piece, &mut written);
+        if number % 3 == 2 {
+            encoder.pad(&mut written);
+        }
+    }
+    encoder.pad(&mut written);
+    assert_eq!(decode(&[&written]).as_deref(), Ok(text), "what is written is read");
+    let fields = || text.chunks(size).map(|piece| piece.split_at(piece.len() / 2));
+    let mut message = Vec::new();
+    write_trailers(fields(), &mut message);
+    assert_eq!(message[0], 0x80);
+    assert_eq!(u32::from_be_bytes([message[1], message[2], message[3], message[4]]) as usize, message.len() - 5);
+}
+
+fn decode(pieces: &[&[u8]]) -> Result<Vec<u8>, BadBase64> {
+    let (mut decoder, mut bytes) = (Decoder::default(), Vec::new());
+    for piece in pieces {
+        decoder.decode(piece, &mut bytes)?;
+    }
+    if decoder.is_whole() { Ok(bytes) } else { Err(BadBase64) }
 }
 
 /// Frames of a shared connection: they are the same however they arrive, each takes something, none is larger than said, and

@@ -73,13 +73,24 @@ pub enum BindError {
         error: io::Error,
     },
     /// Anything else the kernel says.
-    #[error("cannot listen on {address}: {error}")]
+    #[error("cannot listen on {address}: {error}{}", advice(.error))]
     Io {
         /// The address or path asked for.
         address: String,
         /// What the kernel says.
         error: io::Error,
     },
+}
+
+/// What would help.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; a port below net.ipv4.ip_unprivileged_port_start (mostly 1024) takes root or CAP_NET_BIND_SERVICE"
+        }
+        io::ErrorKind::AddrNotAvailable => "; no interface here has this address",
+        _ => "",
+    }
 }
 
 fn describe(owner: &Option<Owner>) -> String {

@@ -69,6 +69,29 @@ pub fn request_to_http2(head: &RequestHead, bytes: &[u8], hop: Hop) -> Result<Re
     Ok(request)
 }
 
+/// An HTTP/1 request for a tunnel to its target, for an HTTP/2 endpoint (RFC 9113 section 8.5).
+///
+/// # Errors
+/// [`Unfit`].
+pub fn connect_to_http2(head: &RequestHead, bytes: &[u8]) -> Result<Request<()>, Unfit> {
+    let copy = Bytes::copy_from_slice(&bytes[..head.len()]);
+    let mut request = connect(head.authority(bytes).unwrap_or_default())?;
+    copy_fields(head.end_to_end().filter(|(known, ..)| *known != Name::Host), &copy, request.headers_mut())?;
+    Ok(request)
+}
+
+/// A request for a tunnel.
+///
+/// # Errors
+/// [`Unfit`].
+pub fn connect(authority: &[u8]) -> Result<Request<()>, Unfit> {
+    let mut request = Request::new(());
+    *request.method_mut() = Method::CONNECT;
+    *request.version_mut() = Version::HTTP_2;
+    *request.uri_mut() = Uri::from(Authority::try_from(authority).map_err(|_| Unfit)?);
+    Ok(request)
+}
+
 fn is_te(name: &[u8]) -> bool {
     Name::from_bytes(name) == Name::Te
 }

@@ -19,8 +19,9 @@ use super::data::Data;
 use super::head::{self, Framing};
 use super::{Answer, Lost, More, Part, Reply, Sink, Source};
 use crate::proxy::connection::Connection;
-use crate::proxy::http1::{Uploaded, client_gone, is_whole};
+use crate::proxy::http1::{client_gone, is_whole};
 use crate::proxy::http2::head::parse_length;
+use crate::proxy::progress::Uploaded;
 use crate::proxy::transport::Transport;
 
 /// How far a body has come.
@@ -188,6 +189,8 @@ pub struct Awaited<'a, S: Stream> {
     pub method: Method,
     /// Bounds of its head.
     pub limits: &'a Limits,
+    /// The protocol that was asked for.
+    asked: Option<&'a [u8]>,
     body: Option<Progress>,
     begun: bool,
 }
@@ -202,7 +205,18 @@ impl<'a, S: Stream> Awaited<'a, S> {
         limits: &'a Limits,
     ) -> Self {
         head.clear();
-        Self { transport, head, buffer, method, limits, body: None, begun: false }
+        Self { transport, head, buffer, method, limits, asked: None, body: None, begun: false }
+    }
+
+    /// A response that may switch to this protocol.
+    pub fn asking_for(self, protocol: &'a [u8]) -> Self {
+        Self { asked: Some(protocol), ..self }
+    }
+
+    /// Whether a 101 is an answer to what was asked (RFC 9110 section 7.8).
+    fn is_agreed(&self) -> bool {
+        let named = self.head.upgrade(self.buffer.filled());
+        self.asked.is_some_and(|asked| named.is_some_and(|named| named.eq_ignore_ascii_case(asked)))
     }
 
     /// Whether the connection may serve another request, once all of the response was read.
@@ -261,8 +275,8 @@ impl<S: Stream> Answer for Awaited<'_, S> {
                 Err(error) => return Err(error.into()),
             }
         }
-        if self.head.switches_protocols() {
-            // Upgrade is not passed on, so nobody asked for it.
+        if self.head.switches_protocols() && !self.is_agreed() {
+            // Nobody asked for it.
             return Err(Lost::Broken);
         }
         let response = head::response_to_http2(self.head, self.buffer.filled()).map_err(|_unfit| Lost::Broken)?;

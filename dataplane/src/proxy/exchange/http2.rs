@@ -15,6 +15,7 @@ use ringmesh_ring::stop::Stop;
 
 use super::data::Data;
 use super::{Answer, Lost, More, Part, Reply, Sink, Source};
+use crate::proxy::http2::limits::MAX_TRAILER_BYTES;
 
 impl From<h2::Error> for Lost {
     fn from(error: h2::Error) -> Self {
@@ -77,8 +78,17 @@ impl Body {
                 None => break,
             }
         }
-        self.stream.poll_trailers(context).map(|trailers| Ok(Part::End(trailers?)))
+        self.stream.poll_trailers(context).map(|trailers| match trailers? {
+            // The library would take as many as of a head that is to be refused.
+            Some(trailers) if bytes(&trailers) > MAX_TRAILER_BYTES => Err(Lost::Broken),
+            trailers => Ok(Part::End(trailers)),
+        })
     }
+}
+
+/// As many as these lines have in HTTP/1.
+fn bytes(fields: &HeaderMap) -> usize {
+    fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
 
 impl Source for Body {

@@ -8,6 +8,7 @@ pub mod head;
 pub mod http1;
 pub mod http2;
 pub mod replay;
+pub mod tunnel;
 
 use std::future::poll_fn;
 use std::io;
@@ -26,9 +27,11 @@ use ringmesh_ring::stream::Error as StreamError;
 use crate::outcome::Reason;
 use crate::pool::shared;
 use crate::proxy::deadline::{Deadlines, Part as Wait};
+use crate::proxy::grpc::STATUS as GRPC_STATUS;
 use crate::proxy::hop;
-use crate::proxy::http1::{Awaiting, MAX_INTERIM, Progress, Uploaded, Uploading, Watch};
+use crate::proxy::http1::MAX_INTERIM;
 use crate::proxy::pace::Credit;
+use crate::proxy::progress::{Awaiting, Progress, Uploaded, Uploading, Watch};
 use crate::proxy::redirect;
 use crate::proxy::relay::Turn;
 use crate::proxy::request::{Account, Failed};
@@ -130,6 +133,9 @@ pub trait Answer: Source {
 
 /// What the client gets.
 pub trait Reply: Sink {
+    /// Whether its going away is looked for also between two parts of the body, which may be long after one another.
+    const WATCHED: bool = false;
+
     /// Sends an interim response, if the client can take one.
     fn interim(&mut self, response: Response<()>, stop: &Stop) -> impl Future<Output = Result<(), Lost>>;
 
@@ -313,10 +319,10 @@ impl<N: Net> Exchange<'_, N> {
         lost.reason(self.deadlines, broken)
     }
 
-    async fn respond(
+    async fn respond<R: Reply>(
         &self,
         answer: &mut impl Answer,
-        reply: &mut impl Reply,
+        reply: &mut R,
         stage: &mut Stage,
         account: &mut Account,
     ) -> Result<(), Failed> {
@@ -357,7 +363,11 @@ impl<N: Net> Exchange<'_, N> {
                 None => {
                     self.flush_reply(reply).await?;
                     self.watch.wait(Awaiting::Body, self.uploaded, self.deadlines, self.worker.net.now());
-                    let part = answer.next(self.stop).await;
+                    let part = if R::WATCHED && self.uploaded.is_whole() {
+                        self.watching(answer.next(self.stop), reply).await
+                    } else {
+                        answer.next(self.stop).await
+                    };
                     self.watch.awaiting.set(Awaiting::Nothing);
                     part
                 }
@@ -427,15 +437,16 @@ impl<N: Net> Exchange<'_, N> {
                 self.stop.clear();
                 self.deadlines.for_silence(Wait::Back, now, Reason::RequestTimeout);
                 if matches!(result, Err(Lost::Stopped(_))) {
-                    result = self.head_watching(answer, reply).await;
+                    result = self.watching(answer.head(self.stop), reply).await;
                 }
             }
         }
         result.map_err(|lost| self.of_endpoint(lost))
     }
 
-    async fn head_watching(&self, answer: &mut impl Answer, reply: &impl Reply) -> Result<Response<()>, Lost> {
-        let mut head = pin!(answer.head(self.stop));
+    /// Waits for the endpoint, and stops that when the client has gone.
+    async fn watching<T>(&self, wait: impl Future<Output = Result<T, Lost>>, reply: &impl Reply) -> Result<T, Lost> {
+        let mut wait = pin!(wait);
         let mut gone = pin!(reply.gone());
         let mut watching = true;
         poll_fn(|context| {
@@ -443,7 +454,7 @@ impl<N: Net> Exchange<'_, N> {
                 watching = false;
                 self.stop.trigger(StopReason::Abort);
             }
-            head.as_mut().poll(context)
+            wait.as_mut().poll(context)
         })
         .await
     }
@@ -451,7 +462,7 @@ impl<N: Net> Exchange<'_, N> {
     /// Takes note of a gRPC status, wherever it stands.
     fn note_grpc_status(&self, fields: &HeaderMap, account: &mut Account) {
         if self.is_grpc
-            && let Some(status) = fields.get("grpc-status")
+            && let Some(status) = fields.get(&GRPC_STATUS)
         {
             account.grpc_status = Some(grpc::parse_status(status.as_bytes()));
         }
@@ -496,6 +507,9 @@ pub async fn over_http2<N: Net>(
         }
         Err(Failed::Stale | Failed::Ended(Reason::UpstreamReset)) if lease.flooded() => {
             Err(Failed::Ended(Reason::UpstreamGarbage))
+        }
+        Err(Failed::Stale | Failed::Ended(Reason::UpstreamReset)) if lease.refused() => {
+            Err(Failed::Ended(Reason::UpstreamTls))
         }
         Err(failed) => {
             lease.close_if_over();

@@ -55,6 +55,8 @@ pub struct Calm {
     in_head: bool,
     /// Heads so far, those of trailers among them.
     heads: u64,
+    /// Frames that have begun, as far as it matters.
+    frames: u8,
 }
 
 impl Calm {
@@ -75,6 +77,7 @@ impl Calm {
             refilled: now,
             in_head: false,
             heads: 0,
+            frames: 0,
         }
     }
 
@@ -111,6 +114,11 @@ impl Calm {
         self.heads
     }
 
+    /// Whether the first frame has come whole: a peer's settings, when it keeps to the rules (RFC 9113 section 3.4).
+    pub fn has_settings(&self) -> bool {
+        self.frames > 1 || self.frames == 1 && self.skip == 0
+    }
+
     fn earn(&mut self, credit: u32) {
         self.credit = self.credit.saturating_add(credit).min(MAX_CREDIT);
     }
@@ -124,6 +132,7 @@ impl Calm {
         let [high, middle, low, kind, flags, ..] = self.header;
         self.skip = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
         let empty = self.skip == 0;
+        self.frames = self.frames.saturating_add(1);
         if matches!(kind, kind::HEADERS | kind::CONTINUATION) {
             self.in_head = flags & flag::END_HEADERS == 0;
             self.heads += u64::from(!self.in_head);
@@ -246,6 +255,17 @@ mod tests {
         let mut flooding = Calm::of_endpoint(Instant::ZERO);
         flooding.earn_for(0);
         assert!((1_000..3_000).contains(&taken(&mut flooding, &[head], Instant::ZERO)));
+    }
+
+    #[test]
+    fn the_first_frame_is_known_once_it_is_whole() {
+        let bytes = [frame(kind::SETTINGS, 0, 12), frame(kind::SETTINGS, 1, 0)].concat();
+        let mut calm = Calm::of_endpoint(Instant::ZERO);
+        for (at, byte) in bytes.iter().enumerate() {
+            assert_eq!(calm.has_settings(), at >= HEADER + 12, "{at}");
+            calm.look(&[*byte], || Instant::ZERO);
+        }
+        assert!(calm.has_settings());
     }
 
     #[test]

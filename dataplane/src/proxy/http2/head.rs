@@ -1,9 +1,11 @@
 //! A request's head as it comes in a stream: what the library has checked, and the rest (RFC 9113 section 8.3).
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
+use h2::ext::Protocol;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::Authority;
 use http::{Method, Uri, request};
+use ringmesh_codec::authority;
 use ringmesh_codec::framing::BodyLength;
 use ringmesh_codec::grpc;
 use ringmesh_codec::head::{self, Method as Known};
@@ -16,12 +18,26 @@ use crate::outcome::Reason;
 use crate::proxy::exchange::head::Hop;
 use crate::proxy::grpc::is_call;
 
+/// What a request asks for beside a response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asks {
+    /// Nothing.
+    Nothing,
+    /// A tunnel to its authority (RFC 9113 section 8.5).
+    Connect,
+    /// A tunnel of this protocol, as Upgrade asks for in HTTP/1.1 (RFC 8441 section 4).
+    Upgrade(Protocol),
+}
+
 /// A request's head.
 pub struct Head {
-    /// Its method.
+    /// Its method. That of an extended CONNECT is GET, as it is where HTTP/1.1 asks for the same: policies, routes and the next
+    /// hop are to take them for one thing.
     pub method: Method,
     /// Scheme, authority and path, as they came.
     pub uri: Uri,
+    /// What else it asks for.
+    pub asks: Asks,
     /// Its fields, without Host.
     pub fields: HeaderMap,
     /// Where the query begins in the target.
@@ -39,11 +55,23 @@ pub struct Head {
 impl Head {
     /// Checks a head, and says what the request ends in if it must not go on. `ends`: there is no body.
     pub fn check(parts: request::Parts, ends: bool, limits: &Limits) -> (Self, Result<(), Reason>) {
-        let request::Parts { method, uri, headers: fields, .. } = parts;
+        let request::Parts { mut method, uri, headers: fields, mut extensions, .. } = parts;
+        let asks = match extensions.remove::<Protocol>() {
+            Some(protocol) => {
+                method = Method::GET;
+                Asks::Upgrade(protocol)
+            }
+            None if method == Method::CONNECT => Asks::Connect,
+            None => Asks::Nothing,
+        };
         let length = if ends { BodyLength::None } else { BodyLength::Chunked };
         let (host, is_grpc, expects_continue) = (None, false, false);
-        let mut head = Self { method, uri, fields, query: 0, host, length, is_grpc, expects_continue };
+        let mut head = Self { method, uri, asks, fields, query: 0, host, length, is_grpc, expects_continue };
         let checked = head.interpret(limits);
+        if checked == Err(Reason::HeaderTooLarge) {
+            // It may be several times as large as one that is passed on, and its stream may last a while.
+            head.fields = HeaderMap::new();
+        }
         (head, checked)
     }
 
@@ -53,10 +81,39 @@ impl Head {
         if seen.hosts > 0 {
             self.host = self.fields.remove(header::HOST);
         }
-        self.is_grpc = seen.is_grpc;
-        if self.method == Method::CONNECT {
-            return Err(Reason::NotImplemented);
+        if self.asks != Asks::Nothing {
+            return self.interpret_tunnel(&seen, limits);
         }
+        self.is_grpc = seen.is_grpc;
+        self.check_target(limits)?;
+        if self.length != BodyLength::None {
+            self.length = seen.length.map_or(BodyLength::Chunked, BodyLength::Fixed);
+            self.expects_continue = seen.expects_continue;
+        }
+        Ok(())
+    }
+
+    /// What follows belongs to the tunnel, so that there is no body.
+    #[cold]
+    fn interpret_tunnel(&mut self, seen: &Seen, limits: &Limits) -> Result<(), Reason> {
+        if seen.length.is_some() || seen.expects_continue {
+            return Err(Reason::BadRequest);
+        }
+        self.length = BodyLength::None;
+        if self.asks != Asks::Connect {
+            return self.check_target(limits);
+        }
+        let host = self.host.as_ref().map(HeaderValue::as_bytes);
+        let asked = self.uri.authority().ok_or(Reason::BadRequest)?.as_str().as_bytes();
+        check_authority(Some(asked), host).map_err(|refusal| Reason::of_refusal(&refusal))?;
+        // Its port is no matter of taste (RFC 9110 section 9.3.6).
+        match authority::parse(asked).map(|authority| authority.port) {
+            Ok(Some(port)) if port != 0 => Ok(()),
+            _ => Err(Reason::BadRequest),
+        }
+    }
+
+    fn check_target(&mut self, limits: &Limits) -> Result<(), Reason> {
         // The library takes an empty one for a scheme (RFC 9113 section 8.3.1).
         if self.uri.scheme_str().is_some_and(str::is_empty) {
             return Err(Reason::BadRequest);
@@ -69,10 +126,6 @@ impl Head {
             return Err(Reason::TargetTooLong);
         }
         self.query = check_path(target, self.known_method()).map_err(refused)?;
-        if self.length != BodyLength::None {
-            self.length = seen.length.map_or(BodyLength::Chunked, BodyLength::Fixed);
-            self.expects_continue = seen.expects_continue;
-        }
         Ok(())
     }
 
@@ -116,8 +169,11 @@ impl Head {
         Uri::from_parts(parts).ok()
     }
 
-    /// Path and query.
+    /// Path and query; of CONNECT, whom it wants to reach.
     pub fn target_bytes(&self) -> &[u8] {
+        if self.asks == Asks::Connect {
+            return self.authority_bytes();
+        }
         self.uri.path_and_query().map_or(b"", |target| target.as_str().as_bytes())
     }
 

@@ -1,6 +1,9 @@
 //! When a connection that many requests share has been unused for too long, or its peer silent.
 
+use std::task::{Context, Waker};
 use std::time::Duration;
+
+use h2::{Ping, PingPong};
 
 use super::limits::{PONG_TIMEOUT, SILENCE};
 
@@ -75,6 +78,16 @@ impl Keeper {
             Verdict::Stay
         }
     }
+}
+
+/// Asks the peer whether it is still there.
+pub fn ask(ping: Option<&mut PingPong>) {
+    let Some(ping) = ping else { return };
+    // The library holds the answer to the last one until somebody has taken it, and sends no other before. That it came was
+    // heard as a byte already.
+    let _last = ping.poll_pong(&mut Context::from_waker(Waker::noop()));
+    // Fails if that answer is still outstanding, which is waited for anyhow.
+    let _outstanding = ping.send_ping(Ping::opaque());
 }
 
 #[cfg(test)]

@@ -17,6 +17,14 @@ pub const MAX_SEND_BUFFER_BYTES: usize = 128 * 1024;
 /// Largest head of a response, as HTTP/2 counts it (RFC 9113 section 6.5.2): that of HTTP/1, and 32 bytes more a field.
 pub const MAX_RESPONSE_HEADER_BYTES: u32 = 64 * 1024 + 32 * 128;
 
+/// Largest trailers of a request or a response: as the largest head of either.
+pub const MAX_TRAILER_BYTES: usize = 64 * 1024;
+
+/// Heads of requests are read up to so many times the size that a listener allows, so that it is us who refuse them: with our
+/// reason, counted, and with what the listener tells browsers. The library refuses larger ones with a bare 431, and from four times
+/// that on it ends the connection. A stream lets go of such a head as soon as it has looked at it.
+pub const READ_HEAD_FACTOR: usize = 4;
+
 /// After so long without a byte while requests are open, a PING asks whether the peer is still there.
 pub const SILENCE: Duration = Duration::from_secs(30);
 

@@ -6,6 +6,7 @@ pub mod head;
 pub mod keeper;
 pub mod limits;
 pub mod stream;
+pub mod tunnel;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -13,7 +14,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use h2::{Ping, PingPong, Reason as Code, server};
+use h2::{PingPong, Reason as Code, server};
 use ringmesh_ring::buffer::Buffer;
 use ringmesh_ring::duplex::{Duplex, Pipe, Watcher, pump};
 use ringmesh_ring::net::Net;
@@ -69,6 +70,7 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: Start<N>, arriv
     let tables = worker.tables();
     let Some(listener) = tables.listener(connection.listener) else { return End::Close };
     let (limits, series) = (listener.config.limits.clone(), listener.series);
+    let takes_protocols = !listener.config.hop.upgrade.is_empty();
     drop(tables);
     // What ends idle connections tells this one to end gently; what ends all of them ends it.
     let gentle = worker.net.stop();
@@ -95,7 +97,11 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: Start<N>, arriv
     let pipe = Pipe::new(arrived);
     let began = Cell::new(false);
     let library = async {
-        let mut library = builder(&limits).handshake::<_, Data>(pipe.duplex()).await?;
+        let mut builder = builder(&limits);
+        if takes_protocols {
+            builder.enable_connect_protocol();
+        }
+        let mut library = builder.handshake::<_, Data>(pipe.duplex()).await?;
         began.set(true);
         if !session.in_head.get() {
             connection.stop.set_deadline(None);
@@ -133,8 +139,9 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: Start<N>, arriv
 
 fn builder(limits: &ringmesh_model::snapshot::ListenerLimits) -> server::Builder {
     let mut builder = server::Builder::new();
-    // As HTTP/2 counts it, each field is 32 bytes larger (RFC 9113 section 6.5.2). What is larger still, the library answers.
-    let header = limits.max_header_bytes + 32 * limits.max_headers + 1024;
+    // As HTTP/2 counts it, each field is 32 bytes larger (RFC 9113 section 6.5.2).
+    let allowed = limits.max_header_bytes + 32 * limits.max_headers + 1024;
+    let header = allowed * limits::READ_HEAD_FACTOR;
     builder
         .initial_window_size(limits::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
@@ -234,10 +241,7 @@ impl<N: Net> Care<'_, N> {
         let (net, stop) = (&session.connection.worker.net, &session.connection.stop);
         match self.keeper.look(seen) {
             Verdict::Stay => {}
-            Verdict::Ask => {
-                // Fails if an answer is still outstanding, which is waited for anyhow.
-                let _outstanding = self.ping.as_mut().map(|ping| ping.send_ping(Ping::opaque()));
-            }
+            Verdict::Ask => keeper::ask(self.ping.as_mut()),
             Verdict::Dead => stop.trigger(StopReason::Deadline),
             // It has its time already: looking again must not give it more.
             Verdict::Unused if self.farewell => {}

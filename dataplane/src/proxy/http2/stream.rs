@@ -15,12 +15,14 @@ use http::{HeaderMap, Response, StatusCode, Version};
 use ringmesh_codec::framing::BodyLength;
 use ringmesh_codec::grpc::UNKNOWN;
 use ringmesh_codec::head::Method;
+use ringmesh_model::hop::Hop;
 use ringmesh_ring::buffer::{Buffer, Size};
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
 
 use super::Session;
-use super::head::Head;
+use super::head::{Asks, Head};
+use super::tunnel::Asking;
 use crate::drain::Registered;
 use crate::outcome::Reason;
 use crate::pool::{Lease, Leased, shared};
@@ -28,12 +30,13 @@ use crate::proxy::deadline::Deadlines;
 use crate::proxy::exchange::data::Data;
 use crate::proxy::exchange::replay::{Kept, KeptFields, Replayed};
 use crate::proxy::exchange::{self, Exchange, Part, Source, Stage, http1, http2};
-use crate::proxy::http1::{Uploaded, Watch};
+use crate::proxy::progress::{Uploaded, Watch};
 use crate::proxy::redirect::{self, Elsewhere};
 use crate::proxy::relay::Turn;
 use crate::proxy::request::{self, Account, Call, Failed, Patience};
-use crate::proxy::{grpc, hop};
+use crate::proxy::{grpc, grpc_web, hop};
 use crate::tables::Listener;
+use crate::upstream::Needs;
 use crate::worker::Worker;
 
 /// How long a client whose request was answered early may take to send what it has begun to.
@@ -82,8 +85,10 @@ pub async fn serve<N: Net>(begun: Begun<N>) {
         reply: &reply,
         kept: Kept::default(),
         sent: None,
+        web: None,
         stage: Stage::Waiting,
     };
+    call.web = grpc_web::Call::asked(listener, &&call.head);
     if let Err(reason) = checked {
         let mut account = Account::default();
         call.answer(reason, &mut account).await;
@@ -122,6 +127,8 @@ struct Stream<'a, N: Net> {
     kept: Kept,
     /// The head's fields, once they have gone to an endpoint that may not look at them.
     sent: Option<KeptFields>,
+    /// What it is as a call in gRPC-Web.
+    web: Option<Box<grpc_web::Call>>,
     stage: Stage,
 }
 
@@ -131,23 +138,44 @@ impl<N: Net> Call<N> for Stream<'_, N> {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if self.head.is_grpc { grpc::timeout(&self.head.fields) } else { None }
+        match &self.web {
+            Some(web) => web.timeout,
+            None if self.head.is_grpc => grpc::timeout(&self.head.fields),
+            None => None,
+        }
     }
 
     fn announces_too_much(&self) -> bool {
         matches!(self.head.length, BodyLength::Fixed(length) if length > self.listener.head_limits.max_body_bytes)
     }
 
+    fn admit(&self, hop: &Hop) -> Result<(), Reason> {
+        match &self.head.asks {
+            Asks::Upgrade(protocol) if !hop::may_upgrade(hop, std::iter::once(protocol.as_ref())) => {
+                Err(Reason::NotImplemented)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn needs(&self) -> Needs {
+        if self.web.is_some() { Needs::Http2 } else { Needs::Anything }
+    }
+
     async fn exchange(&mut self, lease: Leased<N>, patience: Patience, account: &mut Account) -> Result<(), Failed> {
+        if self.head.asks != Asks::Nothing {
+            return Box::pin(self.asking().exchange(lease, patience, account)).await;
+        }
         if let Some(fields) = self.sent.take() {
             self.head.fields = fields.to_map();
         }
         let deadlines = patience.deadlines(self.stop, self.listener);
+        let is_bridged = self.web.is_some() && matches!(lease, Leased::Shared(_));
         let result = match lease {
             Leased::Shared(lease) => self.over_http2(&lease, &deadlines, patience, account).await,
             Leased::Own(lease) => Box::pin(self.over_http1(lease, &deadlines, patience, account)).await,
         };
-        if self.head.is_grpc && result.is_ok() {
+        if (self.head.is_grpc || is_bridged) && result.is_ok() {
             account.grpc_status.get_or_insert(UNKNOWN);
         }
         match result {
@@ -158,7 +186,7 @@ impl<N: Net> Call<N> for Stream<'_, N> {
 
     async fn answer(&mut self, reason: Reason, account: &mut Account) {
         let status = reason.status();
-        if self.head.is_grpc {
+        if self.head.is_grpc || self.web.is_some() {
             account.grpc_status = Some(grpc::status(reason));
         }
         if self.stage != Stage::Waiting || status == 0 {
@@ -166,10 +194,12 @@ impl<N: Net> Call<N> for Stream<'_, N> {
             self.reply.reset(if reason == Reason::ClientAborted { Code::CANCEL } else { Code::INTERNAL_ERROR });
             return;
         }
+        let elsewhere = redirect::elsewhere(reason, self.listener, &&self.head);
         let (mut response, body) = if self.head.is_grpc {
             (grpc::answer(reason), String::new())
+        } else if let (Some(web), None) = (&self.web, &elsewhere) {
+            (web.answer(reason), String::new())
         } else {
-            let elsewhere = redirect::elsewhere(reason, self.listener, &&self.head);
             local(reason, elsewhere, self.head.known_method())
         };
         redirect::tell_hsts(self.listener, response.headers_mut());
@@ -247,6 +277,21 @@ impl<N: Net> Stream<'_, N> {
         fields
     }
 
+    /// It wants to be a tunnel.
+    fn asking(&mut self) -> Asking<'_, N> {
+        Asking {
+            fields: self.fields().into_owned(),
+            session: self.session,
+            worker: self.worker,
+            listener: self.listener,
+            stop: self.stop,
+            head: &self.head,
+            body: &mut self.body,
+            reply: self.reply,
+            stage: &mut self.stage,
+        }
+    }
+
     /// Whether the request may be sent again when a connection that was used before turns out to be closed.
     fn may_repeat(&self) -> bool {
         self.head.length == BodyLength::None && self.head.known_method().is_safe()
@@ -265,7 +310,11 @@ impl<N: Net> Stream<'_, N> {
         *request.method_mut() = self.head.method.clone();
         *request.uri_mut() = self.head.uri_for(lease.hop()).ok_or(Failed::Ended(Reason::BadRequest))?;
         *request.headers_mut() = self.take_fields();
-        if self.head.is_grpc {
+        if let Some(web) = &self.web {
+            web.translate(request.headers_mut());
+        }
+        let is_grpc = self.head.is_grpc || self.web.is_some();
+        if is_grpc {
             grpc::pass_timeout_on(request.headers_mut(), patience.deadline, self.worker.net.now());
         }
         let (uploaded, watch, turn) = (self.uploaded(), Watch::nobody(), Turn::default());
@@ -277,11 +326,15 @@ impl<N: Net> Stream<'_, N> {
             watch: &watch,
             turn: &turn,
             stale: lease.reused && self.may_repeat(),
-            is_grpc: self.head.is_grpc,
+            is_grpc,
             listener: self.listener,
         };
         let session = self.session;
         let mut reply = http2::Download::new(self.reply, |bytes| session.sends(bytes));
+        if let Some(web) = self.web.as_deref_mut() {
+            let (body, kept, stage) = (&mut self.body, &mut self.kept, &mut self.stage);
+            return Box::pin(web.over_http2(&exchange, lease, request, body, kept, &mut reply, stage, account)).await;
+        }
         let mut body = Replayed::new(&mut self.body, &mut self.kept);
         exchange::over_http2(&exchange, lease, request, &mut body, &mut reply, &mut self.stage, account).await
     }

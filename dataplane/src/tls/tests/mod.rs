@@ -8,7 +8,7 @@ mod sockets;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringmesh_model::snapshot::Identity;
+use ringmesh_model::snapshot::{Identity, Mtls};
 use ringmesh_model::spiffe::SpiffeId;
 use ringmesh_ring::memory::{self, Network, block_on};
 use ringmesh_ring::{Buffer, Net, Output, Size, Stop, Stream};
@@ -16,7 +16,7 @@ use rustls::{ClientConfig, ServerConfig};
 
 use super::config::{Own, client_as, server_as};
 use super::testing::{Authority, Tap, join};
-use super::{Peer, Refused, TlsStream, accept, connect};
+use super::{Alpn, Peer, Refused, TlsStream, accept, accept_any_protocol, connect};
 
 const DOMAIN: &str = "shop.example";
 const WEB: &str = "spiffe://shop.example/ns/default/sa/web";
@@ -100,6 +100,43 @@ fn both_sides_learn_who_the_other_is() {
         assert_eq!((seen_by_client.version, seen_by_client.group), ("TLSv1.3", "X25519MLKEM768"));
         assert_eq!(seen_by_client.cipher_suite, seen_by_server.cipher_suite);
     });
+}
+
+#[test]
+fn where_it_is_found_out_what_is_spoken_no_protocol_keeps_a_client_out() {
+    let ca = Authority::new();
+    let server = super::server(&ca.svid(PAY), DOMAIN, &[Alpn::Http2, Alpn::Http1]).unwrap();
+    let offers: [(&[&str], Option<Alpn>); 5] = [
+        (&[], None),
+        (&["postgresql", "h3"], None),
+        (&["h2"], Some(Alpn::Http2)),
+        (&["http/1.1", "h2"], Some(Alpn::Http2)),
+        (&["postgresql", "http/1.1"], Some(Alpn::Http1)),
+    ];
+    for (offered, agreed) in offers {
+        let mut client = ClientConfig::clone(&super::client(&ca.svid(WEB), &id(PAY), &[]).unwrap());
+        client.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let client = Arc::new(client);
+        // Byte by byte, in parts, and all at once.
+        for bytes in [1, 100, 100_000] {
+            let net = Network::new(1);
+            net.set_chunk_bytes(bytes);
+            block_on(&net, async {
+                let ((near, far), stop) = (net.pair(), stop_in(&net, 5));
+                let accepted = accept_any_protocol(far, server.clone(), Mtls::Strict, &stop);
+                let (connected, accepted) = join(connect(near, client.clone(), &stop), accepted).await;
+                let (near, (far, seen)) = (connected.unwrap().0, accepted.unwrap());
+                assert_eq!((seen.alpn, seen.id.unwrap().as_str()), (agreed, WEB), "{offered:?}");
+                let (sent, received) = join(send(&near, b"opaque", &stop), receive(&far, &stop)).await;
+                sent.unwrap();
+                assert!(b"opaque".starts_with(&received.unwrap()), "{offered:?}");
+            });
+        }
+        // Elsewhere, what is offered must be known.
+        let net = Network::new(1);
+        let (_, accepted) = block_on(&net, shake(net.pair(), (client, server.clone()), &stop_in(&net, 5)));
+        assert_eq!(accepted.is_err(), agreed.is_none() && !offered.is_empty(), "{offered:?}");
+    }
 }
 
 /// Connects twice with the same configs: neither time may be a resumption.

@@ -1,0 +1,231 @@
+//! Peers that stop answering on an HTTP/2 connection: they are asked by a PING, and given up if that stays without an answer
+//! too. On a virtual clock.
+
+mod world;
+
+use std::ops::Range;
+use std::time::Duration;
+
+use ringmesh_dataplane::outcome::Reason;
+use ringmesh_dataplane::proxy::http2::limits::{PONG_TIMEOUT, SILENCE};
+use ringmesh_model::snapshot::{Key, Object, Protocol};
+use ringmesh_ring::memory::{self, block_on};
+use ringmesh_ring::{Buffer, Instant, Net, Size, Stream};
+use world::{World, read_head, send};
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(1_000);
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Types of frames and their flags (RFC 9113 section 6).
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const ACK: u8 = 1;
+const END_STREAM_AND_HEADERS: u8 = 5;
+
+/// `:status: 200`, and a GET of `/` from `s`, by the static table (RFC 7541 appendix A).
+const OK: &[u8] = &[0x88];
+const GET: &[u8] = &[0x82, 0x86, 0x84, 0x41, 1, b's'];
+
+const GET_BY_1: &[u8] = b"GET / HTTP/1.1\r\nHost: s\r\n\r\n";
+const POST_BY_1: &[u8] = b"POST / HTTP/1.1\r\nHost: s\r\nContent-Length: 0\r\n\r\n";
+
+/// A world whose endpoint speaks this, and where nothing else bounds a request.
+fn world(protocol: Protocol) -> World {
+    let world = World::with(|listener| {
+        listener.limits.request_timeout = None;
+        listener.limits.idle_timeout = PATIENCE;
+    });
+    world.reload(|objects| {
+        let Some(Object::Service(service)) = objects.get_mut(&Key::Service("s".into())) else { panic!("it is there") };
+        std::sync::Arc::make_mut(service).protocol = protocol;
+    });
+    world
+}
+
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    payload: Vec<u8>,
+}
+
+/// One side of an HTTP/2 connection, which says and answers what it is told to.
+struct Peer<'w> {
+    world: &'w World,
+    stream: memory::Stream,
+}
+
+impl<'w> Peer<'w> {
+    /// The endpoint's side of the next connection.
+    async fn accept(world: &'w World) -> Self {
+        let peer = Self { world, stream: world.accept().await };
+        assert_eq!(peer.bytes(PREFACE.len()).await.expect("the proxy begins"), PREFACE);
+        peer.say(SETTINGS, 0, 0, &[]).await;
+        peer
+    }
+
+    /// A client's side of a new connection.
+    async fn connect(world: &'w World) -> Self {
+        let peer = Self { world, stream: world.connect() };
+        send(&peer.stream, &world.net, PREFACE).await;
+        peer.say(SETTINGS, 0, 0, &[]).await;
+        peer
+    }
+
+    async fn say(&self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+        bytes.extend([kind, flags]);
+        bytes.extend(stream.to_be_bytes());
+        bytes.extend(payload);
+        send(&self.stream, &self.world.net, &bytes).await;
+    }
+
+    /// So many bytes, or None at the end.
+    async fn bytes(&self, count: usize) -> Option<Vec<u8>> {
+        let (net, mut bytes) = (&self.world.net, Vec::new());
+        while bytes.len() < count {
+            let mut buffer = Buffer::take(Size::Small);
+            let unused = buffer.spare() - (count - bytes.len());
+            buffer.commit(unused);
+            let stop = net.stop();
+            stop.set_deadline(Some(net.now() + PATIENCE));
+            match self.stream.fill(&mut buffer, &stop).await {
+                Ok(1..) => bytes.extend_from_slice(&buffer.filled()[unused..]),
+                Ok(0) | Err(ringmesh_ring::Error::Io(_)) => return None,
+                Err(stopped) => panic!("nothing comes: {stopped}"),
+            }
+        }
+        Some(bytes)
+    }
+
+    /// The next frame, or None at the end.
+    async fn frame(&self) -> Option<Frame> {
+        let head = self.bytes(9).await?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        Some(Frame { kind: head[3], flags: head[4], stream, payload: self.bytes(length).await? })
+    }
+
+    /// The next frame of this type that is no acknowledgement.
+    async fn next(&self, kind: u8) -> Frame {
+        loop {
+            let frame = self.frame().await.expect("the connection is open");
+            if frame.kind == kind && (kind != PING || frame.flags & ACK == 0) {
+                return frame;
+            }
+        }
+    }
+
+    async fn pong(&self, ping: &Frame) {
+        self.say(PING, ACK, 0, &ping.payload).await;
+    }
+
+    /// Reads to the end without a word.
+    async fn fall_silent(&self) {
+        while self.frame().await.is_some() {}
+    }
+}
+
+#[track_caller]
+fn check_took(world: &World, begun: Instant, expected: Range<Duration>) {
+    let took = world.net.now().saturating_since(begun);
+    assert!(expected.contains(&took), "{took:?}, expected {expected:?}");
+}
+
+/// Between two looks at a connection.
+const TICK: Duration = SILENCE.checked_div(2).unwrap();
+
+/// When a silent peer is asked, and when it is given up.
+const ASKED: Range<Duration> = SILENCE..SILENCE.saturating_add(TICK.saturating_mul(2));
+const GIVEN_UP: Range<Duration> = SILENCE.saturating_add(PONG_TIMEOUT)..ASKED.end.saturating_add(PONG_TIMEOUT);
+
+async fn answer(client: &memory::Stream, world: &World) -> String {
+    // Longer than one wait of the tests' own.
+    let begun = world.net.now();
+    while client.check_idle().is_ok_and(|idle| idle == ringmesh_ring::Idle::Open) {
+        assert!(world.net.now().saturating_since(begun) < PATIENCE, "no answer");
+        ringmesh_ring::sleep_until(world.net.now() + Duration::from_secs(1)).await;
+    }
+    read_head(client, &world.net).await
+}
+
+#[test]
+fn an_endpoint_that_stops_answering_is_asked_given_up_with_its_requests_and_replaced() {
+    let world = world(Protocol::Http2);
+    block_on(&world.net, async {
+        let [first, second, third] = [GET_BY_1, POST_BY_1, GET_BY_1].map(|request| (world.connect(), request));
+        send(&first.0, &world.net, first.1).await;
+        let endpoint = Peer::accept(&world).await;
+        assert_eq!(endpoint.next(HEADERS).await.stream, 1);
+        for (number, (client, request)) in [(3, &second), (5, &third)] {
+            send(client, &world.net, request).await;
+            assert_eq!(endpoint.next(HEADERS).await.stream, number, "they share a connection");
+        }
+        let begun = world.net.now();
+        endpoint.next(PING).await;
+        check_took(&world, begun, ASKED);
+        endpoint.fall_silent().await;
+        check_took(&world, begun, GIVEN_UP);
+        // Both may have had an effect: the one by its method, the other because the connection was new.
+        for (client, _) in [&first, &second] {
+            let head = answer(client, &world).await;
+            assert!(head.starts_with("HTTP/1.1 502 ") && head.contains("upstream_reset"), "{head}");
+        }
+        // This one had none, and goes to the next connection.
+        let endpoint = Peer::accept(&world).await;
+        endpoint.next(HEADERS).await;
+        endpoint.say(HEADERS, END_STREAM_AND_HEADERS, 1, OK).await;
+        assert!(answer(&third.0, &world).await.starts_with("HTTP/1.1 200 "));
+        check_took(&world, begun, GIVEN_UP);
+    });
+    assert_eq!((world.ended(Reason::UpstreamReset), world.ended(Reason::Ok)), (2, 1));
+}
+
+#[test]
+fn an_endpoint_that_answers_nothing_but_pings_is_waited_for() {
+    let world = world(Protocol::Http2);
+    block_on(&world.net, async {
+        let client = world.connect();
+        send(&client, &world.net, POST_BY_1).await;
+        let endpoint = Peer::accept(&world).await;
+        endpoint.next(HEADERS).await;
+        for _ in 0..10 {
+            let begun = world.net.now();
+            let ping = endpoint.next(PING).await;
+            check_took(&world, begun, ASKED);
+            endpoint.pong(&ping).await;
+        }
+        endpoint.say(HEADERS, END_STREAM_AND_HEADERS, 1, OK).await;
+        assert!(answer(&client, &world).await.starts_with("HTTP/1.1 200 "));
+    });
+    assert_eq!(world.ended(Reason::Ok), 1);
+}
+
+#[test]
+fn a_client_that_stops_answering_is_asked_and_given_up_and_its_request_with_it() {
+    let world = world(Protocol::Http);
+    block_on(&world.net, async {
+        let client = Peer::connect(&world).await;
+        client.say(HEADERS, END_STREAM_AND_HEADERS, 1, GET).await;
+        let upstream = world.accept().await;
+        read_head(&upstream, &world.net).await;
+        // While it answers, it may wait for as long as it likes.
+        for _ in 0..3 {
+            let begun = world.net.now();
+            let ping = client.next(PING).await;
+            check_took(&world, begun, ASKED);
+            client.pong(&ping).await;
+        }
+        let begun = world.net.now();
+        client.next(PING).await;
+        client.fall_silent().await;
+        check_took(&world, begun, GIVEN_UP);
+        let upstream = Peer { world: &world, stream: upstream };
+        assert!(upstream.bytes(1).await.is_none(), "nobody waits for the endpoint's answer any more");
+        check_took(&world, begun, GIVEN_UP);
+    });
+    assert_eq!(world.ended(Reason::ClientAborted), 1);
+}
