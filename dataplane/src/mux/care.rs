@@ -22,6 +22,17 @@ pub(super) enum End {
     Done,
     /// The peer does not answer any more.
     Dead,
+    /// The peer has not greeted in time.
+    Ungreeted,
+}
+
+/// How long a peer may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// To greet.
+    pub(super) greeting: Duration,
+    /// To open another channel, when none is open.
+    pub(super) unused: Duration,
 }
 
 /// Looks from time to time.
@@ -30,6 +41,10 @@ pub(super) struct Care<'a, N: Net> {
     trunk: &'a Trunk,
     keeper: Keeper,
     clock: Stop,
+    /// When to look next.
+    next: Instant,
+    /// When the peer must have greeted.
+    greeted_by: Instant,
     /// Whether a byte has come since the last look.
     heard: &'a Cell<bool>,
     /// Has the receiver give its buffer back.
@@ -41,25 +56,39 @@ impl<'a, N: Net> Care<'a, N> {
     pub(super) fn new(
         net: &'a N,
         trunk: &'a Trunk,
-        max_unused: Duration,
+        Patience { greeting, unused }: Patience,
         heard: &'a Cell<bool>,
         rest: &'a Stop,
     ) -> Self {
-        let keeper = Keeper::new(max_unused);
-        let clock = net.stop();
-        clock.set_deadline(Some(net.now() + keeper.tick()));
-        Self { net, trunk, keeper, clock, heard, rest, farewell: None }
+        let (keeper, now) = (Keeper::new(unused), net.now());
+        let (next, greeted_by) = (now + keeper.tick(), now + greeting);
+        let care = Self { net, trunk, keeper, clock: net.stop(), next, greeted_by, heard, rest, farewell: None };
+        care.wind();
+        care
+    }
+
+    /// Sets the clock to what comes next.
+    fn wind(&self) {
+        let greeted_by = if self.trunk.is_greeted() { Instant::FAR_FUTURE } else { self.greeted_by };
+        let farewell = self.farewell.unwrap_or(Instant::FAR_FUTURE);
+        self.clock.set_deadline(Some(self.next.min(greeted_by).min(farewell)));
     }
 
     /// Ready when the trunk is to end.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
         while self.clock.poll_stopped(context).is_ready() {
             self.clock.clear();
-            if self.look() {
-                return Poll::Ready(End::Dead);
+            let now = self.net.now();
+            if !self.trunk.is_greeted() && now >= self.greeted_by {
+                return Poll::Ready(End::Ungreeted);
             }
-            let tick = self.net.now() + self.keeper.tick();
-            self.clock.set_deadline(Some(self.farewell.map_or(tick, |farewell| farewell.min(tick))));
+            if now >= self.next || self.farewell.is_some_and(|farewell| now >= farewell) {
+                if self.look() {
+                    return Poll::Ready(End::Dead);
+                }
+                self.next = now + self.keeper.tick();
+            }
+            self.wind();
         }
         if self.trunk.is_done() {
             return Poll::Ready(End::Done);

@@ -8,6 +8,7 @@ use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use ringmesh_ring::stream::Stream;
 
 use super::Channel;
+use super::care::Patience;
 use super::limits::{BUSY_CHANNELS, MAX_TRUNKS};
 use super::pump::{self, Over};
 use super::trunk::{Ends, Side, Trunk};
@@ -93,11 +94,12 @@ impl Trunks {
         }
         let first = trunk.open();
         self.0.borrow_mut().push(Outward { key: service.pool_key, trunk: trunk.clone(), leave: leave.clone() });
-        let (net, max_unused) = (worker.net.clone(), service.config.idle_timeout);
+        let net = worker.net.clone();
+        let patience = Patience { greeting: service.config.connect_timeout, unused: service.config.idle_timeout };
         let name = service.config.name.clone();
         ringmesh_ring::spawn(async move {
             let stop = net.stop();
-            let over = pump::run(&net, &trunk, &transport, max_unused, &stop, &leave, |_| {}).await;
+            let over = pump::run(&net, &trunk, &transport, patience, &stop, &leave, |_| {}).await;
             match over {
                 Over::Broken(broken) => {
                     tracing::warn!(target: "upstream", service = name.as_str(), "an endpoint of the mesh broke the rules: {broken}");

@@ -5,7 +5,6 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
 
 use ringmesh_codec::mux::Frames;
 use ringmesh_ring::buffer::{Buffer, Size};
@@ -14,7 +13,7 @@ use ringmesh_ring::output::Output;
 use ringmesh_ring::stop::Stop;
 use ringmesh_ring::stream::{Error, Stream};
 
-use super::care::{Care, End};
+use super::care::{Care, End, Patience};
 use super::channel::Channel;
 use super::trunk::{Broken, Trunk};
 
@@ -39,7 +38,7 @@ pub(super) async fn run<N: Net, S: Stream>(
     net: &N,
     trunk: &Rc<Trunk>,
     stream: &S,
-    max_unused: Duration,
+    patience: Patience,
     stop: &Stop,
     leave: &Stop,
     opened: impl FnMut(Channel),
@@ -49,7 +48,7 @@ pub(super) async fn run<N: Net, S: Stream>(
     let (heard, rest) = (Cell::new(false), net.stop());
     let mut receiver = pin!(receive(net, trunk, stream, &heard, &rest, opened));
     let mut sender = pin!(send(trunk, stream, stop));
-    let mut care = Care::new(net, trunk, max_unused, &heard, &rest);
+    let mut care = Care::new(net, trunk, patience, &heard, &rest);
     let (mut leaving, mut over) = (false, None);
     poll_fn(|context| {
         trunk.runs(context);
@@ -71,6 +70,7 @@ pub(super) async fn run<N: Net, S: Stream>(
             match end {
                 End::Done => over = Some(Over::Done),
                 End::Dead => return Poll::Ready(Over::Dead),
+                End::Ungreeted => return Poll::Ready(Over::Broken(Broken::Order("no greeting in time"))),
             }
         }
         if let Poll::Ready(error) = sender.as_mut().poll(context) {

@@ -6,6 +6,7 @@ use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::Reason as StopReason;
 use ringmesh_ring::stream::Stream;
 
+use super::care::Patience;
 use super::pump::{self, Over};
 use super::trunk::{Broken, Ends, Side, Trunk};
 use crate::drain::Registry;
@@ -41,8 +42,9 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: impl Fn(Rc<Conn
         let transport = Transport::Channel(channel);
         start(Rc::new(Connection::of_channel(&connection, transport, &channels)));
     };
+    let patience = Patience { greeting: limits.handshake_timeout, unused: limits.idle_timeout };
     let (net, transport, stop) = (&worker.net, &connection.transport, &connection.stop);
-    let over = pump::run(net, &trunk, transport, limits.idle_timeout, stop, &gentle, opened).await;
+    let over = pump::run(net, &trunk, transport, patience, stop, &gentle, opened).await;
     drop(registered);
     let drained = stop.reason() == Some(StopReason::Drain);
     channels.end_all(if drained { StopReason::Drain } else { StopReason::Abort });

@@ -13,11 +13,13 @@ use ringmesh_ring::output::Output;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use ringmesh_ring::stream::{Error, Idle, Stream};
 
+use super::care::Patience;
 use super::pump::{self, Over};
 use super::trunk::{Broken, Ends, Side, Trunk};
 use super::{Channel, limits};
 
 const UNUSED: Duration = Duration::from_secs(60);
+const PATIENCE: Patience = Patience { greeting: Duration::from_secs(5), unused: UNUSED };
 
 /// A trunk that runs in a task of its own.
 struct Running {
@@ -40,7 +42,7 @@ impl Running {
         let (net, over) = (network.clone(), running.over.clone());
         ringmesh_ring::spawn(async move {
             let stop = net.stop();
-            let ended = pump::run(&net, &trunk, &stream, UNUSED, &stop, &leave, opened).await;
+            let ended = pump::run(&net, &trunk, &stream, PATIENCE, &stop, &leave, opened).await;
             over.replace(Some(ended));
         });
         running
@@ -309,6 +311,22 @@ fn a_trunk_without_channels_ends_after_its_time_and_a_silent_peer_is_asked() {
         let took = network.now().saturating_since(begun);
         assert!(took > Duration::from_secs(40) && took < Duration::from_secs(120), "{took:?}");
     });
+}
+
+#[test]
+fn who_does_not_greet_in_time_is_not_waited_for() {
+    for side in [Side::Client, Side::Server] {
+        world(async |network| {
+            let (near, far) = network.pair();
+            let _silent = Raw::new(far);
+            let trunk = Running::begin(&network, side, near, 3, |_| panic!("nothing is opened"));
+            let begun = network.now();
+            let Over::Broken(broken) = trunk.over().await else { panic!("it goes on") };
+            assert_eq!(broken.to_string(), "no greeting in time");
+            let took = network.now().saturating_since(begun);
+            assert!(took >= PATIENCE.greeting && took < PATIENCE.greeting * 2, "{took:?}");
+        });
+    }
 }
 
 /// A peer that writes what it likes.

@@ -161,6 +161,11 @@ impl Trunk {
         self.ended.get() || self.leaving.get() || self.left.get() || self.last.get() >= LAST_CHANNEL
     }
 
+    /// Whether the other side has greeted.
+    pub(super) fn is_greeted(&self) -> bool {
+        self.greeted.get()
+    }
+
     /// Keeps something until the other side has said how many channels it takes, or the trunk is gone.
     pub(super) fn keep_until_greeted(&self, kept: Rc<dyn Any>) {
         self.until_greeted.set(Some(kept));
