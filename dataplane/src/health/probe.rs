@@ -27,7 +27,7 @@ use crate::proxy::exchange::head::request_to_http1;
 use crate::proxy::exchange::{Answer, Lost, More, Part, Sink, http1, http2};
 use crate::proxy::grpc;
 use crate::tables::{Endpoint, Service};
-use crate::upstream::{self, Needs};
+use crate::upstream::{self, Needs, Way};
 use crate::worker::Worker;
 
 /// Most bytes of an answer that are read. A page may be longer: its status is known then.
@@ -114,29 +114,19 @@ pub async fn probe<N: Net>(
     let preface = preface.as_deref();
     let unreachable = |reason| Failure::Unreachable(reason);
     if check.probe == Probe::Tcp {
-        let connected = upstream::dedicated(
-            worker,
-            service,
-            endpoint,
-            state.clone(),
-            preface,
-            Needs::Connection,
-            &stop,
-            Some(until),
-        )
-        .await;
+        let way = Way { preface, needs: Needs::Connection };
+        let connected = upstream::dedicated(worker, service, endpoint, state.clone(), way, &stop, Some(until)).await;
         return connected.map(drop).map_err(unreachable);
     }
     let asked = Asked::new(service, check).ok_or(Failure::Unfit)?;
-    let lease =
-        upstream::lease(worker, service, endpoint, state.clone(), preface, Needs::Http2, &stop, Some(until)).await;
+    let way = Way { preface, needs: Needs::Http2 };
+    let lease = upstream::lease(worker, service, endpoint, state.clone(), way, &stop, Some(until)).await;
     match asked.exchange(worker, lease.map_err(unreachable)?, &stop, until).await {
         Ok(()) => return Ok(()),
         Err(Failed::As(failure)) => return Err(failure),
         Err(Failed::Stale) => {}
     }
-    let lease =
-        upstream::connect(worker, service, endpoint, state.clone(), preface, Needs::Http2, &stop, Some(until)).await;
+    let lease = upstream::connect(worker, service, endpoint, state.clone(), way, &stop, Some(until)).await;
     asked.exchange(worker, lease.map_err(unreachable)?, &stop, until).await.map_err(|failed| match failed {
         Failed::As(failure) => failure,
         Failed::Stale => Failure::Cut,

@@ -242,21 +242,12 @@ async fn reach<'t, N: Net>(
 ) -> Result<Lease<N>, Reason> {
     let worker = &connection.worker;
     let preface = connection.preface(service);
+    let through = upstream::Way { preface: preface.as_deref(), needs: Needs::Anything };
     if service.config.destination == Destination::Original {
         let original = connection.original().ok_or(Reason::NoOriginalDestination)?;
         way.endpoint = Some(&original.endpoint);
         let (endpoint, state) = (&original.endpoint, original.state.clone());
-        return upstream::dedicated(
-            worker,
-            service,
-            endpoint,
-            state,
-            preface.as_deref(),
-            Needs::Anything,
-            &connection.stop,
-            None,
-        )
-        .await;
+        return upstream::dedicated(worker, service, endpoint, state, through, &connection.stop, None).await;
     }
     let mut tried = Tried::default();
     let mut last = Reason::NoEndpoint;
@@ -271,10 +262,7 @@ async fn reach<'t, N: Net>(
         tried.note(picked);
         let endpoint = &service.endpoints[picked];
         way.endpoint = Some(endpoint);
-        let (state, preface) = (state(picked), preface.as_deref());
-        match upstream::dedicated(worker, service, endpoint, state, preface, Needs::Anything, &connection.stop, None)
-            .await
-        {
+        match upstream::dedicated(worker, service, endpoint, state(picked), through, &connection.stop, None).await {
             Ok(lease) => return Ok(lease),
             Err(reason) if reason.retry() == Retry::Elsewhere => last = reason,
             Err(reason) => return Err(reason),

@@ -44,9 +44,8 @@ impl<N: Net> Connection<N> {
             },
         };
         // Our own handshake is what the client did just now; a proxy in front of it may have ended one before.
-        let spoken =
-            |protocol: &Box<[u8]>| ![mux::ALPN, mux::ALPN_HTTP].iter().any(|own| own.as_bytes() == &**protocol);
-        let alpn = asked.and_then(|asked| asked.protocol.clone()).filter(spoken);
+        let spoken = |protocol: &[u8]| ![mux::ALPN, mux::ALPN_HTTP].iter().any(|own| own.as_bytes() == protocol);
+        let alpn = asked.and_then(|asked| asked.protocol.clone()).filter(|protocol| spoken(protocol));
         let authority = asked.and_then(|asked| asked.name.clone());
         Header {
             between,

@@ -230,7 +230,7 @@ async fn forward<'t, N: Net>(
     let _permit = worker.admit(service, stop, patience.deadline).await?;
 
     let preface = connection.preface(service);
-    let preface = preface.as_deref();
+    let to = upstream::Way { preface: preface.as_deref(), needs: call.needs() };
     let mut tried = Tried::default();
     let mut last = Reason::NoEndpoint;
     loop {
@@ -258,17 +258,14 @@ async fn forward<'t, N: Net>(
         let state = || original.map_or_else(|| worker.pools.state(endpoint.place), Rc::clone);
         way.endpoint = Some(endpoint);
         account.attempts = account.attempts.saturating_add(1);
-        let lease =
-            match upstream::lease(worker, service, endpoint, state(), preface, call.needs(), stop, patience.deadline)
-                .await
-            {
-                Ok(lease) => lease,
-                Err(reason) if may_try_elsewhere(reason, account, service) => {
-                    last = reason;
-                    continue;
-                }
-                Err(reason) => return Err(reason),
-            };
+        let lease = match upstream::lease(worker, service, endpoint, state(), to, stop, patience.deadline).await {
+            Ok(lease) => lease,
+            Err(reason) if may_try_elsewhere(reason, account, service) => {
+                last = reason;
+                continue;
+            }
+            Err(reason) => return Err(reason),
+        };
         let stale = match call.exchange(lease, patience, account).await {
             Err(Failed::Stale) => true,
             Err(Failed::Ended(reason)) => return Err(reason),
@@ -277,9 +274,7 @@ async fn forward<'t, N: Net>(
         debug_assert!(stale);
         // The endpoint closed the connection while it was unused. A new one tells whether it is there at all.
         account.attempts = account.attempts.saturating_add(1);
-        match upstream::connect(worker, service, endpoint, state(), preface, call.needs(), stop, patience.deadline)
-            .await
-        {
+        match upstream::connect(worker, service, endpoint, state(), to, stop, patience.deadline).await {
             Ok(lease) => {
                 return call.exchange(lease, patience, account).await.map_err(|failed| match failed {
                     Failed::Stale => Reason::UpstreamReset,

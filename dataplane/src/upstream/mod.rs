@@ -33,13 +33,23 @@ pub enum Needs {
     Connection,
 }
 
-/// Whether a connection may be one that carries channels.
-fn shares(service: &Service, preface: Option<&[u8]>, needs: Needs) -> bool {
-    needs == Needs::Anything && service.shares(preface)
+/// How an endpoint is to be reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Way<'a> {
+    /// The PROXY header that a connection begins with, if the service wants one.
+    pub preface: Option<&'a [u8]>,
+    /// What is needed of it.
+    pub needs: Needs,
 }
 
-/// A connection to an endpoint, of which `state` is known, for one request. `preface` is the PROXY header that it begins with,
-/// if the service wants one; `deadline` is the request's, if it has one.
+impl Way<'_> {
+    /// Whether it may be a channel of a connection that carries many.
+    fn shares(self, service: &Service) -> bool {
+        self.needs == Needs::Anything && service.shares(self.preface)
+    }
+}
+
+/// A connection to an endpoint, of which `state` is known, for one request. `deadline` is the request's, if it has one.
 ///
 /// # Errors
 /// The way the attempt ended; nothing was sent on it.
@@ -48,15 +58,14 @@ pub async fn lease<N: Net>(
     service: &Service,
     endpoint: &Endpoint,
     state: Rc<State<N::Stream>>,
-    preface: Option<&[u8]>,
-    needs: Needs,
+    way: Way<'_>,
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Leased<N>, Reason> {
     // Each way returns what it has found at once, as moving it costs.
     let state = match service.config.protocol {
         // A proxy of ours takes HTTP/1 in place of it.
-        Protocol::Http2 if needs == Needs::Http2 || state.mesh.get() != Mesh::Yes => {
+        Protocol::Http2 if way.needs == Needs::Http2 || state.mesh.get() != Mesh::Yes => {
             match shared::lease(state, service) {
                 Ok(lease) => {
                     worker.recorder.add(service.series, counter::REUSED, 1);
@@ -65,7 +74,7 @@ pub async fn lease<N: Net>(
                 Err(state) => state,
             }
         }
-        _ => match Lease::unused(state, service, preface, worker.net.now()) {
+        _ => match Lease::unused(state, service, way.preface, worker.net.now()) {
             Ok(lease) => {
                 worker.recorder.add(service.series, counter::REUSED, 1);
                 return Ok(Leased::Own(lease));
@@ -73,7 +82,7 @@ pub async fn lease<N: Net>(
             Err(state) => state,
         },
     };
-    connect(worker, service, endpoint, state, preface, needs, stop, deadline).await
+    connect(worker, service, endpoint, state, way, stop, deadline).await
 }
 
 /// A new connection to an endpoint, or a new place on one that many share, see [`lease`].
@@ -85,17 +94,16 @@ pub async fn connect<N: Net>(
     service: &Service,
     endpoint: &Endpoint,
     state: Rc<State<N::Stream>>,
-    preface: Option<&[u8]>,
-    needs: Needs,
+    way: Way<'_>,
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Leased<N>, Reason> {
-    if !(shares(service, preface, needs) || service.config.protocol == Protocol::Http2) {
-        return dedicated(worker, service, endpoint, state, preface, needs, stop, deadline).await.map(Leased::Own);
+    if !(way.shares(service) || service.config.protocol == Protocol::Http2) {
+        return dedicated(worker, service, endpoint, state, way, stop, deadline).await.map(Leased::Own);
     }
     let is_http2 = service.config.protocol == Protocol::Http2;
     let find = || {
-        if let Some(channel) = channel(service, &state, preface, needs) {
+        if let Some(channel) = channel(service, &state, way) {
             return Found::Open(Leased::Own(Lease::channel(state.clone(), service, channel)));
         }
         if is_http2 {
@@ -105,13 +113,13 @@ pub async fn connect<N: Net>(
         if matches!(state.mesh.get(), Mesh::Unknown | Mesh::Yes) { Found::Shared } else { Found::Own }
     };
     let make = async |opening| {
-        let transport = dial(worker, service, endpoint, &state, preface, needs, stop, deadline).await?;
+        let transport = dial(worker, service, endpoint, &state, way, stop, deadline).await?;
         match transport {
             Dialled::Trunk(transport) => trunk(worker, service, &state, transport, opening).map(Leased::Own),
             Dialled::Own(transport) if is_http2 => {
                 shared::lease_of(worker, service, state.clone(), transport).await.map(Leased::Shared)
             }
-            Dialled::Own(transport) => Ok(Leased::Own(Lease::fresh(state.clone(), service, transport, preface))),
+            Dialled::Own(transport) => Ok(Leased::Own(Lease::fresh(state.clone(), service, transport, way.preface))),
         }
     };
     let own = service.config.connect_timeout;
@@ -121,8 +129,8 @@ pub async fn connect<N: Net>(
 }
 
 /// A channel of a connection that is open to the endpoint.
-fn channel<S: Stream>(service: &Service, state: &State<S>, preface: Option<&[u8]>, needs: Needs) -> Option<Channel> {
-    if !shares(service, preface, needs) {
+fn channel<S: Stream>(service: &Service, state: &State<S>, way: Way<'_>) -> Option<Channel> {
+    if !way.shares(service) {
         return None;
     }
     let another = if state.making.is_under_way() { Another::IsComing } else { Another::CanBeMade };
@@ -150,20 +158,19 @@ pub async fn dedicated<N: Net>(
     service: &Service,
     endpoint: &Endpoint,
     state: Rc<State<N::Stream>>,
-    preface: Option<&[u8]>,
-    needs: Needs,
+    way: Way<'_>,
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Lease<N>, Reason> {
-    if shares(service, preface, needs) {
-        return match Box::pin(connect(worker, service, endpoint, state, preface, needs, stop, deadline)).await? {
+    if way.shares(service) {
+        return match Box::pin(connect(worker, service, endpoint, state, way, stop, deadline)).await? {
             Leased::Own(lease) => Ok(lease),
             // Only what speaks HTTP/2 is given such a one.
             Leased::Shared(_) => Err(Reason::Internal),
         };
     }
-    match dial(worker, service, endpoint, &state, preface, needs, stop, deadline).await? {
-        Dialled::Own(transport) => Ok(Lease::fresh(state, service, transport, preface)),
+    match dial(worker, service, endpoint, &state, way, stop, deadline).await? {
+        Dialled::Own(transport) => Ok(Lease::fresh(state, service, transport, way.preface)),
         Dialled::Trunk(transport) => trunk(worker, service, &state, transport, Rc::default()),
     }
 }
@@ -181,8 +188,7 @@ async fn dial<N: Net>(
     service: &Service,
     endpoint: &Endpoint,
     state: &Rc<State<N::Stream>>,
-    preface: Option<&[u8]>,
-    needs: Needs,
+    way: Way<'_>,
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Dialled<N::Stream>, Reason> {
@@ -193,7 +199,7 @@ async fn dial<N: Net>(
         _ => (own, Reason::ConnectTimeout),
     };
     stop.set_deadline(Some(until));
-    let mut result = Box::pin(open(worker, service, endpoint, state, preface, needs, stop, late)).await;
+    let mut result = Box::pin(open(worker, service, endpoint, state, way, stop, late)).await;
     stop.set_deadline(deadline);
     if result.is_ok() && stop.reason() == Some(StopReason::Deadline) {
         // The last bytes of the handshake came together with its deadline. What follows must not end by that.
@@ -235,8 +241,7 @@ async fn open<N: Net>(
     service: &Service,
     endpoint: &Endpoint,
     state: &State<N::Stream>,
-    preface: Option<&[u8]>,
-    needs: Needs,
+    way: Way<'_>,
     stop: &Stop,
     late: Reason,
 ) -> Result<Dialled<N::Stream>, Reason> {
@@ -256,7 +261,7 @@ async fn open<N: Net>(
     if let Some(silence) = service.config.tcp_keepalive {
         stream.keep_alive(silence);
     }
-    if let Some(preface) = preface {
+    if let Some(preface) = way.preface {
         let mut output = Output::new();
         output.push_bytes(preface);
         match stream.flush(&mut output, stop).await {
@@ -267,7 +272,7 @@ async fn open<N: Net>(
     }
     let Some(config) = &service.tls else { return Ok(Dialled::Own(Transport::Plain(stream))) };
     let ends = Worker::<N>::ends(&stream);
-    let offers_mesh = shares(service, preface, needs) && state.mesh.get() != Mesh::Never;
+    let offers_mesh = way.shares(service) && state.mesh.get() != Mesh::Never;
     let config = if offers_mesh { config.clone() } else { tls::without_mesh(config) };
     let connected = tls::connect(stream, config, stop).await;
     if let (true, Ok((_, peer))) = (offers_mesh, &connected) {
@@ -297,7 +302,7 @@ async fn open<N: Net>(
         // It agrees to nothing that it does not know (RFC 7301 section 3.2), and knows us no more than before.
         Err(tls::Refused::PeerAlert(AlertDescription::NoApplicationProtocol)) if offers_mesh => {
             state.mesh.set(Mesh::Never);
-            Box::pin(open(worker, service, endpoint, state, preface, needs, stop, late)).await
+            Box::pin(open(worker, service, endpoint, state, way, stop, late)).await
         }
         Err(refused) => {
             worker.recorder.add(service.series, counter::REFUSED + refused.number(), 1);
