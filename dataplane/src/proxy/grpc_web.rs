@@ -55,6 +55,8 @@ impl Call {
         if listener.config.hop.grpc_web { Self::read(head) } else { None }
     }
 
+    /// Out of the way of those who are none.
+    #[cold]
     fn read(head: &impl Head) -> Option<Box<Self>> {
         if Method::from_bytes(head.method()) != Method::Post {
             return None;

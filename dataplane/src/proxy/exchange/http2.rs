@@ -15,7 +15,7 @@ use ringmesh_ring::stop::Stop;
 
 use super::data::Data;
 use super::{Answer, Lost, More, Part, Reply, Sink, Source};
-use crate::proxy::http2::limits::MAX_TRAILER_BYTES;
+use crate::proxy::http2::limits::{MAX_TRAILER_BYTES, MAX_UNASKED_BYTES};
 
 impl From<h2::Error> for Lost {
     fn from(error: h2::Error) -> Self {
@@ -178,12 +178,14 @@ pub struct Upload<F> {
     stream: SendStream<Data>,
     /// Is told how many bytes are sent.
     sends: F,
+    /// Nothing of the body was sent.
+    first: bool,
 }
 
 impl<F: Fn(usize)> Upload<F> {
     /// The head was sent.
     pub fn new(stream: SendStream<Data>, sends: F) -> Self {
-        Self { stream, sends }
+        Self { stream, sends, first: true }
     }
 
     /// The stream itself.
@@ -202,6 +204,9 @@ impl<F: Fn(usize)> Sink for Upload<F> {
 
     async fn data(&mut self, data: Data, more: More, stop: &Stop) -> Result<(), Lost> {
         (self.sends)(data.remaining());
+        if std::mem::take(&mut self.first) && more == More::Nothing && data.remaining() <= MAX_UNASKED_BYTES {
+            return Ok(self.stream.send_data(data, true)?);
+        }
         let mut left = Some(data);
         until(stop, |context| poll_send(&mut self.stream, &mut left, more, context)).await
     }

@@ -43,3 +43,7 @@ pub const MAX_CREDIT: u32 = 2_000;
 
 /// Credit that comes back each second. A client that sends a PING a second, and a window update now and then, never notices.
 pub const CREDIT_PER_SECOND: u32 = 100;
+
+/// A whole body of up to so many bytes is given to the library with its head, so that both leave in one send: it says only
+/// later, in a turn of its own, that the endpoint takes something. Until then it holds them.
+pub const MAX_UNASKED_BYTES: usize = 16 * 1024;
