@@ -6,6 +6,9 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::message::{Head, Message, Reader, WithoutLength};
 use crate::wait::DEADLINE;
@@ -259,6 +262,15 @@ impl Talk {
     /// The socket.
     pub fn socket(&self) -> &TcpStream {
         &self.reader.stream
+    }
+
+    /// Does nothing for so long, or until the peer has ended its side or broken off. What it sends stays where it is.
+    pub fn stand_still(&self, at_most: Duration) {
+        let until = Instant::now() + at_most;
+        let mut ends = [PollFd::new(&self.reader.stream, PollFlags::RDHUP)];
+        let left = Timespec { tv_sec: at_most.as_secs() as i64, tv_nsec: at_most.subsec_nanos().into() };
+        // A signal may come between.
+        while Instant::now() < until && !matches!(poll(&mut ends, Some(&left)), Ok(1..)) {}
     }
 }
 

@@ -244,6 +244,6 @@ mod tests {
         check("issue --ca DIR/ca --out DIR/web a/b", "`default` and `a/b` make no SPIFFE ID");
         check("issue --ca DIR/ca --out DIR/web web --ttl 1w", "unknown unit `w`");
         check("show DIR", "DIR holds no .pem file");
-        check("show DIR/nothing.pem", "DIR/nothing.pem is missing");
+        check("show DIR/nothing.pem", "cannot read DIR/nothing.pem: name a PEM file");
     }
 }

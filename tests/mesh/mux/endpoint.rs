@@ -139,7 +139,7 @@ fn whatever_an_endpoint_breaks_its_client_is_told_in_time() {
                 peer.manners = mux::Manners { answers: false, grants: false };
                 peer.until_end().map(drop)
             },
-            &[504, 503],
+            &[502, 503, 504],
         ),
         (
             "takes no channels",
