@@ -87,7 +87,7 @@ impl<N: Net> Asking<'_, N> {
         let wanted = self.wanted();
         let (uploaded, watch, turn) = (Uploaded::whole(), Watch::nobody(), Turn::default());
         let is_connect = self.head.asks == Asks::Connect;
-        if is_connect && lease.reused {
+        if is_connect && !lease.fresh {
             // There is no telling whether a kept connection is still there.
             return Err(Failed::Stale);
         }
@@ -98,7 +98,7 @@ impl<N: Net> Asking<'_, N> {
             uploaded: &uploaded,
             watch: &watch,
             turn: &turn,
-            stale: lease.reused,
+            stale: lease.reused && !is_connect,
             is_grpc: false,
             listener: self.listener,
         };
