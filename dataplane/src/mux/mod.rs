@@ -8,7 +8,6 @@
 //! the wire are specified in `PROTOCOL.md`, and read by [`ringmesh_codec::mux`].
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
-mod allowance;
 mod care;
 mod channel;
 mod limits;

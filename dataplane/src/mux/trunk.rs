@@ -12,9 +12,11 @@ use ringmesh_ring::buffer::Buffer;
 use ringmesh_ring::clock::Instant;
 use ringmesh_ring::output::Output;
 
-use super::allowance::Allowance;
 use super::channel::{Channel, Ended, State};
-use super::limits::{LAST_CHANNEL, MAX_COPIED_BYTES, MAX_EXTRA_BYTES, MAX_OWED_BYTES, MAX_WAITING_BYTES};
+use super::limits::{
+    CREDIT_PER_SECOND, LAST_CHANNEL, MAX_COPIED_BYTES, MAX_CREDIT, MAX_EXTRA_BYTES, MAX_OWED_BYTES, MAX_WAITING_BYTES,
+};
+use crate::proxy::allowance::Allowance;
 use crate::tls::Refused;
 
 /// Cost of a reset channel: what it carried was begun in vain.
@@ -126,7 +128,7 @@ impl Trunk {
             cause: RefCell::default(),
             awaited: Cell::new(0),
             extra: Cell::new(MAX_EXTRA_BYTES),
-            allowance: RefCell::new(Allowance::new(now)),
+            allowance: RefCell::new(Allowance::new(MAX_CREDIT, CREDIT_PER_SECOND, now)),
         });
         trunk.send(&Frame::Hello { channels: most });
         trunk

@@ -3,6 +3,7 @@
 
 pub mod transport;
 pub mod pace;
+pub(crate) mod allowance;
 pub mod deadline;
 pub mod original;
 pub mod connection;

@@ -9,6 +9,7 @@ use ringmesh_codec::http2::PREFACE;
 use ringmesh_ring::clock::Instant;
 
 use super::limits::{CREDIT_PER_SECOND, MAX_CREDIT};
+use crate::proxy::allowance::Allowance;
 
 /// Bytes of a frame's header (RFC 9113 section 4.1).
 const HEADER: usize = 9;
@@ -46,12 +47,11 @@ pub struct Calm {
     have: usize,
     /// Bytes to skip: the rest of a frame, or of the preface.
     skip: usize,
-    credit: u32,
+    allowance: Allowance,
     /// Whether its heads are requests, which are what we are there for; those of an endpoint answer ours.
     asks: bool,
     /// Window updates that the peer owes us for what we have sent; of an endpoint, heads too.
     owed: u64,
-    refilled: Instant,
     in_head: bool,
     /// Heads so far, those of trailers among them.
     heads: u64,
@@ -71,10 +71,9 @@ impl Calm {
             header: [0; HEADER],
             have: 0,
             skip: 0,
-            credit: MAX_CREDIT,
+            allowance: Allowance::new(MAX_CREDIT, CREDIT_PER_SECOND, now),
             asks: false,
             owed: 0,
-            refilled: now,
             in_head: false,
             heads: 0,
             frames: 0,
@@ -119,10 +118,6 @@ impl Calm {
         self.frames > 1 || self.frames == 1 && self.skip == 0
     }
 
-    fn earn(&mut self, credit: u32) {
-        self.credit = self.credit.saturating_add(credit).min(MAX_CREDIT);
-    }
-
     /// The peer has something to acknowledge: a frame with so many bytes, which may become several.
     pub fn earn_for(&mut self, bytes: usize) {
         self.owed = self.owed.saturating_add((bytes as u64 / 4096 + 1) * SENT);
@@ -139,40 +134,23 @@ impl Calm {
         }
         match kind {
             kind::HEADERS if self.asks => {
-                self.earn(REQUEST);
+                self.allowance.earn(REQUEST);
                 true
             }
             kind::DATA if !empty || flags & flag::END_STREAM != 0 => {
-                self.earn(1);
+                self.allowance.earn(1);
                 true
             }
-            kind::RST_STREAM => self.pay(RESET, now),
-            kind::SETTINGS => self.pay(RESET, now),
-            kind::CONTINUATION if !empty => self.pay(1, now),
-            kind::DATA | kind::CONTINUATION => self.pay(RESET, now),
+            kind::RST_STREAM => self.allowance.pay(RESET, now),
+            kind::SETTINGS => self.allowance.pay(RESET, now),
+            kind::CONTINUATION if !empty => self.allowance.pay(1, now),
+            kind::DATA | kind::CONTINUATION => self.allowance.pay(RESET, now),
             kind::WINDOW_UPDATE | kind::HEADERS if self.owed > 0 => {
                 self.owed -= 1;
                 true
             }
             // PRIORITY, PING, GOAWAY, more of WINDOW_UPDATE or heads than are owed, and what nobody knows.
-            _ => self.pay(1, now),
-        }
-    }
-
-    fn pay(&mut self, cost: u32, now: &impl Fn() -> Instant) -> bool {
-        if self.credit < cost {
-            let now = now();
-            let seconds = now.saturating_since(self.refilled).as_secs();
-            self.refilled = now;
-            let back = seconds.saturating_mul(u64::from(CREDIT_PER_SECOND)).min(u64::from(MAX_CREDIT));
-            self.earn(back as u32);
-        }
-        match self.credit.checked_sub(cost) {
-            Some(left) => {
-                self.credit = left;
-                true
-            }
-            None => false,
+            _ => self.allowance.pay(1, now),
         }
     }
 }
@@ -293,7 +271,11 @@ mod tests {
         for step in [1, 2, 7, 9, 10, 33] {
             let mut calm = Calm::of_client(Instant::ZERO);
             assert!(bytes.chunks(step).all(|part| calm.look(part, || Instant::ZERO)));
-            assert_eq!((calm.credit, calm.is_in_head(), calm.heads()), (whole.credit, true, 20), "{step}");
+            assert_eq!(
+                (calm.allowance.left(), calm.is_in_head(), calm.heads()),
+                (whole.allowance.left(), true, 20),
+                "{step}"
+            );
         }
     }
 }
