@@ -14,9 +14,9 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-/// How often files are looked at without an event. An effect "in about a second" is promised, and an idle sidecar may wake
-/// five times a second in all.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often files are looked at without an event. Each look wakes an idle sidecar twice, which may wake five times a second in
+/// all; where the kernel tells of changes, they take effect at once.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long files must rest before a change is told: editors write in several steps.
 const DEBOUNCE: Duration = Duration::from_millis(100);
