@@ -19,6 +19,7 @@ use ringmesh_tests::{
 use rustix::process::Signal;
 
 use super::{assert_reason, proxy_by_http2};
+use crate::mux::{Hop, Keys, opened};
 use crate::support::{DOMAIN, Program, caller, forwarding, pattern, proxy_to, ringmesh, strict};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -959,6 +960,22 @@ fn connect(authority: &str) -> Vec<(&str, &str)> {
     vec![(":method", "CONNECT"), (":authority", authority)]
 }
 
+/// Asks for a tunnel to `app.test`, and gives the answer's head with the client's end.
+fn ask_connect(version: Version, front: SocketAddr) -> (Head, Box<dyn End>) {
+    match version {
+        One => {
+            let mut client = Client::connect(front);
+            client.send("CONNECT app.test:443 HTTP/1.1\r\nHost: app.test:443\r\n\r\n");
+            (client.head(), Box::new(client))
+        }
+        Two => {
+            let mut client = Connection::connect(front);
+            let stream = client.open(&connect("app.test:443"), Ends::No);
+            (client.head(stream), Box::new(Stream::new(client, stream)))
+        }
+    }
+}
+
 #[test]
 fn connect_is_off_unless_it_is_asked_for_and_leads_only_where_the_routes_do() {
     on_both_drivers(|driver| {
@@ -1042,18 +1059,7 @@ fn connect_that_goes_on_asks_the_endpoint_in_its_version() {
                     }
                 };
                 assert_eq!((refused.status(), refused.text().as_str()), (407, "no"), "{client:?} {version:?}");
-                let (head, mut end): (Head, Box<dyn End>) = match client {
-                    One => {
-                        let mut client = Client::connect(front);
-                        client.send("CONNECT app.test:443 HTTP/1.1\r\nHost: app.test:443\r\n\r\n");
-                        (client.head(), Box::new(client))
-                    }
-                    Two => {
-                        let mut client = Connection::connect(front);
-                        let stream = client.open(&connect("app.test:443"), Ends::No);
-                        (client.head(stream), Box::new(Stream::new(client, stream)))
-                    }
-                };
+                let (head, mut end) = ask_connect(client, front);
                 assert_eq!((head.field("content-length"), head.field("x-further")), (None, Some("kept")), "{head:?}");
                 assert_eq!(end.exactly(5).unwrap(), b"first");
                 end.send(b"x").unwrap();
@@ -1061,6 +1067,68 @@ fn connect_that_goes_on_asks_the_endpoint_in_its_version() {
                 end.end().unwrap();
                 assert!(end.rest().unwrap().is_empty());
             }
+        }
+    });
+}
+
+#[test]
+fn tunnels_of_every_kind_begin_in_new_channels_of_a_connection_between_proxies_that_was_there_before() {
+    on_both_drivers(|driver| {
+        let service = Service::conversing(|talk| {
+            while let Some(request) = talk.request()? {
+                let accept = request.field("sec-websocket-key").map(websocket::accept);
+                match (request.head.request().0, accept) {
+                    ("CONNECT", _) => talk.send("HTTP/1.1 200 OK\r\n\r\n")?,
+                    (_, Some(accept)) => talk.send(format!(
+                        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                         Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: chat\r\n\r\n"
+                    ))?,
+                    _ => {
+                        talk.send(ok("plain"))?;
+                        continue;
+                    }
+                }
+                return echo(&mut &mut *talk, "");
+            }
+            Ok(())
+        });
+        let forward = "connect = \"forward\"\n";
+        // The declared version is what the other proxy gets where the connection is not shared.
+        for declared in [One, Two] {
+            let hop_keys =
+                Keys { front: forward, inbound: forward, there: keys(declared), workers: 1, ..Keys::default() };
+            let hop = Hop::to(driver, service.address(), hop_keys);
+            assert_eq!(Client::connect(hop.front).get("app", "/").text(), "plain");
+            // The channel of that request waits for the next, and nothing but a new one is fit for CONNECT. Behind the first
+            // tunnel none waits any more.
+            let mut tunnels = Vec::new();
+            for (number, client) in [One, Two, Two, One].into_iter().enumerate() {
+                let what = format!("{client:?} over {declared:?}, tunnels {number}");
+                let (head, end) = ask_connect(client, hop.front);
+                let told = head.field(":status").map_or_else(|| head.status(), |status| status.parse().unwrap());
+                assert_eq!(told, 200, "{what}: {head:?}");
+                tunnels.push((format!("{what}, CONNECT"), end));
+                let (head, end) = ask(client, hop.front, "/chat", "websocket");
+                assert_agreed(client, &head);
+                tunnels.push((format!("{what}, WebSocket"), end));
+            }
+            for round in 0..3 {
+                for (what, end) in &mut tunnels {
+                    let said = format!("{round} {what}");
+                    end.send(said.as_bytes()).unwrap();
+                    assert_eq!(end.exactly(said.len()).unwrap(), said.as_bytes(), "{what}");
+                }
+            }
+            assert_eq!(opened(&hop.here, "there"), 1, "{declared:?}: all of them share a connection");
+            let all = tunnels.len() as u64 + 1;
+            for (what, mut end) in tunnels {
+                end.end().unwrap();
+                assert!(end.rest().unwrap().is_empty(), "{what}");
+            }
+            for proxy in [&hop.here, &hop.there] {
+                proxy.wait_for_metric("ringmesh_request_outcome_total", &[("reason", "ok")], all);
+            }
+            hop.assert_rested();
         }
     });
 }
