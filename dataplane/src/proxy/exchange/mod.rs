@@ -180,6 +180,21 @@ pub struct Exchange<'a, N: Net> {
     pub listener: &'a Listener,
 }
 
+impl<'a, N: Net> Exchange<'a, N> {
+    /// One that is no gRPC call, on a connection that was not there before.
+    pub fn new(
+        worker: &'a Worker<N>,
+        listener: &'a Listener,
+        deadlines: &'a Deadlines<'a>,
+        uploaded: &'a Uploaded,
+        watch: &'a Watch,
+        turn: &'a Turn,
+    ) -> Self {
+        let stop = deadlines.stop();
+        Self { worker, stop, deadlines, uploaded, watch, turn, stale: false, is_grpc: false, listener }
+    }
+}
+
 impl<N: Net> Exchange<'_, N> {
     /// Passes the request's body on and the response back, both at once: the response may come before the request has ended.
     ///

@@ -92,15 +92,8 @@ impl<N: Net> Asking<'_, N> {
             return Err(Failed::Stale);
         }
         let exchange = Exchange {
-            worker: self.worker,
-            stop: self.stop,
-            deadlines,
-            uploaded: &uploaded,
-            watch: &watch,
-            turn: &turn,
             stale: lease.reused && !is_connect,
-            is_grpc: false,
-            listener: self.listener,
+            ..Exchange::new(self.worker, self.listener, deadlines, &uploaded, &watch, &turn)
         };
         let session = self.session;
         let mut reply = http2::Download::new(self.reply, |bytes| session.sends(bytes));
@@ -165,15 +158,8 @@ impl<N: Net> Asking<'_, N> {
         let (uploaded, watch, turn) = (Uploaded::whole(), Watch::nobody(), Turn::default());
         let is_connect = self.head.asks == Asks::Connect;
         let exchange = Exchange {
-            worker: self.worker,
-            stop: self.stop,
-            deadlines,
-            uploaded: &uploaded,
-            watch: &watch,
-            turn: &turn,
             stale: lease.reused && !is_connect,
-            is_grpc: false,
-            listener: self.listener,
+            ..Exchange::new(self.worker, self.listener, deadlines, &uploaded, &watch, &turn)
         };
         let bad = Failed::Ended(Reason::BadRequest);
         let mut request = if is_connect {
