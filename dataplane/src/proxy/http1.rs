@@ -535,8 +535,7 @@ impl<N: Net> Exchange<'_, N> {
         }
         let mut response = asked?;
         if !response.status().is_success() {
-            let result =
-                exchange::tunnel::pass_back(exchange, response, &mut answer, &mut reply, &mut stage, account).await;
+            let result = exchange.pass_back(response, &mut answer, &mut reply, &mut stage, account).await;
             self.stage = Stage::of(stage, reply.persists);
             return result;
         }

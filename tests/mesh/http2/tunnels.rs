@@ -198,10 +198,7 @@ fn ask(version: Version, front: SocketAddr, path: &str, protocol: &str) -> (Head
     match version {
         One => {
             let mut client = Client::connect(front);
-            client.send(format!(
-                "GET {path} HTTP/1.1\r\nHost: app\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\
-                 Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: chat, other\r\n\r\n"
-            ));
+            client.send(upgrade(path, protocol));
             let head = client.head();
             (head, Box::new(client))
         }
@@ -212,6 +209,14 @@ fn ask(version: Version, front: SocketAddr, path: &str, protocol: &str) -> (Head
             (head, Box::new(Stream::new(client, stream)))
         }
     }
+}
+
+/// The head of an Upgrade.
+fn upgrade(path: &str, protocol: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: app\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\
+         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: chat, other\r\n\r\n"
+    )
 }
 
 /// The head of an extended CONNECT.
@@ -671,6 +676,42 @@ fn a_refusal_by_an_endpoint_of_http_2_is_an_ordinary_response() {
         let stream = two.open(&extended("/chat", "websocket"), Ends::No);
         let answer = two.response(stream);
         assert_eq!((answer.status(), answer.text().as_str(), answer.field("x-why")), (403, "not so", Some("so")));
+    });
+}
+
+#[test]
+fn a_refusal_names_the_hop_once() {
+    on_both_drivers(|driver| {
+        let one = Service::conversing(|talk| {
+            while talk.request()?.is_some() {
+                talk.send("HTTP/1.1 403 No\r\nContent-Length: 6\r\nVia: 1.0 cache\r\n\r\nnot so")?;
+            }
+            Ok(())
+        });
+        let two = http2::conversing(&OFFERS, |talk| {
+            while let Some((stream, _)) = talk.next_head()? {
+                talk.send_message(stream, &Outgoing::status(403).with("via", "1.0 cache").body("not so"))?;
+            }
+            Ok(())
+        });
+        for (service, version, expected) in [(&one, One, "1.0 cache, 1.1 edge"), (&two, Two, "1.0 cache, 2 edge")] {
+            let front = ports::free();
+            let config = forwarding(front, &[service.address()], "via = \"edge\"\n", keys(version));
+            let _proxy = ringmesh(driver).config(config).start();
+            for client in [One, Two] {
+                let answer = match client {
+                    One => Client::connect(front).send(upgrade("/chat", "websocket")).response(),
+                    Two => {
+                        let mut client = Connection::connect(front);
+                        let stream = client.open(&extended("/chat", "websocket"), Ends::No);
+                        client.response(stream)
+                    }
+                };
+                assert_eq!((answer.status(), answer.text().as_str()), (403, "not so"), "{client:?} {version:?}");
+                let vias: Vec<&str> = answer.head.values("via").collect();
+                assert_eq!(vias, [expected], "{client:?} {version:?}");
+            }
+        }
     });
 }
 

@@ -25,7 +25,6 @@ use super::{Answer, Exchange, Lost, More, Part, Reply, Sink, Source, Stage, http
 use crate::outcome::Reason;
 use crate::pool::shared;
 use crate::proxy::deadline::{Deadlines, Part as Wait};
-use crate::proxy::http1::MAX_INTERIM;
 use crate::proxy::relay::{Raced, Turn, race};
 use crate::proxy::request::{Account, Failed};
 use crate::proxy::transport::Transport;
@@ -156,26 +155,8 @@ pub async fn ask<N: Net>(
     reply: &mut impl Reply,
     stage: &mut Stage,
 ) -> Result<Response<()>, Failed> {
-    match exchange.flush_request(sink).await {
-        Err(Lost::Io(_) | Lost::Gone) if exchange.stale => return Err(Failed::Stale),
-        Err(lost) => return Err(exchange.of_endpoint(lost)),
-        Ok(()) => {}
-    }
-    for _ in 0..=MAX_INTERIM {
-        let mut response = exchange.head(answer, reply).await?;
-        // What switches protocols is the last head of HTTP.
-        if !response.status().is_informational() || response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            if exchange.listener.config.hop.via.is_some() {
-                exchange.write_via(&mut response);
-            }
-            return Ok(response);
-        }
-        *stage = Stage::Begun;
-        exchange.giving(0);
-        reply.interim(response, exchange.stop).await.map_err(|lost| exchange.of_client(&lost))?;
-        *stage = Stage::Waiting;
-    }
-    Err(Failed::Ended(Reason::UpstreamGarbage))
+    exchange.flush_request(sink).await?;
+    exchange.final_head(answer, reply, stage).await
 }
 
 /// Whether an endpoint of HTTP/2 takes tunnels of other protocols.
@@ -216,51 +197,6 @@ pub fn begin<N: Net>(
     account.status = response.status().as_u16();
     *stage = Stage::Begun;
     reply.begin(response, More::Follows).map_err(|lost| exchange.of_client(&lost))
-}
-
-/// Passes a response on that is none to a tunnel, with its body.
-///
-/// # Errors
-/// As [`Exchange::run`].
-pub async fn pass_back<N: Net>(
-    exchange: &Exchange<'_, N>,
-    response: Response<()>,
-    answer: &mut impl Answer,
-    reply: &mut impl Reply,
-    stage: &mut Stage,
-    account: &mut Account,
-) -> Result<(), Failed> {
-    exchange.respond(&mut Begun { head: Some(response), answer }, reply, stage, account).await
-}
-
-/// An answer whose final head was taken.
-struct Begun<'a, A> {
-    head: Option<Response<()>>,
-    answer: &'a mut A,
-}
-
-impl<A: Answer> Source for Begun<'_, A> {
-    fn is_done(&self) -> bool {
-        self.answer.is_done()
-    }
-
-    fn ready(&mut self) -> Option<Result<Part, Lost>> {
-        self.answer.ready()
-    }
-
-    async fn next(&mut self, stop: &Stop) -> Result<Part, Lost> {
-        self.answer.next(stop).await
-    }
-
-    fn passed(&mut self, bytes: usize) {
-        self.answer.passed(bytes);
-    }
-}
-
-impl<A: Answer> Answer for Begun<'_, A> {
-    async fn head(&mut self, _stop: &Stop) -> Result<Response<()>, Lost> {
-        self.head.take().ok_or(Lost::Gone)
-    }
 }
 
 /// How an exchange for a tunnel failed, where its endpoint speaks HTTP/2.

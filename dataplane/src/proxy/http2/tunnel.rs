@@ -117,7 +117,7 @@ impl<N: Net> Asking<'_, N> {
         }
         let mut response = tunnel::ask(&exchange, &mut sink, &mut answer, &mut reply, self.stage).await?;
         if !wanted.is_begun_by_http1(&response).map_err(Failed::Ended)? {
-            tunnel::pass_back(&exchange, response, &mut answer, &mut reply, self.stage, account).await?;
+            exchange.pass_back(response, &mut answer, &mut reply, self.stage, account).await?;
             let persists = answer.persists();
             self.worker.return_scratch(scratch);
             if persists {
@@ -185,7 +185,7 @@ impl<N: Net> Asking<'_, N> {
         let (mut upload, mut answer) = tunnel::open(&exchange, lease, request)?;
         let mut response = tunnel::ask(&exchange, &mut upload, &mut answer, &mut reply, self.stage).await?;
         if !response.status().is_success() {
-            return tunnel::pass_back(&exchange, response, &mut answer, &mut reply, self.stage, account).await;
+            return exchange.pass_back(response, &mut answer, &mut reply, self.stage, account).await;
         }
         wanted.begin_by_http2(&mut response);
         tunnel::begin(&exchange, response, &mut reply, self.stage, account)?;
