@@ -4,10 +4,8 @@
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
 use std::cell::Cell;
-use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
-use std::task::Poll;
 
 use bytes::{Buf, Bytes};
 use h2::ext::Protocol;
@@ -25,7 +23,7 @@ use super::{Answer, Exchange, Lost, More, Part, Reply, Sink, Source, Stage, http
 use crate::outcome::Reason;
 use crate::pool::shared;
 use crate::proxy::deadline::{Deadlines, Part as Wait};
-use crate::proxy::relay::{Raced, Turn, race};
+use crate::proxy::relay::{Raced, Turn, both, race};
 use crate::proxy::request::{Account, Failed};
 use crate::proxy::transport::Transport;
 use crate::proxy::websocket::{self, Key};
@@ -232,51 +230,27 @@ pub async fn carry<N: Net>(
     let forth = Way { worker, deadlines, part: Wait::Forth, late: Reason::UpstreamReadsSlowly, moved: &received };
     let back = Way { part: Wait::Back, late: Reason::ClientReadsSlowly, moved: &sent, ..forth };
     forth.has_moved(0);
-    let ended = {
-        let mut forth = pin!(forth.carry(client.from, endpoint.to));
-        let mut back = pin!(back.carry(endpoint.from, client.to));
-        let (mut forth_ended, mut back_ended) = (None, None);
-        poll_fn(|context| {
-            for _round in 0..2 {
-                if forth_ended.is_none()
-                    && let Poll::Ready(result) = forth.as_mut().poll(context)
-                {
-                    forth_ended = Some(result);
-                }
-                if back_ended.is_none()
-                    && let Poll::Ready(result) = back.as_mut().poll(context)
-                {
-                    back_ended = Some(result);
-                }
-                if !matches!((&forth_ended, &back_ended), (Some(Err(_)), None) | (None, Some(Err(_)))) {
-                    break;
-                }
-                // One way has failed. What the other has in flight is stopped and awaited.
-                deadlines.stop().trigger(StopReason::Abort);
-            }
-            if forth_ended.is_some() && back_ended.is_some() { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
-        let failed = |ended: Option<Result<(), Failure>>, from, to| match ended?.err()? {
-            // Stopped because the other has failed, or because the client has reset its stream.
-            Failure::From(Lost::Stopped(StopReason::Abort)) | Failure::To(Lost::Stopped(StopReason::Abort)) => None,
-            Failure::From(lost) => Some(lost.reason(deadlines, from)),
-            Failure::To(lost) => Some(lost.reason(deadlines, to)),
-        };
-        let is_whole = matches!((&forth_ended, &back_ended), (Some(Ok(())), Some(Ok(()))));
-        match failed(forth_ended, Reason::ClientAborted, Reason::UpstreamReset) {
-            _ if is_whole => Ok(()),
-            // A stream that ends with its connection may hear of that first.
-            _ if deadlines.stop().reason() == Some(StopReason::Drain) => Err(Reason::Drained),
-            Some(reason) => Err(reason),
-            None => {
-                Err(failed(back_ended, Reason::UpstreamReset, Reason::ClientAborted).unwrap_or(Reason::ClientAborted))
-            }
-        }
+    let ends = {
+        let forth = pin!(forth.carry(client.from, endpoint.to));
+        let back = pin!(back.carry(endpoint.from, client.to));
+        both(deadlines.stop(), forth, back).await
     };
     account.request_bytes += received.get();
     account.response_bytes += sent.get();
-    ended
+    let failed = |end: Option<Failure>, from, to| match end? {
+        // Stopped because the other has failed, or because the client has reset its stream.
+        Failure::From(Lost::Stopped(StopReason::Abort)) | Failure::To(Lost::Stopped(StopReason::Abort)) => None,
+        Failure::From(lost) => Some(lost.reason(deadlines, from)),
+        Failure::To(lost) => Some(lost.reason(deadlines, to)),
+    };
+    let is_whole = ends.forth.is_none() && ends.back.is_none();
+    match failed(ends.forth, Reason::ClientAborted, Reason::UpstreamReset) {
+        _ if is_whole => Ok(()),
+        // A stream that ends with its connection may hear of that first.
+        _ if deadlines.stop().reason() == Some(StopReason::Drain) => Err(Reason::Drained),
+        Some(reason) => Err(reason),
+        None => Err(failed(ends.back, Reason::UpstreamReset, Reason::ClientAborted).unwrap_or(Reason::ClientAborted)),
+    }
 }
 
 /// Which end of a way failed.
