@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use ringmesh_tests::service::ok;
-use ringmesh_tests::{Service, eventually, on_both_drivers, ports};
+use ringmesh_tests::{Random, Service, eventually, on_both_drivers, ports};
 
 use crate::support::ringmesh;
 
@@ -25,28 +25,9 @@ const PATIENCE: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs
 /// Stands in targets for what tells one try of one case from the others.
 const TAG: &[u8] = b"@@@@@@@@";
 
-/// Numbers from a seed (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    fn pick<'a>(&mut self, list: &[&'a str]) -> &'a str {
-        list[self.below(list.len())]
-    }
-
-    fn one_in(&mut self, chance: usize) -> bool {
-        self.below(chance) == 0
-    }
+/// One of these.
+fn pick<'a>(random: &mut Random, list: &[&'a str]) -> &'a str {
+    list[random.below(list.len())]
 }
 
 /// Fields that say how long the body is (with spaces but no tabs around the value, which RFC 9110 section 5.6.3 allows and
@@ -185,12 +166,12 @@ const HOSTS: &[&str] = &[
 
 /// One request, whose target tells its number.
 fn request(random: &mut Random, number: usize, out: &mut Vec<u8>) {
-    let method = random.pick(&["POST", "POST", "PUT", "GET", "DELETE"]);
+    let method = pick(random, &["POST", "POST", "PUT", "GET", "DELETE"]);
     let target = format!("/@@@@@@@@/{number}");
     // Most requests are odd in one place or none: a second oddity would hide behind the first.
     let odd = random.below(6);
     let choose = |random: &mut Random, place: usize, list: &'static [&'static str]| {
-        if odd == place { random.pick(list) } else { list[0] }
+        if odd == place { pick(random, list) } else { list[0] }
     };
     let line = choose(random, 0, LINES).replace('M', method).replace('~', &target);
     out.extend_from_slice(line.as_bytes());
@@ -201,7 +182,7 @@ fn request(random: &mut Random, number: usize, out: &mut Vec<u8>) {
         1 => "GET /@@@@@@@@/hidden HTTP/1.1\r\nHost: app.test\r\n\r\n".to_owned(),
         _ => "x".repeat(random.below(40)),
     };
-    if random.one_in(2) {
+    if random.below(2) == 0 {
         let fields = choose(random, 2, LENGTHS).replace('N', &content.len().to_string());
         out.extend_from_slice(fields.as_bytes());
         out.extend_from_slice(b"\r\n");
