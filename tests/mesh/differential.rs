@@ -2,17 +2,15 @@
 //! with the same bodies. Where they do not, Ringmesh has refused what the other takes, and nothing else: what it lets
 //! through has one reading.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use ringmesh_tests::service::ok;
-use ringmesh_tests::{Service, eventually, on_both_drivers, ports};
+use ringmesh_tests::{Program, Random, Service, on_both_drivers, ports};
 
 use crate::support::ringmesh;
 
@@ -25,28 +23,9 @@ const PATIENCE: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs
 /// Stands in targets for what tells one try of one case from the others.
 const TAG: &[u8] = b"@@@@@@@@";
 
-/// Numbers from a seed (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    fn pick<'a>(&mut self, list: &[&'a str]) -> &'a str {
-        list[self.below(list.len())]
-    }
-
-    fn one_in(&mut self, chance: usize) -> bool {
-        self.below(chance) == 0
-    }
+/// One of these.
+fn pick<'a>(random: &mut Random, list: &[&'a str]) -> &'a str {
+    list[random.below(list.len())]
 }
 
 /// Fields that say how long the body is (with spaces but no tabs around the value, which RFC 9110 section 5.6.3 allows and
@@ -185,12 +164,12 @@ const HOSTS: &[&str] = &[
 
 /// One request, whose target tells its number.
 fn request(random: &mut Random, number: usize, out: &mut Vec<u8>) {
-    let method = random.pick(&["POST", "POST", "PUT", "GET", "DELETE"]);
+    let method = pick(random, &["POST", "POST", "PUT", "GET", "DELETE"]);
     let target = format!("/@@@@@@@@/{number}");
     // Most requests are odd in one place or none: a second oddity would hide behind the first.
     let odd = random.below(6);
     let choose = |random: &mut Random, place: usize, list: &'static [&'static str]| {
-        if odd == place { random.pick(list) } else { list[0] }
+        if odd == place { pick(random, list) } else { list[0] }
     };
     let line = choose(random, 0, LINES).replace('M', method).replace('~', &target);
     out.extend_from_slice(line.as_bytes());
@@ -201,7 +180,7 @@ fn request(random: &mut Random, number: usize, out: &mut Vec<u8>) {
         1 => "GET /@@@@@@@@/hidden HTTP/1.1\r\nHost: app.test\r\n\r\n".to_owned(),
         _ => "x".repeat(random.below(40)),
     };
-    if random.one_in(2) {
+    if random.below(2) == 0 {
         let fields = choose(random, 2, LENGTHS).replace('N', &content.len().to_string());
         out.extend_from_slice(fields.as_bytes());
         out.extend_from_slice(b"\r\n");
@@ -233,47 +212,6 @@ fn case(seed: u64) -> Vec<u8> {
 
 /// A request as a service has seen it: method, target, body.
 type Seen = (String, String, Vec<u8>);
-
-/// A program between two ports. Dropped, it ends.
-struct Peer(Child);
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn start(program: &str, words: &[&str], listen: SocketAddr) -> Peer {
-    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-    let child = Command::new(program).args(words).env("PATH", path).stdin(Stdio::null()).stderr(Stdio::null()).spawn();
-    let peer = Peer(child.unwrap_or_else(|error| panic!("{program}: {error}; apt-get install nginx-light haproxy")));
-    eventually(&format!("{program} listens"), || TcpStream::connect(listen).ok());
-    peer
-}
-
-fn nginx(folder: &std::path::Path, listen: SocketAddr, service: SocketAddr) -> Peer {
-    let config = format!(
-        "daemon off;\nmaster_process off;\npid {0}/nginx.pid;\nerror_log {0}/nginx.log crit;\nevents {{ worker_connections 1000; }}\n\
-         http {{\n  access_log off;\n  client_body_temp_path {0}/1;\n  proxy_temp_path {0}/2;\n  fastcgi_temp_path {0}/3;\n\
-         uwsgi_temp_path {0}/4;\n  scgi_temp_path {0}/5;\n  server {{\n    listen {listen};\n    location / {{\n\
-         proxy_pass http://{service};\n      proxy_http_version 1.1;\n    }}\n  }}\n}}\n",
-        folder.display()
-    );
-    let file = folder.join("nginx.conf");
-    fs::write(&file, config).unwrap();
-    start("nginx", &["-p", folder.to_str().unwrap(), "-c", file.to_str().unwrap()], listen)
-}
-
-fn haproxy(folder: &std::path::Path, listen: SocketAddr, service: SocketAddr) -> Peer {
-    let config = format!(
-        "defaults\n  mode http\n  timeout connect 5s\n  timeout client 30s\n  timeout server 30s\nfrontend f\n  bind {listen}\n\
-         default_backend b\nbackend b\n  server s {service}\n"
-    );
-    let file = folder.join("haproxy.cfg");
-    fs::write(&file, config).unwrap();
-    start("haproxy", &["-db", "-f", file.to_str().unwrap()], listen)
-}
 
 /// One peer with its service, and the ways to it.
 struct Ways {
@@ -341,15 +279,24 @@ enum Agreement {
 fn what_nginx_and_haproxy_see_through_the_proxy_is_what_they_see_without_it_or_it_was_refused() {
     let seeds = AtomicU32::new(1);
     on_both_drivers(|driver| {
-        let folder = tempfile::tempdir().unwrap();
         let service = || Service::http(|_| ok(""));
         let peer = |name, service: Service| {
             let (straight, through, tries) = (ports::free(), ports::free(), AtomicU32::new(0));
             Ways { name, service, straight, through, tries }
         };
         let ways = [peer("nginx", service()), peer("haproxy", service())];
-        let _nginx = nginx(folder.path(), ways[0].straight, ways[0].service.address());
-        let _haproxy = haproxy(folder.path(), ways[1].straight, ways[1].service.address());
+        let [nginx, haproxy] = ways.each_ref().map(|way| (way.straight, way.service.address()));
+        let _nginx = Program::nginx_http(
+            nginx.0,
+            &format!(
+                "server {{ listen {}; location / {{ proxy_pass http://{}; proxy_http_version 1.1; }} }}",
+                nginx.0, nginx.1
+            ),
+        );
+        let _haproxy = Program::haproxy(
+            haproxy.0,
+            &format!("listen all\n  mode http\n  bind {}\n  server s {}\n", haproxy.0, haproxy.1),
+        );
         let config: String = ways
             .iter()
             .map(|Ways { name, straight, through, .. }| {

@@ -9,6 +9,7 @@ use ringmesh_tests::http2::{self, Connection, Outgoing};
 use ringmesh_tests::{Client, Driver, Message, Program, Proxy, Service, on_both_drivers, ports};
 use tempfile::TempDir;
 
+use crate::http2::programs::check;
 use crate::support::{DOMAIN, RINGMESH, identity, pattern, ringmesh};
 
 /// Envoy itself, which `./tests/run` puts beside the build; the package's own command is a Python program that starts it.
@@ -193,26 +194,11 @@ fn echo() -> Service {
     })
 }
 
-/// Requests of both versions, small and large, one by one and many at a time. Gives an answer.
+/// Requests of every kind. Gives the answer to one more.
 #[track_caller]
 fn exchange(front: SocketAddr, what: &str) -> Message {
-    let mut two = Connection::connect(front);
-    for bytes in [0, 1, 70_000, 1_000_000] {
-        let body = pattern(bytes);
-        let answer = two.exchange(&Outgoing::post("app", "/echo", body.clone()));
-        assert_eq!(answer.status(), 200, "{what}: {answer:?}");
-        assert!(answer.body == body, "{what}: {bytes} bytes");
-    }
-    let streams: Vec<u32> = (0..50).map(|_| two.request(&Outgoing::post("app", "/echo", "many"))).collect();
-    for stream in streams {
-        assert_eq!(two.response(stream).text(), "many", "{what}");
-    }
-    let mut one = Client::connect(front);
-    for _ in 0..3 {
-        one.send("POST /echo HTTP/1.1\r\nHost: app\r\nContent-Length: 4\r\n\r\nover");
-        assert_eq!(one.response().text(), "over", "{what}");
-    }
-    one.get("app", "/last")
+    check(front, what);
+    Client::connect(front).get("app", "/last")
 }
 
 #[track_caller]

@@ -561,12 +561,11 @@ fn haproxy_and_nginx_understand_whom_they_are_told() {
                  http-request return status 200 content-type text/plain lf-string \"%[src] %[src_port] %[dst] %[dst_port]\"\n"
             ),
         );
-        let _nginx = Program::nginx(
+        let _nginx = Program::nginx_http(
             nginx,
             &format!(
-                "http {{ access_log off; client_body_temp_path DIR/1; proxy_temp_path DIR/2; fastcgi_temp_path DIR/3;\n\
-                 uwsgi_temp_path DIR/4; scgi_temp_path DIR/5;\n server {{ listen {nginx} proxy_protocol;\n\
-                 location / {{ return 200 '$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_addr $proxy_protocol_server_port'; }} }} }}"
+                "server {{ listen {nginx} proxy_protocol;\n\
+                 location / {{ return 200 '$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_addr $proxy_protocol_server_port'; }} }}"
             ),
         );
         let way = |name: &str, front: SocketAddr, to: SocketAddr, version: &str| {

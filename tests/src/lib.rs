@@ -11,6 +11,7 @@
 
 pub mod wait;
 pub mod ports;
+pub mod random;
 pub mod network;
 pub mod driver;
 
@@ -37,5 +38,6 @@ pub use message::{Head, Message};
 pub use metrics::Metrics;
 pub use programs::Program;
 pub use proxy::{Builder, Proxy};
+pub use random::Random;
 pub use service::Service;
 pub use wait::{DEADLINE, eventually, hold};

@@ -43,6 +43,18 @@ impl Program {
         Self::start(Path::new("nginx"), debian, &["-e", "stderr", "-c"], "config", &config, address)
     }
 
+    /// nginx with these directives in its `http` section, which listens at `address`.
+    ///
+    /// # Panics
+    /// If it is not installed, or does not listen.
+    #[track_caller]
+    pub fn nginx_http(address: SocketAddr, directives: &str) -> Self {
+        // Where it keeps bodies unless told otherwise is root's.
+        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+        let temporary = temporary.map(|name| format!("{name}_temp_path DIR/{name};\n")).concat();
+        Self::nginx(address, &format!("http {{ access_log off;\n{temporary}{directives}\n}}"))
+    }
+
     /// Envoy, which is `program`, with this config in YAML, which listens at `address`.
     ///
     /// # Panics

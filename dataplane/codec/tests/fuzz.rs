@@ -4,10 +4,15 @@
 #[allow(unreachable_pub, reason = "the same file is the library of the fuzz targets")]
 #[path = "../fuzz/src/entries.rs"]
 mod entries;
+#[allow(unreachable_pub, reason = "the same file is a module of the mesh tests' harness")]
+#[path = "../../../tests/src/random.rs"]
+mod random;
 
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
+
+use random::Random;
 
 /// Changed inputs of each entry.
 const INPUTS: u32 = 40_000;
@@ -43,38 +48,26 @@ const WORDS: [&[u8]; 24] = [
     b"\"",
 ];
 
-/// Numbers from a seed (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) % bound as u64) as usize
-    }
-
-    /// Changes an input in a few places.
-    fn change(&mut self, corpus: &[Vec<u8>]) -> Vec<u8> {
-        let mut bytes = corpus[self.below(corpus.len())].clone();
-        for _ in 0..=self.below(3) {
-            let at = self.below(bytes.len() + 1);
-            match self.below(6) {
-                0 => bytes.truncate(at),
-                1 if at < bytes.len() => bytes[at] = self.below(256) as u8,
-                2 if at < bytes.len() => drop(bytes.remove(at)),
-                3 => {
-                    let other = &corpus[self.below(corpus.len())];
-                    bytes.truncate(at);
-                    bytes.extend_from_slice(&other[self.below(other.len() + 1)..]);
-                }
-                4 if at < bytes.len() => bytes[at] ^= 1 << self.below(8),
-                _ => drop(bytes.splice(at..at, WORDS[self.below(WORDS.len())].iter().copied())),
+/// Changes an input in a few places.
+fn change(random: &mut Random, corpus: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = corpus[random.below(corpus.len())].clone();
+    for _ in 0..=random.below(3) {
+        let at = random.below(bytes.len() + 1);
+        match random.below(6) {
+            0 => bytes.truncate(at),
+            1 if at < bytes.len() => bytes[at] = random.below(256) as u8,
+            2 if at < bytes.len() => drop(bytes.remove(at)),
+            3 => {
+                let other = &corpus[random.below(corpus.len())];
+                bytes.truncate(at);
+                bytes.extend_from_slice(&other[random.below(other.len() + 1)..]);
             }
+            4 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
+            _ => drop(bytes.splice(at..at, WORDS[random.below(WORDS.len())].iter().copied())),
         }
-        bytes.truncate(MAX_BYTES);
-        bytes
     }
+    bytes.truncate(MAX_BYTES);
+    bytes
 }
 
 fn run(name: &str, entry: fn(&[u8])) {
@@ -93,7 +86,7 @@ fn run(name: &str, entry: fn(&[u8])) {
         check(&|| file.display().to_string(), input);
     }
     for seed in 0..INPUTS {
-        let input = Random(seed.into()).change(&corpus);
+        let input = change(&mut Random(seed.into()), &corpus);
         check(&|| format!("seed {seed}"), &input);
     }
 }

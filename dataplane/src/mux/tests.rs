@@ -1,5 +1,9 @@
 //! Two trunks with a network in memory between them, and one with a peer that keeps to nothing.
 
+#[allow(unreachable_pub, reason = "the same file is a module of the mesh tests' harness")]
+#[path = "../../../tests/src/random.rs"]
+mod random;
+
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
 use std::rc::Rc;
@@ -12,6 +16,8 @@ use ringmesh_ring::net::Net;
 use ringmesh_ring::output::Output;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use ringmesh_ring::stream::{Error, Idle, Stream};
+
+use random::Random;
 
 use super::care::Patience;
 use super::pump::{self, Over};
@@ -502,18 +508,6 @@ fn a_reader_that_keeps_up_gets_a_larger_window_and_one_that_does_not_keeps_the_f
 #[test]
 fn broken_tells_what_was_wrong() {
     assert_eq!(Broken::Window(7).to_string(), "more bytes in channel 7 than there was credit for");
-}
-
-/// Numbers from a seed (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) % bound as u64) as usize
-    }
 }
 
 /// What one side of a channel does.

@@ -223,6 +223,18 @@ enum Stage {
     DoneAndClose,
 }
 
+impl Stage {
+    /// The same of an exchange with an endpoint that speaks HTTP/2. `persists`: whether the connection may go on behind it.
+    fn of(stage: exchange::Stage, persists: bool) -> Self {
+        match stage {
+            exchange::Stage::Waiting => Self::Waiting,
+            exchange::Stage::Begun => Self::Begun,
+            exchange::Stage::Done if persists => Self::Done,
+            exchange::Stage::Done => Self::DoneAndClose,
+        }
+    }
+}
+
 /// What a client asks to make of its connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Asks {
@@ -409,16 +421,11 @@ impl<N: Net> Exchange<'_, N> {
             Uploaded::underway(head.expects_continue() && self.buffer.is_empty())
         };
         let watch = Watch::new(head);
+        let turn = &self.connection.turn;
         let exchange = exchange::Exchange {
-            worker: self.worker,
-            stop,
-            deadlines: &deadlines,
-            uploaded: &uploaded,
-            watch: &watch,
-            turn: &self.connection.turn,
             stale: lease.reused && bodiless && head.known_method().is_safe(),
             is_grpc,
-            listener: self.listener,
+            ..exchange::Exchange::new(self.worker, self.listener, &deadlines, &uploaded, &watch, turn)
         };
         let mut progress = exchange::http1::Progress::new(self.body.clone());
         let mut stage = exchange::Stage::Waiting;
@@ -443,12 +450,7 @@ impl<N: Net> Exchange<'_, N> {
         };
         let persists = reply.persists;
         self.body = progress.scanner;
-        self.stage = match stage {
-            exchange::Stage::Waiting => Stage::Waiting,
-            exchange::Stage::Begun => Stage::Begun,
-            exchange::Stage::Done if persists && self.body.state() == State::Done => Stage::Done,
-            exchange::Stage::Done => Stage::DoneAndClose,
-        };
+        self.stage = Stage::of(stage, persists && self.body.state() == State::Done);
         match result {
             Err(Failed::Stale) if self.kept.as_ref().is_some_and(|kept| !kept.is_whole()) => {
                 Err(Failed::Ended(Reason::UpstreamReset))
@@ -485,16 +487,10 @@ impl<N: Net> Exchange<'_, N> {
         let deadlines = patience.deadlines(stop, self.listener);
         let watch = Watch::new(&self.scratch.request);
         let is_connect = matches!(wanted, Wanted::Connect);
+        let turn = &self.connection.turn;
         let exchange = exchange::Exchange {
-            worker: self.worker,
-            stop,
-            deadlines: &deadlines,
-            uploaded: &uploaded,
-            watch: &watch,
-            turn: &self.connection.turn,
             stale: lease.reused && !is_connect,
-            is_grpc: false,
-            listener: self.listener,
+            ..exchange::Exchange::new(self.worker, self.listener, &deadlines, &uploaded, &watch, turn)
         };
         if is_connect {
             if self.listener.config.hop.connect == Connect::Terminate {
@@ -539,14 +535,8 @@ impl<N: Net> Exchange<'_, N> {
         }
         let mut response = asked?;
         if !response.status().is_success() {
-            let result =
-                exchange::tunnel::pass_back(exchange, response, &mut answer, &mut reply, &mut stage, account).await;
-            self.stage = match stage {
-                exchange::Stage::Waiting => Stage::Waiting,
-                exchange::Stage::Begun => Stage::Begun,
-                exchange::Stage::Done if reply.persists => Stage::Done,
-                exchange::Stage::Done => Stage::DoneAndClose,
-            };
+            let result = exchange.pass_back(response, &mut answer, &mut reply, &mut stage, account).await;
+            self.stage = Stage::of(stage, reply.persists);
             return result;
         }
         wanted.begin_by_http1(&mut response);

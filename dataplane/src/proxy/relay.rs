@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 
 use ringmesh_ring::buffer::{Buffer, Size};
@@ -12,7 +12,7 @@ use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::output::Output;
 use ringmesh_ring::splice::Pipe;
-use ringmesh_ring::stop::Reason as StopReason;
+use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use ringmesh_ring::stream::{Error, Stream};
 
 use crate::outcome::Reason;
@@ -69,6 +69,51 @@ pub async fn race<A: Future, B: Future>(first: A, second: B) -> Raced<A::Output,
         second.as_mut().poll(context).map(Raced::Second)
     })
     .await
+}
+
+/// How two directions have ended that run at once.
+pub struct Ends<E> {
+    /// How the one from the client failed, if it did.
+    pub forth: Option<E>,
+    /// How the one to the client failed, if it did.
+    pub back: Option<E>,
+    /// Which of them was first.
+    pub first: Part,
+}
+
+/// Runs two directions to their ends. When one fails, what the other has in flight is stopped and awaited.
+pub async fn both<E>(
+    stop: &Stop,
+    mut forth: Pin<&mut impl Future<Output = Result<(), E>>>,
+    mut back: Pin<&mut impl Future<Output = Result<(), E>>>,
+) -> Ends<E> {
+    let (mut forth_ended, mut back_ended) = (None, None);
+    let mut first = Part::Forth;
+    poll_fn(|context| {
+        for _round in 0..2 {
+            if forth_ended.is_none()
+                && let Poll::Ready(result) = forth.as_mut().poll(context)
+            {
+                forth_ended = Some(result);
+            }
+            if back_ended.is_none()
+                && let Poll::Ready(result) = back.as_mut().poll(context)
+            {
+                back_ended = Some(result);
+                if forth_ended.is_none() {
+                    first = Part::Back;
+                }
+            }
+            if !matches!((&forth_ended, &back_ended), (Some(Err(_)), None) | (None, Some(Err(_)))) {
+                break;
+            }
+            stop.trigger(StopReason::Abort);
+        }
+        if forth_ended.is_some() && back_ended.is_some() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    let failed = |ended: Option<Result<(), E>>| ended?.err();
+    Ends { forth: failed(forth_ended), back: failed(back_ended), first }
 }
 
 /// Both sides of an opaque connection.
@@ -199,37 +244,13 @@ pub async fn relay<N: Net>(worker: &Worker<N>, sides: &Sides<'_, N::Stream>) -> 
         over: &back_over,
         other_over: &forth_over,
     };
-    let mut forth = pin!(one_way(worker, sides, &forth));
-    let mut back = pin!(one_way(worker, sides, &back));
-    let (mut forth_ended, mut back_ended) = (None, None);
-    let mut first = By::Client;
-    poll_fn(|context| {
-        for _round in 0..2 {
-            if forth_ended.is_none()
-                && let Poll::Ready(result) = forth.as_mut().poll(context)
-            {
-                forth_ended = Some(result);
-            }
-            if back_ended.is_none()
-                && let Poll::Ready(result) = back.as_mut().poll(context)
-            {
-                back_ended = Some(result);
-                if forth_ended.is_none() {
-                    first = By::Endpoint;
-                }
-            }
-            if !matches!((&forth_ended, &back_ended), (Some(Err(_)), None) | (None, Some(Err(_)))) {
-                break;
-            }
-            // One direction has failed. What the other has in flight is stopped and awaited.
-            sides.deadlines.stop().trigger(StopReason::Abort);
-        }
-        if forth_ended.is_some() && back_ended.is_some() { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
+    let forth = pin!(one_way(worker, sides, &forth));
+    let back = pin!(one_way(worker, sides, &back));
+    let ends = both(sides.deadlines.stop(), forth, back).await;
+    let first = if ends.first == Part::Forth { By::Client } else { By::Endpoint };
     let (client, upstream) = ((Reason::ClientAborted, By::Client), (Reason::UpstreamReset, By::Endpoint));
     let broken = |(reason, by), error: &io::Error| Some(Ended { reason, by, how: How::of(error) });
-    let failed = |end: Option<Result<(), Failed>>, from, to| match end?.err()? {
+    let failed = |end: Option<Failed>, from, to| match end? {
         Failed::From(Error::Io(error)) => broken(from, &error),
         Failed::To(Error::Io(error)) => broken(to, &error),
         Failed::From(Error::Stopped(reason)) | Failed::To(Error::Stopped(reason)) => match reason {
@@ -240,7 +261,7 @@ pub async fn relay<N: Net>(worker: &Worker<N>, sides: &Sides<'_, N::Stream>) -> 
             StopReason::Abort => None,
         },
     };
-    match failed(forth_ended, client, upstream).or_else(|| failed(back_ended, upstream, client)) {
+    match failed(ends.forth, client, upstream).or_else(|| failed(ends.back, upstream, client)) {
         None => Ended { reason: Reason::Ok, by: first, how: How::End },
         Some(ended) => {
             // The other side learns that this was no orderly end.

@@ -10,7 +10,7 @@ use ringmesh_tests::http2::message::grpc_frame;
 use ringmesh_tests::http2::{self, Connection, Outgoing};
 use ringmesh_tests::{Driver, Proxy, eventually, on_both_drivers, ports};
 
-use crate::http2::programs::Nginx;
+use crate::http2::programs::nginx;
 use crate::support::{DOMAIN, RINGMESH, identity, ringmesh};
 
 /// The folder of other implementations, which `./tests/run` puts beside the build.
@@ -193,10 +193,10 @@ fn grpcio_calls_through_nginx_in_front_of_the_proxy() {
     on_both_drivers(|driver| {
         let service = Grpcio::start();
         let (_proxy, front) = routed(driver, service.address);
-        let nginx = Nginx::start(&format!(
+        let (_nginx, address) = nginx(&format!(
             "client_max_body_size 0; client_body_timeout 30s; \
              location / {{ grpc_pass grpc://{front}; grpc_set_header Host $host; grpc_read_timeout 30s; }}"
         ));
-        call(nginx.address());
+        call(address);
     });
 }

@@ -1,111 +1,37 @@
 //! Programs of others on either side: curl, h2load, nginx, HAProxy.
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
+use std::process::Command;
 
 use ringmesh_tests::certificates::Authority;
 use ringmesh_tests::http2::{self, Connection, Outgoing};
-use ringmesh_tests::{Client, Service, eventually, on_both_drivers, ports};
-use tempfile::TempDir;
+use ringmesh_tests::{Client, Program, Service, on_both_drivers, ports};
 
 use super::proxy_by_http2;
 use crate::support::{DOMAIN, forwarding, pattern, proxy_to, ringmesh};
 
-/// A program of somebody else, with a folder of its own. It ends when it is dropped.
-struct Program {
-    child: Child,
-    folder: TempDir,
-    address: SocketAddr,
+/// nginx, which speaks HTTP/2 by prior knowledge, and whose server has these directives; and where it listens.
+pub(crate) fn nginx(server: &str) -> (Program, SocketAddr) {
+    let address = ports::free();
+    (Program::nginx_http(address, &format!("server {{ listen {address} http2;\n{server}\n}}")), address)
 }
 
-impl Program {
-    /// Starts it with a config that names an address, and waits until it listens there.
-    fn start(package: &str, command: impl Fn(&Path) -> Command, config: impl Fn(SocketAddr, &Path) -> String) -> Self {
-        let (folder, address) = (tempfile::tempdir().unwrap(), ports::free());
-        fs::write(folder.path().join("config"), config(address, folder.path())).unwrap();
-        let log = fs::File::create(folder.path().join("log")).unwrap();
-        let mut command = command(folder.path());
-        let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-        command.env("PATH", path).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        let child = command.spawn().unwrap_or_else(|error| panic!("{error}: apt-get install {package}"));
-        let mut program = Self { child, folder, address };
-        eventually("it listens", || {
-            if let Some(status) = program.child.try_wait().unwrap() {
-                let log = fs::read_to_string(program.folder.path().join("log")).unwrap_or_default();
-                panic!("{package} ended, {status}: {log}");
-            }
-            TcpStream::connect(address).ok()
-        });
-        program
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// nginx, which speaks HTTP/2 by prior knowledge.
-pub(crate) struct Nginx(Program);
-
-impl Nginx {
-    /// One whose server has these directives.
-    pub(crate) fn start(server: &str) -> Self {
-        let command = |folder: &Path| {
-            let mut command = Command::new("nginx");
-            command.arg("-p").arg(folder).arg("-c").arg(folder.join("config"));
-            command.arg("-e").arg(folder.join("error.log"));
-            command
-        };
-        let config = |address: SocketAddr, folder: &Path| {
-            let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-                .map(|name| format!("{name}_temp_path {}/{name};\n", folder.display()))
-                .concat();
-            // One process, so that ending it ends all of it.
-            format!(
-                "daemon off; master_process off; pid {0}/pid;\nevents {{ worker_connections 1000; }}\n\
-                 http {{ access_log off; error_log {0}/error.log;\n{temporary}\
-                 server {{ listen {address} http2;\n{server}\n}} }}\n",
-                folder.display()
-            )
-        };
-        Self(Program::start("nginx-light", command, config))
-    }
-
-    /// Where it listens.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.0.address
-    }
-}
-
-/// HAProxy, which speaks HTTP/2 by prior knowledge and answers by HTTP/1.1 or HTTP/2 from behind it.
-fn haproxy(behind: SocketAddr) -> Program {
-    let command = |folder: &Path| {
-        let mut command = Command::new("haproxy");
-        command.arg("-db").arg("-f").arg(folder.join("config"));
-        command
-    };
-    Program::start("haproxy", command, |address, _| {
-        format!(
-            "defaults\n mode http\n timeout connect 5s\n timeout client 30s\n timeout server 30s\n\
-             frontend front\n bind {address} proto h2\n default_backend app\n\
-             backend app\n server app {behind} proto h2\n"
-        )
-    })
+/// HAProxy, which speaks HTTP/2 by prior knowledge on both sides; and where it listens.
+fn haproxy(behind: SocketAddr) -> (Program, SocketAddr) {
+    let address = ports::free();
+    let listen = format!("listen front\n  mode http\n  bind {address} proto h2\n  server app {behind} proto h2\n");
+    (Program::haproxy(address, &listen), address)
 }
 
 /// Requests of every kind that both ends must carry.
 #[track_caller]
-fn check(front: SocketAddr, what: &str) {
+pub(crate) fn check(front: SocketAddr, what: &str) {
     let mut two = Connection::connect(front);
     for bytes in [0, 1, 70_000, 1_000_000] {
         let body = pattern(bytes);
         let answer = two.exchange(&Outgoing::post("app", "/echo", body.clone()));
-        assert_eq!(answer.status(), 200, "{what}");
+        assert_eq!(answer.status(), 200, "{what}: {answer:?}");
         assert!(answer.body == body, "{what}: {bytes} bytes");
     }
     let streams: Vec<u32> = (0..50).map(|_| two.request(&Outgoing::post("app", "/echo", "many"))).collect();
@@ -127,8 +53,8 @@ fn echo() -> Service {
 fn haproxy_as_a_service_is_spoken_to_by_http_2() {
     on_both_drivers(|driver| {
         let service = echo();
-        let haproxy = haproxy(service.address());
-        let (_proxy, front) = proxy_by_http2(driver, &[haproxy.address], "", "");
+        let (_haproxy, address) = haproxy(service.address());
+        let (_proxy, front) = proxy_by_http2(driver, &[address], "", "");
         check(front, "haproxy");
     });
 }
@@ -138,10 +64,10 @@ fn nginx_as_a_service_is_spoken_to_by_http_2_and_its_goodbyes_lose_no_request() 
     const REQUESTS: usize = 300;
     on_both_drivers(|driver| {
         // It says goodbye after every 20 requests.
-        let nginx = Nginx::start(
+        let (_nginx, address) = nginx(
             "keepalive_requests 20;\nlocation / { default_type text/plain; return 200 \"$server_protocol $request_method\"; }",
         );
-        let (_proxy, front) = proxy_by_http2(driver, &[nginx.address()], "", "");
+        let (_proxy, front) = proxy_by_http2(driver, &[address], "", "");
         let mut two = Connection::connect(front);
         for number in 0..REQUESTS {
             let answer = two.get("app", "/");
@@ -166,8 +92,8 @@ fn haproxy_in_front_of_the_proxy_speaks_http_2_with_it() {
     on_both_drivers(|driver| {
         let service = echo();
         let (_proxy, front) = proxy_by_http2(driver, &[service.address()], "", "");
-        let haproxy = haproxy(front);
-        let mut two = Connection::connect(haproxy.address);
+        let (_haproxy, address) = haproxy(front);
+        let mut two = Connection::connect(address);
         for bytes in [0, 1, 70_000, 1_000_000] {
             let body = pattern(bytes);
             assert!(two.exchange(&Outgoing::post("app", "/echo", body.clone())).body == body, "{bytes} bytes");

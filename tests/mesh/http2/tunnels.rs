@@ -19,6 +19,7 @@ use ringmesh_tests::{
 use rustix::process::Signal;
 
 use super::{assert_reason, proxy_by_http2};
+use crate::mux::{Hop, Keys, opened};
 use crate::support::{DOMAIN, Program, caller, forwarding, pattern, proxy_to, ringmesh, strict};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,10 +198,7 @@ fn ask(version: Version, front: SocketAddr, path: &str, protocol: &str) -> (Head
     match version {
         One => {
             let mut client = Client::connect(front);
-            client.send(format!(
-                "GET {path} HTTP/1.1\r\nHost: app\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\
-                 Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: chat, other\r\n\r\n"
-            ));
+            client.send(upgrade(path, protocol));
             let head = client.head();
             (head, Box::new(client))
         }
@@ -211,6 +209,14 @@ fn ask(version: Version, front: SocketAddr, path: &str, protocol: &str) -> (Head
             (head, Box::new(Stream::new(client, stream)))
         }
     }
+}
+
+/// The head of an Upgrade.
+fn upgrade(path: &str, protocol: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: app\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\
+         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: chat, other\r\n\r\n"
+    )
 }
 
 /// The head of an extended CONNECT.
@@ -674,6 +680,42 @@ fn a_refusal_by_an_endpoint_of_http_2_is_an_ordinary_response() {
 }
 
 #[test]
+fn a_refusal_names_the_hop_once() {
+    on_both_drivers(|driver| {
+        let one = Service::conversing(|talk| {
+            while talk.request()?.is_some() {
+                talk.send("HTTP/1.1 403 No\r\nContent-Length: 6\r\nVia: 1.0 cache\r\n\r\nnot so")?;
+            }
+            Ok(())
+        });
+        let two = http2::conversing(&OFFERS, |talk| {
+            while let Some((stream, _)) = talk.next_head()? {
+                talk.send_message(stream, &Outgoing::status(403).with("via", "1.0 cache").body("not so"))?;
+            }
+            Ok(())
+        });
+        for (service, version, expected) in [(&one, One, "1.0 cache, 1.1 edge"), (&two, Two, "1.0 cache, 2 edge")] {
+            let front = ports::free();
+            let config = forwarding(front, &[service.address()], "via = \"edge\"\n", keys(version));
+            let _proxy = ringmesh(driver).config(config).start();
+            for client in [One, Two] {
+                let answer = match client {
+                    One => Client::connect(front).send(upgrade("/chat", "websocket")).response(),
+                    Two => {
+                        let mut client = Connection::connect(front);
+                        let stream = client.open(&extended("/chat", "websocket"), Ends::No);
+                        client.response(stream)
+                    }
+                };
+                assert_eq!((answer.status(), answer.text().as_str()), (403, "not so"), "{client:?} {version:?}");
+                let vias: Vec<&str> = answer.head.values("via").collect();
+                assert_eq!(vias, [expected], "{client:?} {version:?}");
+            }
+        }
+    });
+}
+
+#[test]
 fn a_policy_and_a_limit_of_the_service_hold_for_tunnels_of_http_2() {
     on_both_drivers(|driver| {
         let (service, _asked) = agreeing(One, echo);
@@ -959,6 +1001,22 @@ fn connect(authority: &str) -> Vec<(&str, &str)> {
     vec![(":method", "CONNECT"), (":authority", authority)]
 }
 
+/// Asks for a tunnel to `app.test`, and gives the answer's head with the client's end.
+fn ask_connect(version: Version, front: SocketAddr) -> (Head, Box<dyn End>) {
+    match version {
+        One => {
+            let mut client = Client::connect(front);
+            client.send("CONNECT app.test:443 HTTP/1.1\r\nHost: app.test:443\r\n\r\n");
+            (client.head(), Box::new(client))
+        }
+        Two => {
+            let mut client = Connection::connect(front);
+            let stream = client.open(&connect("app.test:443"), Ends::No);
+            (client.head(stream), Box::new(Stream::new(client, stream)))
+        }
+    }
+}
+
 #[test]
 fn connect_is_off_unless_it_is_asked_for_and_leads_only_where_the_routes_do() {
     on_both_drivers(|driver| {
@@ -1042,18 +1100,7 @@ fn connect_that_goes_on_asks_the_endpoint_in_its_version() {
                     }
                 };
                 assert_eq!((refused.status(), refused.text().as_str()), (407, "no"), "{client:?} {version:?}");
-                let (head, mut end): (Head, Box<dyn End>) = match client {
-                    One => {
-                        let mut client = Client::connect(front);
-                        client.send("CONNECT app.test:443 HTTP/1.1\r\nHost: app.test:443\r\n\r\n");
-                        (client.head(), Box::new(client))
-                    }
-                    Two => {
-                        let mut client = Connection::connect(front);
-                        let stream = client.open(&connect("app.test:443"), Ends::No);
-                        (client.head(stream), Box::new(Stream::new(client, stream)))
-                    }
-                };
+                let (head, mut end) = ask_connect(client, front);
                 assert_eq!((head.field("content-length"), head.field("x-further")), (None, Some("kept")), "{head:?}");
                 assert_eq!(end.exactly(5).unwrap(), b"first");
                 end.send(b"x").unwrap();
@@ -1061,6 +1108,68 @@ fn connect_that_goes_on_asks_the_endpoint_in_its_version() {
                 end.end().unwrap();
                 assert!(end.rest().unwrap().is_empty());
             }
+        }
+    });
+}
+
+#[test]
+fn tunnels_of_every_kind_begin_in_new_channels_of_a_connection_between_proxies_that_was_there_before() {
+    on_both_drivers(|driver| {
+        let service = Service::conversing(|talk| {
+            while let Some(request) = talk.request()? {
+                let accept = request.field("sec-websocket-key").map(websocket::accept);
+                match (request.head.request().0, accept) {
+                    ("CONNECT", _) => talk.send("HTTP/1.1 200 OK\r\n\r\n")?,
+                    (_, Some(accept)) => talk.send(format!(
+                        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                         Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: chat\r\n\r\n"
+                    ))?,
+                    _ => {
+                        talk.send(ok("plain"))?;
+                        continue;
+                    }
+                }
+                return echo(&mut &mut *talk, "");
+            }
+            Ok(())
+        });
+        let forward = "connect = \"forward\"\n";
+        // The declared version is what the other proxy gets where the connection is not shared.
+        for declared in [One, Two] {
+            let hop_keys =
+                Keys { front: forward, inbound: forward, there: keys(declared), workers: 1, ..Keys::default() };
+            let hop = Hop::to(driver, service.address(), hop_keys);
+            assert_eq!(Client::connect(hop.front).get("app", "/").text(), "plain");
+            // The channel of that request waits for the next, and nothing but a new one is fit for CONNECT. Behind the first
+            // tunnel none waits any more.
+            let mut tunnels = Vec::new();
+            for (number, client) in [One, Two, Two, One].into_iter().enumerate() {
+                let what = format!("{client:?} over {declared:?}, tunnels {number}");
+                let (head, end) = ask_connect(client, hop.front);
+                let told = head.field(":status").map_or_else(|| head.status(), |status| status.parse().unwrap());
+                assert_eq!(told, 200, "{what}: {head:?}");
+                tunnels.push((format!("{what}, CONNECT"), end));
+                let (head, end) = ask(client, hop.front, "/chat", "websocket");
+                assert_agreed(client, &head);
+                tunnels.push((format!("{what}, WebSocket"), end));
+            }
+            for round in 0..3 {
+                for (what, end) in &mut tunnels {
+                    let said = format!("{round} {what}");
+                    end.send(said.as_bytes()).unwrap();
+                    assert_eq!(end.exactly(said.len()).unwrap(), said.as_bytes(), "{what}");
+                }
+            }
+            assert_eq!(opened(&hop.here, "there"), 1, "{declared:?}: all of them share a connection");
+            let all = tunnels.len() as u64 + 1;
+            for (what, mut end) in tunnels {
+                end.end().unwrap();
+                assert!(end.rest().unwrap().is_empty(), "{what}");
+            }
+            for proxy in [&hop.here, &hop.there] {
+                proxy.wait_for_metric("ringmesh_request_outcome_total", &[("reason", "ok")], all);
+            }
+            hop.assert_rested();
         }
     });
 }

@@ -398,6 +398,9 @@ fn who_takes_none_of_what_it_asks_for_costs_its_windows() {
             for _ in 0..90 {
                 peer.ask("GET /large HTTP/1.1\r\nHost: app\r\n\r\n").unwrap();
             }
+            let filled =
+                |peer: &mut Peer| Some(peer.channels.get(&1)?.bytes.len() >= mux::FIRST_WINDOW).filter(|all| *all);
+            peer.until(filled).unwrap();
             assert!(peer.read_for(Duration::from_secs(2)).unwrap());
             let most = peer.channels.values().map(|channel| channel.bytes.len()).max();
             assert_eq!(most, Some(mux::FIRST_WINDOW));

@@ -23,16 +23,16 @@ const MAX_ADDED_BYTES: u64 = 48 * 1024 * 1024;
 
 /// What is not as it is by default: each key with its end of line.
 #[derive(Clone, Copy)]
-struct Keys<'a> {
+pub(crate) struct Keys<'a> {
     /// Of the listener that clients connect to.
-    front: &'a str,
+    pub(crate) front: &'a str,
     /// Of the service behind it, which is the other proxy.
-    there: &'a str,
+    pub(crate) there: &'a str,
     /// Of the listener there.
-    inbound: &'a str,
+    pub(crate) inbound: &'a str,
     /// Of the service behind that, and sections after it.
-    app: &'a str,
-    workers: u16,
+    pub(crate) app: &'a str,
+    pub(crate) workers: u16,
 }
 
 impl Default for Keys<'_> {
@@ -42,17 +42,17 @@ impl Default for Keys<'_> {
 }
 
 /// Two proxies between a client and a service, which know each other.
-struct Hop {
+pub(crate) struct Hop {
     authority: Authority,
-    here: Proxy,
-    front: SocketAddr,
-    there: Proxy,
+    pub(crate) here: Proxy,
+    pub(crate) front: SocketAddr,
+    pub(crate) there: Proxy,
     inbound: SocketAddr,
 }
 
 impl Hop {
     #[track_caller]
-    fn to(driver: Driver, app: SocketAddr, keys: Keys<'_>) -> Self {
+    pub(crate) fn to(driver: Driver, app: SocketAddr, keys: Keys<'_>) -> Self {
         let authority = Authority::new(DOMAIN);
         let (there, inbound) = far(driver, &authority, app, keys);
         let (here, front) = near(driver, &authority, "web", &[inbound], keys);
@@ -61,7 +61,7 @@ impl Hop {
 
     /// Sees that nobody has panicked, and that nothing is left of what was asked.
     #[track_caller]
-    fn assert_rested(&self) {
+    pub(crate) fn assert_rested(&self) {
         for proxy in [&self.here, &self.there] {
             ringmesh_tests::eventually("nothing is left", || {
                 (proxy.metrics().sum("ringmesh_worker_requests_in_flight", &[]) == 0).then_some(())
@@ -114,7 +114,7 @@ fn near(
 }
 
 /// How many connections a proxy has made to a service.
-fn opened(proxy: &Proxy, service: &str) -> u64 {
+pub(crate) fn opened(proxy: &Proxy, service: &str) -> u64 {
     proxy.metrics().sum("ringmesh_upstream_connections_opened_total", &[("service", service)])
 }
 

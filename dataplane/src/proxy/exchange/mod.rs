@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Buf;
 use http::header::{HeaderValue, VIA};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use ringmesh_codec::grpc;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
@@ -180,6 +180,21 @@ pub struct Exchange<'a, N: Net> {
     pub listener: &'a Listener,
 }
 
+impl<'a, N: Net> Exchange<'a, N> {
+    /// One that is no gRPC call, on a connection that was not there before.
+    pub fn new(
+        worker: &'a Worker<N>,
+        listener: &'a Listener,
+        deadlines: &'a Deadlines<'a>,
+        uploaded: &'a Uploaded,
+        watch: &'a Watch,
+        turn: &'a Turn,
+    ) -> Self {
+        let stop = deadlines.stop();
+        Self { worker, stop, deadlines, uploaded, watch, turn, stale: false, is_grpc: false, listener }
+    }
+}
+
 impl<N: Net> Exchange<'_, N> {
     /// Passes the request's body on and the response back, both at once: the response may come before the request has ended.
     ///
@@ -195,11 +210,8 @@ impl<N: Net> Exchange<'_, N> {
         account: &mut Account,
     ) -> Result<(), Failed> {
         if self.uploaded.is_whole() {
-            return match self.flush_request(sink).await {
-                Err(Lost::Io(_) | Lost::Gone) if self.stale => Err(Failed::Stale),
-                Err(lost) => Err(self.of_endpoint(lost)),
-                Ok(()) => self.respond(answer, reply, stage, account).await,
-            };
+            self.flush_request(sink).await?;
+            return self.respond(answer, reply, stage, account).await;
         }
         let (mut responded_account, mut request_bytes) = (*account, account.request_bytes);
         let mut upload_ended = None;
@@ -238,14 +250,14 @@ impl<N: Net> Exchange<'_, N> {
         }
     }
 
-    async fn flush_request<S: Sink>(&self, sink: &mut S) -> Result<(), Lost> {
+    async fn flush_request<S: Sink>(&self, sink: &mut S) -> Result<(), Failed> {
         if !S::HOLDS_BACK {
             return Ok(());
         }
         self.deadlines.for_taking(Wait::Forth, self.worker.net.now(), 0, Reason::UpstreamReadsSlowly);
         let flushed = sink.flush(self.stop).await;
         self.deadlines.forget(Wait::Forth);
-        flushed
+        flushed.map_err(|lost| self.of_endpoint(lost))
     }
 
     async fn upload<S: Sink>(&self, source: &mut impl Source, sink: &mut S, passed: &mut u64) -> Result<(), Uploading> {
@@ -319,24 +331,40 @@ impl<N: Net> Exchange<'_, N> {
         lost.reason(self.deadlines, broken)
     }
 
-    async fn respond<R: Reply>(
+    async fn respond(
         &self,
         answer: &mut impl Answer,
-        reply: &mut R,
+        reply: &mut impl Reply,
         stage: &mut Stage,
         account: &mut Account,
     ) -> Result<(), Failed> {
+        let response = self.final_head(answer, reply, stage).await?;
+        let more = self.begin(response, answer, reply, stage, account)?;
+        self.pass_body(more, answer, reply, stage, account).await
+    }
+
+    /// Waits for the final head of the response, and passes interim ones on.
+    async fn final_head(
+        &self,
+        answer: &mut impl Answer,
+        reply: &mut impl Reply,
+        stage: &mut Stage,
+    ) -> Result<Response<()>, Failed> {
         let mut interim = 0;
-        let mut response = loop {
-            let response = self.head(answer, reply).await?;
-            if !response.status().is_informational() {
-                break response;
+        loop {
+            let mut response = self.head(answer, reply).await?;
+            // What switches protocols is the last head of HTTP.
+            if !response.status().is_informational() || response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                if self.listener.config.hop.via.is_some() {
+                    self.write_via(&mut response);
+                }
+                return Ok(response);
             }
             interim += 1;
             if interim > MAX_INTERIM {
                 return Err(Failed::Ended(Reason::UpstreamGarbage));
             }
-            let goes_on = response.status() == http::StatusCode::CONTINUE;
+            let goes_on = response.status() == StatusCode::CONTINUE;
             // Half of it may go, and then nothing else can be said.
             *stage = Stage::Begun;
             self.giving(0);
@@ -345,17 +373,52 @@ impl<N: Net> Exchange<'_, N> {
             if goes_on {
                 self.uploaded.may_go_on(self.deadlines, self.worker.net.now());
             }
-        };
+        }
+    }
+
+    /// Passes a response on whose final head has come.
+    ///
+    /// # Errors
+    /// As [`Exchange::run`].
+    pub async fn pass_back(
+        &self,
+        response: Response<()>,
+        answer: &mut impl Answer,
+        reply: &mut impl Reply,
+        stage: &mut Stage,
+        account: &mut Account,
+    ) -> Result<(), Failed> {
+        let more = self.begin(response, answer, reply, stage, account)?;
+        self.pass_body(more, answer, reply, stage, account).await
+    }
+
+    /// Begins it with its head. Apart from the body, so that the head is not kept while that passes.
+    fn begin(
+        &self,
+        mut response: Response<()>,
+        answer: &impl Answer,
+        reply: &mut impl Reply,
+        stage: &mut Stage,
+        account: &mut Account,
+    ) -> Result<More, Failed> {
         account.status = response.status().as_u16();
         self.note_grpc_status(response.headers(), account);
-        if self.listener.config.hop.via.is_some() {
-            self.write_via(&mut response);
-        }
-        let mut done = answer.is_done();
         *stage = Stage::Begun;
-        let more = if done { More::Nothing } else { More::Follows };
+        let more = if answer.is_done() { More::Nothing } else { More::Follows };
         redirect::tell_hsts(self.listener, response.headers_mut());
         reply.begin(response, more).map_err(|lost| self.of_client(&lost))?;
+        Ok(more)
+    }
+
+    async fn pass_body<R: Reply>(
+        &self,
+        more: More,
+        answer: &mut impl Answer,
+        reply: &mut R,
+        stage: &mut Stage,
+        account: &mut Account,
+    ) -> Result<(), Failed> {
+        let mut done = more == More::Nothing;
         while !done {
             self.turn.step().await;
             let part = match answer.ready() {

@@ -4,10 +4,8 @@
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
 use std::cell::Cell;
-use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
-use std::task::Poll;
 
 use bytes::{Buf, Bytes};
 use h2::ext::Protocol;
@@ -25,8 +23,7 @@ use super::{Answer, Exchange, Lost, More, Part, Reply, Sink, Source, Stage, http
 use crate::outcome::Reason;
 use crate::pool::shared;
 use crate::proxy::deadline::{Deadlines, Part as Wait};
-use crate::proxy::http1::MAX_INTERIM;
-use crate::proxy::relay::{Raced, Turn, race};
+use crate::proxy::relay::{Raced, Turn, both, race};
 use crate::proxy::request::{Account, Failed};
 use crate::proxy::transport::Transport;
 use crate::proxy::websocket::{self, Key};
@@ -156,26 +153,8 @@ pub async fn ask<N: Net>(
     reply: &mut impl Reply,
     stage: &mut Stage,
 ) -> Result<Response<()>, Failed> {
-    match exchange.flush_request(sink).await {
-        Err(Lost::Io(_) | Lost::Gone) if exchange.stale => return Err(Failed::Stale),
-        Err(lost) => return Err(exchange.of_endpoint(lost)),
-        Ok(()) => {}
-    }
-    for _ in 0..=MAX_INTERIM {
-        let mut response = exchange.head(answer, reply).await?;
-        // What switches protocols is the last head of HTTP.
-        if !response.status().is_informational() || response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            if exchange.listener.config.hop.via.is_some() {
-                exchange.write_via(&mut response);
-            }
-            return Ok(response);
-        }
-        *stage = Stage::Begun;
-        exchange.giving(0);
-        reply.interim(response, exchange.stop).await.map_err(|lost| exchange.of_client(&lost))?;
-        *stage = Stage::Waiting;
-    }
-    Err(Failed::Ended(Reason::UpstreamGarbage))
+    exchange.flush_request(sink).await?;
+    exchange.final_head(answer, reply, stage).await
 }
 
 /// Whether an endpoint of HTTP/2 takes tunnels of other protocols.
@@ -218,51 +197,6 @@ pub fn begin<N: Net>(
     reply.begin(response, More::Follows).map_err(|lost| exchange.of_client(&lost))
 }
 
-/// Passes a response on that is none to a tunnel, with its body.
-///
-/// # Errors
-/// As [`Exchange::run`].
-pub async fn pass_back<N: Net>(
-    exchange: &Exchange<'_, N>,
-    response: Response<()>,
-    answer: &mut impl Answer,
-    reply: &mut impl Reply,
-    stage: &mut Stage,
-    account: &mut Account,
-) -> Result<(), Failed> {
-    exchange.respond(&mut Begun { head: Some(response), answer }, reply, stage, account).await
-}
-
-/// An answer whose final head was taken.
-struct Begun<'a, A> {
-    head: Option<Response<()>>,
-    answer: &'a mut A,
-}
-
-impl<A: Answer> Source for Begun<'_, A> {
-    fn is_done(&self) -> bool {
-        self.answer.is_done()
-    }
-
-    fn ready(&mut self) -> Option<Result<Part, Lost>> {
-        self.answer.ready()
-    }
-
-    async fn next(&mut self, stop: &Stop) -> Result<Part, Lost> {
-        self.answer.next(stop).await
-    }
-
-    fn passed(&mut self, bytes: usize) {
-        self.answer.passed(bytes);
-    }
-}
-
-impl<A: Answer> Answer for Begun<'_, A> {
-    async fn head(&mut self, _stop: &Stop) -> Result<Response<()>, Lost> {
-        self.head.take().ok_or(Lost::Gone)
-    }
-}
-
 /// How an exchange for a tunnel failed, where its endpoint speaks HTTP/2.
 pub fn of_shared<N: Net>(lease: &shared::Lease<N>, failed: Failed) -> Failed {
     if matches!(failed, Failed::Stale | Failed::Ended(Reason::UpstreamReset)) && lease.flooded() {
@@ -296,51 +230,27 @@ pub async fn carry<N: Net>(
     let forth = Way { worker, deadlines, part: Wait::Forth, late: Reason::UpstreamReadsSlowly, moved: &received };
     let back = Way { part: Wait::Back, late: Reason::ClientReadsSlowly, moved: &sent, ..forth };
     forth.has_moved(0);
-    let ended = {
-        let mut forth = pin!(forth.carry(client.from, endpoint.to));
-        let mut back = pin!(back.carry(endpoint.from, client.to));
-        let (mut forth_ended, mut back_ended) = (None, None);
-        poll_fn(|context| {
-            for _round in 0..2 {
-                if forth_ended.is_none()
-                    && let Poll::Ready(result) = forth.as_mut().poll(context)
-                {
-                    forth_ended = Some(result);
-                }
-                if back_ended.is_none()
-                    && let Poll::Ready(result) = back.as_mut().poll(context)
-                {
-                    back_ended = Some(result);
-                }
-                if !matches!((&forth_ended, &back_ended), (Some(Err(_)), None) | (None, Some(Err(_)))) {
-                    break;
-                }
-                // One way has failed. What the other has in flight is stopped and awaited.
-                deadlines.stop().trigger(StopReason::Abort);
-            }
-            if forth_ended.is_some() && back_ended.is_some() { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
-        let failed = |ended: Option<Result<(), Failure>>, from, to| match ended?.err()? {
-            // Stopped because the other has failed, or because the client has reset its stream.
-            Failure::From(Lost::Stopped(StopReason::Abort)) | Failure::To(Lost::Stopped(StopReason::Abort)) => None,
-            Failure::From(lost) => Some(lost.reason(deadlines, from)),
-            Failure::To(lost) => Some(lost.reason(deadlines, to)),
-        };
-        let is_whole = matches!((&forth_ended, &back_ended), (Some(Ok(())), Some(Ok(()))));
-        match failed(forth_ended, Reason::ClientAborted, Reason::UpstreamReset) {
-            _ if is_whole => Ok(()),
-            // A stream that ends with its connection may hear of that first.
-            _ if deadlines.stop().reason() == Some(StopReason::Drain) => Err(Reason::Drained),
-            Some(reason) => Err(reason),
-            None => {
-                Err(failed(back_ended, Reason::UpstreamReset, Reason::ClientAborted).unwrap_or(Reason::ClientAborted))
-            }
-        }
+    let ends = {
+        let forth = pin!(forth.carry(client.from, endpoint.to));
+        let back = pin!(back.carry(endpoint.from, client.to));
+        both(deadlines.stop(), forth, back).await
     };
     account.request_bytes += received.get();
     account.response_bytes += sent.get();
-    ended
+    let failed = |end: Option<Failure>, from, to| match end? {
+        // Stopped because the other has failed, or because the client has reset its stream.
+        Failure::From(Lost::Stopped(StopReason::Abort)) | Failure::To(Lost::Stopped(StopReason::Abort)) => None,
+        Failure::From(lost) => Some(lost.reason(deadlines, from)),
+        Failure::To(lost) => Some(lost.reason(deadlines, to)),
+    };
+    let is_whole = ends.forth.is_none() && ends.back.is_none();
+    match failed(ends.forth, Reason::ClientAborted, Reason::UpstreamReset) {
+        _ if is_whole => Ok(()),
+        // A stream that ends with its connection may hear of that first.
+        _ if deadlines.stop().reason() == Some(StopReason::Drain) => Err(Reason::Drained),
+        Some(reason) => Err(reason),
+        None => Err(failed(ends.back, Reason::UpstreamReset, Reason::ClientAborted).unwrap_or(Reason::ClientAborted)),
+    }
 }
 
 /// Which end of a way failed.

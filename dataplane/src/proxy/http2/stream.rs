@@ -319,15 +319,9 @@ impl<N: Net> Stream<'_, N> {
         }
         let (uploaded, watch, turn) = (self.uploaded(), Watch::nobody(), Turn::default());
         let exchange = Exchange {
-            worker: self.worker,
-            stop: self.stop,
-            deadlines,
-            uploaded: &uploaded,
-            watch: &watch,
-            turn: &turn,
             stale: lease.reused && self.may_repeat(),
             is_grpc,
-            listener: self.listener,
+            ..Exchange::new(self.worker, self.listener, deadlines, &uploaded, &watch, &turn)
         };
         let session = self.session;
         let mut reply = http2::Download::new(self.reply, |bytes| session.sends(bytes));
@@ -349,15 +343,9 @@ impl<N: Net> Stream<'_, N> {
     ) -> Result<(), Failed> {
         let (uploaded, watch, turn) = (self.uploaded(), Watch::nobody(), Turn::default());
         let exchange = Exchange {
-            worker: self.worker,
-            stop: self.stop,
-            deadlines,
-            uploaded: &uploaded,
-            watch: &watch,
-            turn: &turn,
             stale: lease.reused && self.may_repeat(),
             is_grpc: self.head.is_grpc,
-            listener: self.listener,
+            ..Exchange::new(self.worker, self.listener, deadlines, &uploaded, &watch, &turn)
         };
         let mut scratch = self.worker.take_scratch();
         let (head, output) = scratch.for_endpoint();

@@ -92,15 +92,8 @@ impl<N: Net> Asking<'_, N> {
             return Err(Failed::Stale);
         }
         let exchange = Exchange {
-            worker: self.worker,
-            stop: self.stop,
-            deadlines,
-            uploaded: &uploaded,
-            watch: &watch,
-            turn: &turn,
             stale: lease.reused && !is_connect,
-            is_grpc: false,
-            listener: self.listener,
+            ..Exchange::new(self.worker, self.listener, deadlines, &uploaded, &watch, &turn)
         };
         let session = self.session;
         let mut reply = http2::Download::new(self.reply, |bytes| session.sends(bytes));
@@ -124,7 +117,7 @@ impl<N: Net> Asking<'_, N> {
         }
         let mut response = tunnel::ask(&exchange, &mut sink, &mut answer, &mut reply, self.stage).await?;
         if !wanted.is_begun_by_http1(&response).map_err(Failed::Ended)? {
-            tunnel::pass_back(&exchange, response, &mut answer, &mut reply, self.stage, account).await?;
+            exchange.pass_back(response, &mut answer, &mut reply, self.stage, account).await?;
             let persists = answer.persists();
             self.worker.return_scratch(scratch);
             if persists {
@@ -165,15 +158,8 @@ impl<N: Net> Asking<'_, N> {
         let (uploaded, watch, turn) = (Uploaded::whole(), Watch::nobody(), Turn::default());
         let is_connect = self.head.asks == Asks::Connect;
         let exchange = Exchange {
-            worker: self.worker,
-            stop: self.stop,
-            deadlines,
-            uploaded: &uploaded,
-            watch: &watch,
-            turn: &turn,
             stale: lease.reused && !is_connect,
-            is_grpc: false,
-            listener: self.listener,
+            ..Exchange::new(self.worker, self.listener, deadlines, &uploaded, &watch, &turn)
         };
         let bad = Failed::Ended(Reason::BadRequest);
         let mut request = if is_connect {
@@ -199,7 +185,7 @@ impl<N: Net> Asking<'_, N> {
         let (mut upload, mut answer) = tunnel::open(&exchange, lease, request)?;
         let mut response = tunnel::ask(&exchange, &mut upload, &mut answer, &mut reply, self.stage).await?;
         if !response.status().is_success() {
-            return tunnel::pass_back(&exchange, response, &mut answer, &mut reply, self.stage, account).await;
+            return exchange.pass_back(response, &mut answer, &mut reply, self.stage, account).await;
         }
         wanted.begin_by_http2(&mut response);
         tunnel::begin(&exchange, response, &mut reply, self.stage, account)?;
