@@ -131,25 +131,39 @@ async fn one<N: Net>(
             return Some(if sent { Next::Linger } else { Next::Close });
         }
     }
-    let head = HeadBytes::Arrived(buffer.slice(0..scratch.request.len()));
+    let head_bytes = scratch.request.len();
+    let head = HeadBytes::Arrived(buffer.slice(0..head_bytes));
     let body = BodyScanner::new(scratch.request.framing(), &listener.head_limits);
     let web = grpc_web::Call::asked(listener, &scratch.request.view(&head));
-    let mut exchange = Exchange {
-        worker,
-        connection,
-        listener,
-        buffer,
-        scratch,
-        head,
-        body,
-        stage: Stage::Waiting,
-        asks: Asks::Nothing,
-        head_taken: false,
-        kept: None,
-        web,
+    let stage = {
+        let mut exchange = Exchange {
+            worker,
+            connection,
+            listener,
+            buffer,
+            scratch,
+            head,
+            body,
+            stage: Stage::Waiting,
+            asks: Asks::Nothing,
+            head_taken: false,
+            kept: None,
+            web,
+        };
+        request::serve(worker, connection, &tables, listener, &connection.stop, &mut exchange).await;
+        exchange.stage
     };
-    request::serve(worker, connection, &tables, listener, &connection.stop, &mut exchange).await;
-    exchange.finish()
+    // Nobody else shows the head's bytes any more, so that their room can be used again.
+    match stage {
+        Stage::Done => {
+            if scratch.request.framing().is_empty() {
+                buffer.consume(head_bytes);
+            }
+            None
+        }
+        Stage::DoneAndClose => Some(Next::Linger),
+        Stage::Waiting | Stage::Begun => Some(Next::Close),
+    }
 }
 
 /// Reads until a whole head is there. False: there was nothing at all.
@@ -277,23 +291,6 @@ struct Exchange<'a, N: Net> {
 }
 
 impl<N: Net> Exchange<'_, N> {
-    /// What becomes of the connection. None: it may go on.
-    fn finish(self) -> Option<Next> {
-        let Self { buffer, scratch, head, stage, .. } = self;
-        let bytes = head.len();
-        drop(head);
-        match stage {
-            Stage::Done => {
-                if scratch.request.framing().is_empty() {
-                    buffer.consume(bytes);
-                }
-                None
-            }
-            Stage::DoneAndClose => Some(Next::Linger),
-            Stage::Waiting | Stage::Begun => Some(Next::Close),
-        }
-    }
-
     /// Whether the client's side may be used again after this request, as far as is known before the response.
     fn client_persists(&self) -> bool {
         self.scratch.request.persistent() && self.connection.goes_on()
