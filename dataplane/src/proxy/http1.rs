@@ -81,7 +81,9 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, mut buffer: Buffer) ->
     let worker = connection.worker.clone();
     let mut scratch = worker.take_scratch();
     let next = loop {
-        connection.turn.step().await;
+        if connection.turn.takes_last_step() {
+            ringmesh_ring::yield_now().await;
+        }
         match one(&worker, &connection, &mut buffer, &mut scratch).await {
             Some(next) => break next,
             None if buffer.is_empty() => break Next::Idle,
@@ -1003,7 +1005,9 @@ impl<N: Net> Respond<'_, N> {
                 if buffer.spare() == 0 {
                     return Err(Failed::Ended(Reason::UpstreamGarbage));
                 }
-                self.connection.turn.step().await;
+                if self.connection.turn.takes_last_step() {
+                    ringmesh_ring::yield_now().await;
+                }
                 match self.receive(buffer).await {
                     Ok(0) if stale => return Err(Failed::Stale),
                     Ok(0) => return Err(Failed::Ended(Reason::UpstreamReset)),
