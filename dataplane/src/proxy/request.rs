@@ -13,7 +13,7 @@ use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::Stop;
 
-use crate::balance::{self, Probed, Tried};
+use crate::balance::{self, Draw, Probed, Tried};
 use crate::filter::Verdict;
 use crate::outcome::{Reason, Retry};
 use crate::policy::Decision;
@@ -208,7 +208,7 @@ async fn forward<'t, N: Net>(
             Target::Routes(routes) => {
                 let rule = routes.find(&head, path.as_deref()).ok_or(Reason::NoRoute)?;
                 way.rule = Some(rule);
-                rule.pick(worker.net.random())
+                rule.pick(|| worker.net.random())
             }
             Target::Redirect(_) => return Err(redirect::outcome(&head)),
         }
@@ -237,13 +237,11 @@ async fn forward<'t, N: Net>(
         let state = |index: usize| worker.pools.state(service.endpoints[index].place);
         let candidate =
             |index: usize| Probed { seen: state(index), is_unhealthy: service.endpoints[index].is_unhealthy() };
-        let turn = worker.turn(target.service);
-        let (now, random) = (worker.net.now(), worker.net.random());
+        let draw = || Draw { now: worker.net.now(), turn: worker.turn(target.service), random: worker.net.random() };
         let (endpoint, original) = match service.config.destination {
             Destination::Endpoints => {
                 let count = service.endpoints.len();
-                let index =
-                    balance::pick(service.config.balance, count, candidate, &tried, now, turn, random).ok_or(last)?;
+                let index = balance::pick(service.config.balance, count, candidate, &tried, draw).ok_or(last)?;
                 tried.note(index);
                 (&service.endpoints[index], None)
             }
