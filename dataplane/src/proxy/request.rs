@@ -150,7 +150,7 @@ pub async fn serve<N: Net>(
         }
     };
     let head = call.head();
-    let asked = Asked { method: head.method(), path: head.path(), authority: head.authority().unwrap_or_default() };
+    let asked = || Asked { method: head.method(), path: head.path(), authority: head.authority().unwrap_or_default() };
     tell(worker, connection, tables, listener, asked, begun, &way, &account, reason);
     reason
 }
@@ -165,7 +165,7 @@ pub fn refused<N: Net>(
     reason: Reason,
 ) {
     let now = worker.net.now();
-    tell(worker, connection, tables, listener, Asked::default(), now, &Way::default(), account, reason);
+    tell(worker, connection, tables, listener, Asked::default, now, &Way::default(), account, reason);
 }
 
 /// What the access log says of a request's head.
@@ -291,12 +291,12 @@ fn may_try_elsewhere(reason: Reason, account: &Account, service: &Service) -> bo
 }
 
 #[allow(clippy::too_many_arguments, reason = "one story, told once")]
-fn tell<N: Net>(
+fn tell<'a, N: Net>(
     worker: &Worker<N>,
     connection: &Connection<N>,
     tables: &Tables,
     listener: &Listener,
-    asked: Asked<'_>,
+    asked: impl FnOnce() -> Asked<'a>,
     begun: Instant,
     way: &Way<'_>,
     account: &Account,
@@ -308,6 +308,7 @@ fn tell<N: Net>(
     if !logged {
         return;
     }
+    let asked = asked();
     worker.tell(&Event::Access(Access {
         time: unix_micros(),
         listener: &listener.config.name,
