@@ -909,7 +909,7 @@ impl<N: Net> Respond<'_, N> {
         let length = head.framing(method);
         let end = End {
             tunnel: false,
-            upstream_persists: head.persistent(method) && length != BodyLength::UntilClose,
+            upstream_persists: head.persistent(method),
             client_persists: self.request.persistent()
                 && self.connection.goes_on()
                 && self.ends_by_itself(length)
