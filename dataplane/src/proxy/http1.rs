@@ -40,7 +40,7 @@ use crate::proxy::relay::{Raced, Turn, race};
 use crate::proxy::request::{self, Account, Call, Failed, Patience};
 use crate::proxy::transport::Transport;
 use crate::proxy::{date, exchange, grpc, grpc_web, hop, tunnel};
-use crate::tables::Listener;
+use crate::tables::{Listener, Tables};
 use crate::upstream::Needs;
 use crate::worker::{Worker, unix_micros};
 
@@ -113,24 +113,8 @@ async fn one<N: Net>(
         Err(_) if begins_preface(buffer.filled()) && connection.may_begin_http2() => {
             return Some(Next::Http2(std::mem::replace(buffer, Buffer::hollow())));
         }
-        Err(mut reason) => {
-            if sniff::is_tls(buffer.filled()) {
-                reason = Reason::TlsToPlainPort;
-                worker.tell_hint(listener, connection.client_text(), reason);
-            }
-            let mut account = Account::default();
-            let mut answer = Answer {
-                reason,
-                elsewhere: None,
-                web: None,
-                listener,
-                close: true,
-                head_only: false,
-                account: &mut account,
-            };
-            let sent = answer.send(connection, scratch).await;
-            request::refused(worker, connection, &tables, listener, &account, reason);
-            return Some(if sent { Next::Linger } else { Next::Close });
+        Err(reason) => {
+            return Some(Box::pin(refuse(worker, connection, &tables, listener, buffer, scratch, reason)).await);
         }
     }
     let head_bytes = scratch.request.len();
@@ -166,6 +150,28 @@ async fn one<N: Net>(
         Stage::DoneAndClose => Some(Next::Linger),
         Stage::Waiting | Stage::Begun => Some(Next::Close),
     }
+}
+
+/// Answers a request whose head could not be read.
+async fn refuse<N: Net>(
+    worker: &Worker<N>,
+    connection: &Connection<N>,
+    tables: &Tables,
+    listener: &Listener,
+    buffer: &Buffer,
+    scratch: &mut Scratch,
+    mut reason: Reason,
+) -> Next {
+    if sniff::is_tls(buffer.filled()) {
+        reason = Reason::TlsToPlainPort;
+        worker.tell_hint(listener, connection.client_text(), reason);
+    }
+    let mut account = Account::default();
+    let mut answer =
+        Answer { reason, elsewhere: None, web: None, listener, close: true, head_only: false, account: &mut account };
+    let sent = answer.send(connection, scratch).await;
+    request::refused(worker, connection, tables, listener, &account, reason);
+    if sent { Next::Linger } else { Next::Close }
 }
 
 /// Reads until a whole head is there. False: there was nothing at all.
@@ -331,7 +337,14 @@ impl<N: Net> Call<N> for Exchange<'_, N> {
         request.write(head, edits, &mut Spans { head, output: to_upstream });
         let deadlines = patience.deadlines(&self.connection.stop, self.listener);
         if self.asks == Asks::Connect {
-            return Box::pin(self.exchange_connect(lease, &deadlines, account)).await;
+            // A tunnel begins on a connection of its own: there is no telling whether a kept one is still there.
+            if !lease.fresh {
+                self.scratch.to_upstream.clear();
+                return Err(Failed::Stale);
+            }
+            if self.listener.config.hop.connect != Connect::Forward {
+                return Box::pin(self.terminate_connect(lease, &deadlines, account)).await;
+            }
         }
         if self.body.state() == State::Done {
             return self.exchange_without_body(lease, &deadlines, account).await;
@@ -596,20 +609,13 @@ impl<N: Net> Exchange<'_, N> {
         }
     }
 
-    /// A tunnel begins on a connection of its own: there is no telling whether a kept one is still there.
-    async fn exchange_connect(
+    /// Answers a CONNECT whose tunnel ends here, and carries its bytes.
+    async fn terminate_connect(
         &mut self,
         lease: Lease<N>,
         deadlines: &Deadlines<'_>,
         account: &mut Account,
     ) -> Result<(), Failed> {
-        if !lease.fresh {
-            self.scratch.to_upstream.clear();
-            return Err(Failed::Stale);
-        }
-        if self.listener.config.hop.connect == Connect::Forward {
-            return self.exchange_without_body(lease, deadlines, account).await;
-        }
         self.scratch.to_upstream.clear();
         let output = &mut self.scratch.to_client;
         output.clear();
@@ -895,14 +901,7 @@ impl<N: Net> Respond<'_, N> {
         if self.asks != Asks::Nothing {
             self.keep_offer(head, edits, &buffer);
             if self.begins_tunnel(head) {
-                self.write_tunnel_head(head, edits, output, &mut buffer);
-                account.status = head.status();
-                *stage = Stage::Begun;
-                // What the endpoint has sent already is the tunnel's.
-                account.response_bytes += buffer.len() as u64;
-                output.push(buffer.slice(0..buffer.len()));
-                self.flush(output).await.map_err(Failed::Ended)?;
-                return Ok(End { upstream_persists: false, client_persists: false, tunnel: true });
+                return Box::pin(self.begin_tunnel(head, edits, output, buffer, stage, account)).await;
             }
         }
         let method = self.request.known_method();
@@ -958,11 +957,26 @@ impl<N: Net> Respond<'_, N> {
         }
     }
 
-    fn write_tunnel_head(&self, head: &ResponseHead, edits: &mut Edits, output: &mut Output, buffer: &mut Buffer) {
+    /// Passes the head of a tunnel back, with what the endpoint has sent already, which is the tunnel's.
+    async fn begin_tunnel(
+        &self,
+        head: &ResponseHead,
+        edits: &mut Edits,
+        output: &mut Output,
+        mut buffer: Buffer,
+        stage: &mut Stage,
+        account: &mut Account,
+    ) -> Result<End, Failed> {
         edits.set_framing(Framing::Drop);
         let bytes = buffer.slice(0..head.len());
         head.write(&bytes, edits, &mut Spans { head: &bytes, output });
         buffer.consume(head.len());
+        account.status = head.status();
+        *stage = Stage::Begun;
+        account.response_bytes += buffer.len() as u64;
+        output.push(buffer.slice(0..buffer.len()));
+        self.flush(output).await.map_err(Failed::Ended)?;
+        Ok(End { upstream_persists: false, client_persists: false, tunnel: true })
     }
 
     /// Whether the client can tell where the body ends without the connection's end.
@@ -1027,21 +1041,34 @@ impl<N: Net> Respond<'_, N> {
             if interim > MAX_INTERIM {
                 return Err(Failed::Ended(Reason::UpstreamGarbage));
             }
-            let bytes = buffer.slice(0..head.len());
-            if self.request.version() == Version::Http11 {
-                edits.clear();
-                head.write(&bytes, edits, &mut Spans { head: &bytes, output });
-                // Half of it may go, and then nothing else can be said.
-                *stage = Stage::Begun;
-                self.flush(output).await.map_err(Failed::Ended)?;
-                *stage = Stage::Waiting;
-                if head.status() == 100 {
-                    self.upload.may_go_on(self.deadlines, self.worker.net.now());
-                }
-            }
-            drop(bytes);
-            buffer.consume(head.len());
+            Box::pin(self.pass_interim(head, edits, output, buffer, stage)).await?;
         }
+    }
+
+    /// Passes an interim response on, if the client can take one.
+    async fn pass_interim(
+        &self,
+        head: &ResponseHead,
+        edits: &mut Edits,
+        output: &mut Output,
+        buffer: &mut Buffer,
+        stage: &mut Stage,
+    ) -> Result<(), Failed> {
+        if self.request.version() == Version::Http11 {
+            let bytes = buffer.slice(0..head.len());
+            edits.clear();
+            head.write(&bytes, edits, &mut Spans { head: &bytes, output });
+            drop(bytes);
+            // Half of it may go, and then nothing else can be said.
+            *stage = Stage::Begun;
+            self.flush(output).await.map_err(Failed::Ended)?;
+            *stage = Stage::Waiting;
+            if head.status() == 100 {
+                self.upload.may_go_on(self.deadlines, self.worker.net.now());
+            }
+        }
+        buffer.consume(head.len());
+        Ok(())
     }
 
     fn write_head(

@@ -145,7 +145,7 @@ pub async fn serve<N: Net>(
     let reason = match forward(worker, connection, tables, listener, stop, call, begun, &mut way, &mut account).await {
         Ok(()) => Reason::Ok,
         Err(reason) => {
-            call.answer(reason, &mut account).await;
+            Box::pin(call.answer(reason, &mut account)).await;
             reason
         }
     };
