@@ -327,14 +327,7 @@ impl<N: Net> Call<N> for Exchange<'_, N> {
             Leased::Own(lease) => lease,
             Leased::Shared(lease) => return Box::pin(self.exchange_over_http2(lease, patience, account)).await,
         };
-        self.scratch.edits.clear();
-        self.scratch.to_upstream.clear();
-        if self.writes_to_hops() {
-            self.edit_request();
-        }
-        let HeadBytes::Arrived(head) = &self.head else { return Err(Failed::Ended(Reason::Internal)) };
-        let Scratch { request, edits, to_upstream, .. } = &mut *self.scratch;
-        request.write(head, edits, &mut Spans { head, output: to_upstream });
+        self.write_request()?;
         let deadlines = patience.deadlines(&self.connection.stop, self.listener);
         if self.asks == Asks::Connect {
             // A tunnel begins on a connection of its own: there is no telling whether a kept one is still there.
@@ -346,16 +339,46 @@ impl<N: Net> Call<N> for Exchange<'_, N> {
                 return Box::pin(self.terminate_connect(lease, &deadlines, account)).await;
             }
         }
-        if self.body.state() == State::Done {
-            return self.exchange_without_body(lease, &deadlines, account).await;
+        if self.body.state() != State::Done {
+            return Box::pin(self.exchange_with_body(lease, &deadlines, account)).await;
         }
-        // What of the body came with the head goes with it.
-        self.buffer.consume(self.head.len());
-        match pass_on(&mut self.body, self.buffer, &mut self.scratch.to_upstream) {
-            Ok(count) => account.request_bytes += count as u64,
-            Err(reason) => return Err(Failed::Ended(reason)),
+        // Most requests have no body, and go no further than here.
+        let stale = lease.reused && self.scratch.request.known_method().is_safe();
+        let output = &mut self.scratch.to_upstream;
+        let now = self.worker.net.now();
+        deadlines.for_taking(Part::Forth, now, output.len_bytes(), Reason::UpstreamReadsSlowly);
+        let sent = lease.transport.flush(output, &self.connection.stop).await;
+        deadlines.forget(Part::Forth);
+        if let Err(error) = sent {
+            output.clear();
+            return Err(match error {
+                StreamError::Io(_) if stale => Failed::Stale,
+                error => Failed::Ended(of_upstream(&error, &deadlines)),
+            });
         }
-        Box::pin(self.exchange_with_body(lease, &deadlines, account)).await
+        let Scratch { request, response, edits, to_client, text, .. } = &mut *self.scratch;
+        let respond = Respond {
+            worker: self.worker,
+            connection: self.connection,
+            listener: self.listener,
+            upstream: &lease.transport,
+            request,
+            request_bytes: &self.head,
+            asks: self.asks,
+            upload: &Uploaded::whole(),
+            stale,
+            watch: &Watch::new(request),
+            deadlines: &deadlines,
+        };
+        let end = respond.run(response, edits, text, to_client, &mut self.stage, account).await?;
+        if end.tunnel {
+            return Box::pin(self.tunnel(lease, account)).await;
+        }
+        if end.upstream_persists {
+            lease.give_back(self.worker);
+        }
+        self.stage = if end.client_persists { Stage::Done } else { Stage::DoneAndClose };
+        Ok(())
     }
 
     async fn answer(&mut self, reason: Reason, account: &mut Account) {
@@ -590,6 +613,19 @@ impl<N: Net> Exchange<'_, N> {
         self.scratch.request.speaks_to_hops() || hop::writes(&self.listener.config.hop)
     }
 
+    /// Writes the head, with what this hop has to change in it.
+    fn write_request(&mut self) -> Result<(), Failed> {
+        self.scratch.edits.clear();
+        self.scratch.to_upstream.clear();
+        if self.writes_to_hops() {
+            self.edit_request();
+        }
+        let HeadBytes::Arrived(head) = &self.head else { return Err(Failed::Ended(Reason::Internal)) };
+        let Scratch { request, edits, to_upstream, .. } = &mut *self.scratch;
+        request.write(head, edits, &mut Spans { head, output: to_upstream });
+        Ok(())
+    }
+
     /// What this hop has to change: for one connection, and for all who read it after us.
     #[cold]
     fn edit_request(&mut self) {
@@ -644,50 +680,6 @@ impl<N: Net> Exchange<'_, N> {
         ended.map_err(Failed::Ended)
     }
 
-    async fn exchange_without_body(
-        &mut self,
-        lease: Lease<N>,
-        deadlines: &Deadlines<'_>,
-        account: &mut Account,
-    ) -> Result<(), Failed> {
-        let stale = lease.reused && self.scratch.request.known_method().is_safe();
-        let output = &mut self.scratch.to_upstream;
-        let now = self.worker.net.now();
-        deadlines.for_taking(Part::Forth, now, output.len_bytes(), Reason::UpstreamReadsSlowly);
-        let sent = lease.transport.flush(output, &self.connection.stop).await;
-        deadlines.forget(Part::Forth);
-        if let Err(error) = sent {
-            output.clear();
-            return Err(match error {
-                StreamError::Io(_) if stale => Failed::Stale,
-                error => Failed::Ended(of_upstream(&error, deadlines)),
-            });
-        }
-        let Scratch { request, response, edits, to_client, text, .. } = &mut *self.scratch;
-        let respond = Respond {
-            worker: self.worker,
-            connection: self.connection,
-            listener: self.listener,
-            upstream: &lease.transport,
-            request,
-            request_bytes: &self.head,
-            asks: self.asks,
-            upload: &Uploaded::whole(),
-            stale,
-            watch: &Watch::new(request),
-            deadlines,
-        };
-        let end = respond.run(response, edits, text, to_client, &mut self.stage, account).await?;
-        if end.tunnel {
-            return Box::pin(self.tunnel(lease, account)).await;
-        }
-        if end.upstream_persists {
-            lease.give_back(self.worker);
-        }
-        self.stage = if end.client_persists { Stage::Done } else { Stage::DoneAndClose };
-        Ok(())
-    }
-
     /// Both directions at once: the response may come before the request has ended.
     async fn exchange_with_body(
         &mut self,
@@ -695,6 +687,12 @@ impl<N: Net> Exchange<'_, N> {
         deadlines: &Deadlines<'_>,
         account: &mut Account,
     ) -> Result<(), Failed> {
+        // What of the body came with the head goes with it.
+        self.buffer.consume(self.head.len());
+        match pass_on(&mut self.body, self.buffer, &mut self.scratch.to_upstream) {
+            Ok(count) => account.request_bytes += count as u64,
+            Err(reason) => return Err(Failed::Ended(reason)),
+        }
         let stop = &self.connection.stop;
         // Who sends a part of the body at once waits for nobody.
         let awaits_continue = self.scratch.request.expects_continue() && account.request_bytes == 0;
