@@ -1010,12 +1010,12 @@ impl<N: Net> Respond<'_, N> {
                 if buffer.spare() == 0 {
                     // Interim heads may have left room in front.
                     buffer.compact();
-                }
-                if buffer.spare() == 0 {
-                    buffer.grow();
-                }
-                if buffer.spare() == 0 {
-                    return Err(Failed::Ended(Reason::UpstreamGarbage));
+                    if buffer.spare() == 0 {
+                        buffer.grow();
+                    }
+                    if buffer.spare() == 0 {
+                        return Err(Failed::Ended(Reason::UpstreamGarbage));
+                    }
                 }
                 if self.connection.turn.takes_last_step() {
                     ringmesh_ring::yield_now().await;
