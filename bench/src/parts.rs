@@ -11,7 +11,7 @@ use anyhow::Context;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose, SanType};
 use ringmesh_codec::http1::{Edits, RequestHead, ResponseHead};
 use ringmesh_codec::{BodyLength, BodyScanner, Limits, Method};
-use ringmesh_dataplane::balance::{self, Candidate, Tried};
+use ringmesh_dataplane::balance::{self, Candidate, Draw, Tried};
 use ringmesh_dataplane::loader::Loader;
 use ringmesh_dataplane::outcome::Reason;
 use ringmesh_dataplane::proxy::http1::Spans;
@@ -211,7 +211,7 @@ fn route(hosts: usize) -> Run {
     in_turn(tables, keys.collect(), |table: &Table, (head, bytes)| {
         let rule =
             table.find(&head.view(black_box(bytes)), black_box(Some(head.path(bytes)))).expect("the host is routed");
-        black_box(rule.pick(7).service);
+        black_box(rule.pick(|| 7).service);
     })
 }
 
@@ -272,7 +272,8 @@ fn balance(balance: Balance, count: usize) -> Run {
     repeat(move || {
         turn += 1;
         let random = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        black_box(balance::pick(balance, count, |index| endpoints[index], &tried, Instant::ZERO, turn, random));
+        let draw = || Draw { now: Instant::ZERO, turn, random };
+        black_box(balance::pick(balance, count, |index| endpoints[index], &tried, draw));
     })
 }
 

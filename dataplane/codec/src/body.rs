@@ -121,6 +121,12 @@ impl BodyScanner {
     /// # Errors
     /// Chunk framing or trailers that are malformed, forbidden or too large; the same again on every later call.
     pub fn scan(&mut self, bytes: &[u8]) -> Result<Scan, Refusal> {
+        let content = self.unframed_bytes().min(bytes.len() as u64) as usize;
+        if content > 0 && content == bytes.len() {
+            // Mostly there is nothing else, and it need not be looked at.
+            self.skip(content as u64);
+            return Ok(Scan { consumed: content, state: self.state() });
+        }
         let mut consumed = 0;
         loop {
             let piece = self.next_piece(&bytes[consumed..])?;

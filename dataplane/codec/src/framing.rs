@@ -100,6 +100,7 @@ impl Announced {
     }
 
     /// The length of a response's body, which depends on what was asked for (RFC 9112 section 6.3 items 1 and 2).
+    #[inline]
     pub(crate) fn response(&self, status: u16, request: Method) -> BodyLength {
         let tunnel = request == Method::Connect && (200..300).contains(&status);
         match (self.chunked, self.content_length) {
@@ -113,6 +114,7 @@ impl Announced {
 
 /// Responses that must not even announce a length (RFC 9110 section 8.6, RFC 9112 section 6.1). A 304 may: it tells of
 /// the response that a GET would have had.
+#[inline]
 pub(crate) fn forbids_length(status: u16) -> bool {
     status < 200 || status == 204
 }
@@ -120,10 +122,17 @@ pub(crate) fn forbids_length(status: u16) -> bool {
 /// Digits only: no sign, no spaces, no list. Below 2^63, because readers that keep a signed number would see another
 /// one; with at most 19 digits, so that leading zeros cannot grow without end.
 fn parse_length(value: &[u8]) -> Result<u64, Refusal> {
-    if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
+    if value.is_empty() || value.len() > 19 {
         return Err(Refusal::BadContentLength);
     }
-    let length = value.iter().fold(0_u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    let mut length = 0_u64;
+    for byte in value {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return Err(Refusal::BadContentLength);
+        }
+        length = length * 10 + u64::from(digit);
+    }
     if length > i64::MAX as u64 { Err(Refusal::BadContentLength) } else { Ok(length) }
 }
 

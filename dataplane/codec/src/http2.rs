@@ -2,7 +2,7 @@
 
 use crate::authority;
 use crate::head::Method;
-use crate::http1::target::{find_special, is_forbidden};
+use crate::http1::target::find_query;
 use crate::refusal::Refusal;
 
 /// What a client says first that speaks HTTP/2 (RFC 9113 section 3.4).
@@ -24,12 +24,7 @@ pub fn check_path(path: &[u8], method: Method) -> Result<usize, Refusal> {
     if !path.iter().all(u8::is_ascii_graphic) {
         return Err(Refusal::BadTarget);
     }
-    let query = match find_special(path) {
-        Some(found) if path[found] != b'?' || path[found..].iter().any(is_forbidden) => {
-            return Err(Refusal::BadTarget);
-        }
-        found => found.unwrap_or(path.len()),
-    };
+    let query = find_query(path)?;
     match path {
         [b'/', ..] => Ok(query),
         b"*" if method == Method::Options => Ok(query),

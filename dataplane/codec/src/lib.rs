@@ -29,6 +29,7 @@ pub mod name;
 pub mod normalize;
 pub mod proxy_protocol;
 pub mod refusal;
+mod words;
 
 pub use body::BodyScanner;
 pub use client_hello::ClientHello;

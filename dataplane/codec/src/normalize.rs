@@ -4,12 +4,16 @@
 use std::borrow::Cow;
 
 use crate::refusal::Refusal;
+use crate::words;
 
 /// Whether a path is surely its own normal form: no percent-encoding, no segment that starts with a dot, no backslash.
 /// False only means that [`normalized`] has to look.
 pub fn path_is_plain(path: &[u8]) -> bool {
-    let mut previous = 0;
-    for &byte in path {
+    let doubtful = |word| words::equal(word, b'%') | words::equal(word, b'\\') | words::equal(word, b'.');
+    let Some(first) = words::find(path, doubtful) else { return true };
+    let (before, from_there) = path.split_at(first);
+    let mut previous = before.last().copied().unwrap_or_default();
+    for &byte in from_there {
         if byte == b'%' || byte == b'\\' || (byte == b'.' && previous == b'/') {
             return false;
         }
@@ -119,6 +123,19 @@ mod tests {
             assert!(path_is_plain(path.as_bytes()), "{path}");
             assert!(matches!(normalized(path.as_bytes()), Ok(Cow::Borrowed(_))), "{path}");
             check(path, Ok(path));
+        }
+    }
+
+    #[test]
+    fn a_doubtful_byte_is_seen_wherever_it_stands() {
+        for (length, place) in (1..32).flat_map(|length| (0..length).map(move |place| (length, place))) {
+            let with = |part: &[u8]| [&vec![b'a'; place][..], part, &vec![b'a'; length - place]].concat();
+            for part in [&b"%41"[..], b"\\", b"/.", b"/a.b/.", b"..%"] {
+                assert!(!path_is_plain(&with(part)), "{:?}", with(part));
+            }
+            for part in [&b"."[..], b"/a.", b".././."] {
+                assert_eq!(path_is_plain(&with(part)), !with(part).windows(2).any(|pair| pair == b"/."));
+            }
         }
     }
 

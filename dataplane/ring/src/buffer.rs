@@ -77,6 +77,7 @@ impl Buffer {
     }
 
     /// Bytes that can be added behind the filled ones without [`compact`](Buffer::compact) or [`grow`](Buffer::grow).
+    #[inline]
     pub fn spare(&self) -> usize {
         self.capacity() - self.end as usize
     }
@@ -105,6 +106,7 @@ impl Buffer {
     ///
     /// # Panics
     /// When fewer bytes are filled.
+    #[inline]
     pub fn consume(&mut self, len: usize) {
         assert!(len <= self.len(), "cannot consume more than is filled");
         self.start += len as u32;
@@ -135,6 +137,7 @@ impl Buffer {
     ///
     /// # Panics
     /// When the range is not inside the filled bytes.
+    #[inline]
     pub fn slice(&self, range: Range<usize>) -> Slice {
         assert!(range.start <= range.end && range.end <= self.len(), "a slice shows filled bytes only");
         let storage = self.storage.clone().unwrap_or_else(|| Storage::take(Size::Small));

@@ -82,18 +82,24 @@ impl Output {
     }
 
     /// How many bytes wait to be sent.
+    #[inline]
     pub fn len_bytes(&self) -> usize {
         self.parts.as_ref().map_or(0, |parts| parts.bytes)
     }
 
     /// Whether nothing waits to be sent.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len_bytes() == 0
     }
 
     /// Forgets everything that waits.
+    #[inline]
     pub fn clear(&mut self) {
-        if let Some(parts) = &mut self.parts {
+        // Mostly there is nothing: what was sent is forgotten with its last byte, and its storage given back.
+        if let Some(parts) = &mut self.parts
+            && parts.bytes > 0
+        {
             parts.clear();
         }
     }

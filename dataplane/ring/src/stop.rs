@@ -120,6 +120,7 @@ impl Stop {
 
     /// Sets or removes the moment at which this is triggered by itself: then or up to about 20 ms later, never before.
     /// Cheap enough to be called several times a request.
+    #[inline]
     pub fn set_deadline(&self, deadline: Option<Instant>) {
         let deadline = deadline.unwrap_or(Instant::FAR_FUTURE);
         self.0.deadline.set(deadline);

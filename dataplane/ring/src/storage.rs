@@ -89,6 +89,16 @@ impl Storage {
         unsafe { self.header.as_ptr().cast::<u8>().add(DATA_OFFSET) }
     }
 
+    /// Nobody references the block any more.
+    fn give_back(&self) {
+        let size = self.size();
+        // While the thread is being torn down its pool may be gone already; the block then goes to the allocator.
+        let kept = POOL.try_with(|pool| pool.keep(self.header, size)).unwrap_or(false);
+        if !kept {
+            free(self.header, size);
+        }
+    }
+
     fn header(&self) -> &Header {
         // SAFETY: a live reference keeps the block allocated and its header initialised, and headers are only ever
         // accessed through shared references and cells.
@@ -105,16 +115,12 @@ impl Clone for Storage {
 }
 
 impl Drop for Storage {
+    #[inline]
     fn drop(&mut self) {
         let left = self.header().references.get() - 1;
         self.header().references.set(left);
-        if left > 0 {
-            return;
-        }
-        // While the thread is being torn down its pool may be gone already; the block then goes to the allocator.
-        let kept = POOL.try_with(|pool| pool.keep(self.header, self.header().size)).unwrap_or(false);
-        if !kept {
-            free(self.header, self.header().size);
+        if left == 0 {
+            self.give_back();
         }
     }
 }

@@ -41,6 +41,17 @@ impl<C: Candidate> Candidate for Probed<C> {
     }
 }
 
+/// What a choice depends on beside the candidates.
+#[derive(Clone, Copy, Debug)]
+pub struct Draw {
+    /// Tells who is avoided still.
+    pub now: Instant,
+    /// Counts the service's picks.
+    pub turn: u64,
+    /// Uniform over all 64-bit numbers.
+    pub random: u64,
+}
+
 /// Endpoints that a request was already tried on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tried {
@@ -78,19 +89,18 @@ pub fn pick<C: Candidate>(
     count: usize,
     candidate: impl Fn(usize) -> C,
     tried: &Tried,
-    now: Instant,
-    turn: u64,
-    random: u64,
+    draw: impl FnOnce() -> Draw,
 ) -> Option<usize> {
-    let fit = |index: usize| {
-        let is_fit = |seen: C| !seen.is_unhealthy() && seen.avoided_until().is_none_or(|until| until <= now);
-        !tried.contains(index) && is_fit(candidate(index))
-    };
     match count {
         0 => return None,
         1 => return (!tried.contains(0)).then_some(0),
         _ => {}
     }
+    let Draw { now, turn, random } = draw();
+    let fit = |index: usize| {
+        let is_fit = |seen: C| !seen.is_unhealthy() && seen.avoided_until().is_none_or(|until| until <= now);
+        !tried.contains(index) && is_fit(candidate(index))
+    };
     let picked = match balance {
         Balance::RoundRobin => (turn % count as u64) as usize,
         Balance::LeastRequest => {

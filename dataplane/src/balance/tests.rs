@@ -36,7 +36,8 @@ fn picks(balance: Balance, endpoints: &[Endpoint], tried: &Tried, now: Instant, 
     let mut random = numbers(7);
     let mut counts = vec![0; endpoints.len()];
     for turn in 0..rounds {
-        if let Some(index) = pick(balance, endpoints.len(), |index| endpoints[index], tried, now, turn, random()) {
+        let draw = || Draw { now, turn, random: random() };
+        if let Some(index) = pick(balance, endpoints.len(), |index| endpoints[index], tried, draw) {
             counts[index] += 1;
         }
     }
@@ -125,5 +126,18 @@ fn where_no_endpoint_serves_all_are_used_and_a_retry_takes_a_sick_one_last() {
     for balance in [Balance::RoundRobin, Balance::LeastRequest] {
         let counts = picks(balance, &endpoints, &tried, now, 100);
         assert_eq!((counts[1], counts.iter().sum::<u64>()), (0, 100), "{counts:?}");
+    }
+}
+
+#[test]
+fn where_there_is_no_choice_neither_clock_nor_chance_is_asked() {
+    for balance in [Balance::RoundRobin, Balance::LeastRequest] {
+        let only = [Endpoint { avoided_until: Some(Instant::FAR_FUTURE), ..Endpoint::default() }];
+        let mut tried = Tried::default();
+        for expected in [Some(0), None] {
+            assert_eq!(pick(balance, 1, |index| only[index], &tried, || unreachable!()), expected, "{balance:?}");
+            tried.note(0);
+        }
+        assert_eq!(pick(balance, 0, |index| only[index], &Tried::default(), || unreachable!()), None, "{balance:?}");
     }
 }

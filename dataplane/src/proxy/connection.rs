@@ -486,8 +486,9 @@ async fn requests<N: Net>(connection: Rc<Connection<N>>, exchanges: impl Exchang
             MayBeThere::Last | MayBeThere::No => return,
         }
         let next = exchanges.run(connection.clone(), Buffer::take(Size::Small)).await;
-        if !goes_on_after(&connection, &exchanges, next).await {
-            return;
+        connection.served.set(true);
+        if !matches!(next, Next::Idle) {
+            return end(&connection, &exchanges, next).await;
         }
     }
 }
@@ -501,20 +502,12 @@ async fn http2<N: Net>(connection: &Rc<Connection<N>>, exchanges: &impl Exchange
     }
 }
 
-/// Whether a connection waits for further requests after a busy time.
-async fn goes_on_after<N: Net>(connection: &Rc<Connection<N>>, exchanges: &impl Exchanges<N>, next: Next) -> bool {
-    connection.served.set(true);
+/// Ends a connection after its last busy time, or goes on in HTTP/2.
+async fn end<N: Net>(connection: &Rc<Connection<N>>, exchanges: &impl Exchanges<N>, next: Next) {
     match next {
-        Next::Idle => true,
-        Next::Close => false,
-        Next::Linger => {
-            Box::pin(linger(connection)).await;
-            false
-        }
-        Next::Http2(arrived) => {
-            http2(connection, exchanges, arrived).await;
-            false
-        }
+        Next::Idle | Next::Close => {}
+        Next::Linger => Box::pin(linger(connection)).await,
+        Next::Http2(arrived) => http2(connection, exchanges, arrived).await,
     }
 }
 
@@ -536,8 +529,10 @@ async fn detected<N: Net>(connection: Rc<Connection<N>>, exchanges: impl Exchang
         return Box::pin(opaque::serve(connection, Opening { spoken: Some(spoken), bytes })).await;
     }
     let next = exchanges.run(connection.clone(), bytes).await;
-    if goes_on_after(&connection, &exchanges, next).await {
-        requests(connection, exchanges).await;
+    connection.served.set(true);
+    match next {
+        Next::Idle => requests(connection, exchanges).await,
+        next => end(&connection, &exchanges, next).await,
     }
 }
 

@@ -40,7 +40,7 @@ use crate::proxy::relay::{Raced, Turn, race};
 use crate::proxy::request::{self, Account, Call, Failed, Patience};
 use crate::proxy::transport::Transport;
 use crate::proxy::{date, exchange, grpc, grpc_web, hop, tunnel};
-use crate::tables::Listener;
+use crate::tables::{Listener, Tables};
 use crate::upstream::Needs;
 use crate::worker::{Worker, unix_micros};
 
@@ -81,7 +81,9 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, mut buffer: Buffer) ->
     let worker = connection.worker.clone();
     let mut scratch = worker.take_scratch();
     let next = loop {
-        connection.turn.step().await;
+        if connection.turn.takes_last_step() {
+            ringmesh_ring::yield_now().await;
+        }
         match one(&worker, &connection, &mut buffer, &mut scratch).await {
             Some(next) => break next,
             None if buffer.is_empty() => break Next::Idle,
@@ -111,45 +113,65 @@ async fn one<N: Net>(
         Err(_) if begins_preface(buffer.filled()) && connection.may_begin_http2() => {
             return Some(Next::Http2(std::mem::replace(buffer, Buffer::hollow())));
         }
-        Err(mut reason) => {
-            if sniff::is_tls(buffer.filled()) {
-                reason = Reason::TlsToPlainPort;
-                worker.tell_hint(listener, connection.client_text(), reason);
-            }
-            let mut account = Account::default();
-            let mut answer = Answer {
-                reason,
-                elsewhere: None,
-                web: None,
-                listener,
-                close: true,
-                head_only: false,
-                account: &mut account,
-            };
-            let sent = answer.send(connection, scratch).await;
-            request::refused(worker, connection, &tables, listener, &account, reason);
-            return Some(if sent { Next::Linger } else { Next::Close });
+        Err(reason) => {
+            return Some(Box::pin(refuse(worker, connection, &tables, listener, buffer, scratch, reason)).await);
         }
     }
-    let head = HeadBytes::Arrived(buffer.slice(0..scratch.request.len()));
+    let head_bytes = scratch.request.len();
+    let head = HeadBytes::Arrived(buffer.slice(0..head_bytes));
     let body = BodyScanner::new(scratch.request.framing(), &listener.head_limits);
     let web = grpc_web::Call::asked(listener, &scratch.request.view(&head));
-    let mut exchange = Exchange {
-        worker,
-        connection,
-        listener,
-        buffer,
-        scratch,
-        head,
-        body,
-        stage: Stage::Waiting,
-        asks: Asks::Nothing,
-        head_taken: false,
-        kept: None,
-        web,
+    let stage = {
+        let mut exchange = Exchange {
+            worker,
+            connection,
+            listener,
+            buffer,
+            scratch,
+            head,
+            body,
+            stage: Stage::Waiting,
+            asks: Asks::Nothing,
+            head_taken: false,
+            kept: None,
+            web,
+        };
+        request::serve(worker, connection, &tables, listener, &connection.stop, &mut exchange).await;
+        exchange.stage
     };
-    request::serve(worker, connection, &tables, listener, &connection.stop, &mut exchange).await;
-    exchange.finish()
+    // Nobody else shows the head's bytes any more, so that their room can be used again.
+    match stage {
+        Stage::Done => {
+            if scratch.request.framing().is_empty() {
+                buffer.consume(head_bytes);
+            }
+            None
+        }
+        Stage::DoneAndClose => Some(Next::Linger),
+        Stage::Waiting | Stage::Begun => Some(Next::Close),
+    }
+}
+
+/// Answers a request whose head could not be read.
+async fn refuse<N: Net>(
+    worker: &Worker<N>,
+    connection: &Connection<N>,
+    tables: &Tables,
+    listener: &Listener,
+    buffer: &Buffer,
+    scratch: &mut Scratch,
+    mut reason: Reason,
+) -> Next {
+    if sniff::is_tls(buffer.filled()) {
+        reason = Reason::TlsToPlainPort;
+        worker.tell_hint(listener, connection.client_text(), reason);
+    }
+    let mut account = Account::default();
+    let mut answer =
+        Answer { reason, elsewhere: None, web: None, listener, close: true, head_only: false, account: &mut account };
+    let sent = answer.send(connection, scratch).await;
+    request::refused(worker, connection, tables, listener, &account, reason);
+    if sent { Next::Linger } else { Next::Close }
 }
 
 /// Reads until a whole head is there. False: there was nothing at all.
@@ -289,23 +311,6 @@ struct Exchange<'a, N: Net> {
 }
 
 impl<N: Net> Exchange<'_, N> {
-    /// What becomes of the connection. None: it may go on.
-    fn finish(self) -> Option<Next> {
-        let Self { buffer, scratch, head, stage, .. } = self;
-        let bytes = head.len();
-        drop(head);
-        match stage {
-            Stage::Done => {
-                if scratch.request.framing().is_empty() {
-                    buffer.consume(bytes);
-                }
-                None
-            }
-            Stage::DoneAndClose => Some(Next::Linger),
-            Stage::Waiting | Stage::Begun => Some(Next::Close),
-        }
-    }
-
     /// Whether the client's side may be used again after this request, as far as is known before the response.
     fn client_persists(&self) -> bool {
         self.scratch.request.persistent() && self.connection.goes_on()
@@ -334,28 +339,58 @@ impl<N: Net> Call<N> for Exchange<'_, N> {
             Leased::Own(lease) => lease,
             Leased::Shared(lease) => return Box::pin(self.exchange_over_http2(lease, patience, account)).await,
         };
-        self.scratch.edits.clear();
-        self.scratch.to_upstream.clear();
-        if self.writes_to_hops() {
-            self.edit_request();
-        }
-        let HeadBytes::Arrived(head) = &self.head else { return Err(Failed::Ended(Reason::Internal)) };
-        let Scratch { request, edits, to_upstream, .. } = &mut *self.scratch;
-        request.write(head, edits, &mut Spans { head, output: to_upstream });
+        self.write_request()?;
         let deadlines = patience.deadlines(&self.connection.stop, self.listener);
         if self.asks == Asks::Connect {
-            return Box::pin(self.exchange_connect(lease, &deadlines, account)).await;
+            // A tunnel begins on a connection of its own: there is no telling whether a kept one is still there.
+            if !lease.fresh {
+                self.scratch.to_upstream.clear();
+                return Err(Failed::Stale);
+            }
+            if self.listener.config.hop.connect != Connect::Forward {
+                return Box::pin(self.terminate_connect(lease, &deadlines, account)).await;
+            }
         }
-        if self.body.state() == State::Done {
-            return self.exchange_without_body(lease, &deadlines, account).await;
+        if self.body.state() != State::Done {
+            return Box::pin(self.exchange_with_body(lease, &deadlines, account)).await;
         }
-        // What of the body came with the head goes with it.
-        self.buffer.consume(self.head.len());
-        match pass_on(&mut self.body, self.buffer, &mut self.scratch.to_upstream) {
-            Ok(count) => account.request_bytes += count as u64,
-            Err(reason) => return Err(Failed::Ended(reason)),
+        // Most requests have no body, and go no further than here.
+        let stale = lease.reused && self.scratch.request.known_method().is_safe();
+        let output = &mut self.scratch.to_upstream;
+        let now = self.worker.net.now();
+        deadlines.for_taking(Part::Forth, now, output.len_bytes(), Reason::UpstreamReadsSlowly);
+        let sent = lease.transport.flush(output, &self.connection.stop).await;
+        deadlines.forget(Part::Forth);
+        if let Err(error) = sent {
+            output.clear();
+            return Err(match error {
+                StreamError::Io(_) if stale => Failed::Stale,
+                error => Failed::Ended(of_upstream(&error, &deadlines)),
+            });
         }
-        Box::pin(self.exchange_with_body(lease, &deadlines, account)).await
+        let Scratch { request, response, edits, to_client, text, .. } = &mut *self.scratch;
+        let respond = Respond {
+            worker: self.worker,
+            connection: self.connection,
+            listener: self.listener,
+            upstream: &lease.transport,
+            request,
+            request_bytes: &self.head,
+            asks: self.asks,
+            upload: &Uploaded::whole(),
+            stale,
+            watch: &Watch::new(request),
+            deadlines: &deadlines,
+        };
+        let end = respond.run(response, edits, text, to_client, &mut self.stage, account).await?;
+        if end.tunnel {
+            return Box::pin(self.tunnel(lease, account)).await;
+        }
+        if end.upstream_persists {
+            lease.give_back(self.worker);
+        }
+        self.stage = if end.client_persists { Stage::Done } else { Stage::DoneAndClose };
+        Ok(())
     }
 
     async fn answer(&mut self, reason: Reason, account: &mut Account) {
@@ -568,6 +603,19 @@ impl<N: Net> Exchange<'_, N> {
         self.scratch.request.speaks_to_hops() || hop::writes(&self.listener.config.hop)
     }
 
+    /// Writes the head, with what this hop has to change in it.
+    fn write_request(&mut self) -> Result<(), Failed> {
+        self.scratch.edits.clear();
+        self.scratch.to_upstream.clear();
+        if self.writes_to_hops() {
+            self.edit_request();
+        }
+        let HeadBytes::Arrived(head) = &self.head else { return Err(Failed::Ended(Reason::Internal)) };
+        let Scratch { request, edits, to_upstream, .. } = &mut *self.scratch;
+        request.write(head, edits, &mut Spans { head, output: to_upstream });
+        Ok(())
+    }
+
     /// What this hop has to change: for one connection, and for all who read it after us.
     #[cold]
     fn edit_request(&mut self) {
@@ -587,20 +635,13 @@ impl<N: Net> Exchange<'_, N> {
         }
     }
 
-    /// A tunnel begins on a connection of its own: there is no telling whether a kept one is still there.
-    async fn exchange_connect(
+    /// Answers a CONNECT whose tunnel ends here, and carries its bytes.
+    async fn terminate_connect(
         &mut self,
         lease: Lease<N>,
         deadlines: &Deadlines<'_>,
         account: &mut Account,
     ) -> Result<(), Failed> {
-        if !lease.fresh {
-            self.scratch.to_upstream.clear();
-            return Err(Failed::Stale);
-        }
-        if self.listener.config.hop.connect == Connect::Forward {
-            return self.exchange_without_body(lease, deadlines, account).await;
-        }
         self.scratch.to_upstream.clear();
         let output = &mut self.scratch.to_client;
         output.clear();
@@ -629,50 +670,6 @@ impl<N: Net> Exchange<'_, N> {
         ended.map_err(Failed::Ended)
     }
 
-    async fn exchange_without_body(
-        &mut self,
-        lease: Lease<N>,
-        deadlines: &Deadlines<'_>,
-        account: &mut Account,
-    ) -> Result<(), Failed> {
-        let stale = lease.reused && self.scratch.request.known_method().is_safe();
-        let output = &mut self.scratch.to_upstream;
-        let now = self.worker.net.now();
-        deadlines.for_taking(Part::Forth, now, output.len_bytes(), Reason::UpstreamReadsSlowly);
-        let sent = lease.transport.flush(output, &self.connection.stop).await;
-        deadlines.forget(Part::Forth);
-        if let Err(error) = sent {
-            output.clear();
-            return Err(match error {
-                StreamError::Io(_) if stale => Failed::Stale,
-                error => Failed::Ended(of_upstream(&error, deadlines)),
-            });
-        }
-        let Scratch { request, response, edits, to_client, text, .. } = &mut *self.scratch;
-        let respond = Respond {
-            worker: self.worker,
-            connection: self.connection,
-            listener: self.listener,
-            upstream: &lease.transport,
-            request,
-            request_bytes: &self.head,
-            asks: self.asks,
-            upload: &Uploaded::whole(),
-            stale,
-            watch: &Watch::new(request),
-            deadlines,
-        };
-        let end = respond.run(response, edits, text, to_client, &mut self.stage, account).await?;
-        if end.tunnel {
-            return Box::pin(self.tunnel(lease, account)).await;
-        }
-        if end.upstream_persists {
-            lease.give_back(self.worker);
-        }
-        self.stage = if end.client_persists { Stage::Done } else { Stage::DoneAndClose };
-        Ok(())
-    }
-
     /// Both directions at once: the response may come before the request has ended.
     async fn exchange_with_body(
         &mut self,
@@ -680,6 +677,12 @@ impl<N: Net> Exchange<'_, N> {
         deadlines: &Deadlines<'_>,
         account: &mut Account,
     ) -> Result<(), Failed> {
+        // What of the body came with the head goes with it.
+        self.buffer.consume(self.head.len());
+        match pass_on(&mut self.body, self.buffer, &mut self.scratch.to_upstream) {
+            Ok(count) => account.request_bytes += count as u64,
+            Err(reason) => return Err(Failed::Ended(reason)),
+        }
         let stop = &self.connection.stop;
         // Who sends a part of the body at once waits for nobody.
         let awaits_continue = self.scratch.request.expects_continue() && account.request_bytes == 0;
@@ -886,21 +889,14 @@ impl<N: Net> Respond<'_, N> {
         if self.asks != Asks::Nothing {
             self.keep_offer(head, edits, &buffer);
             if self.begins_tunnel(head) {
-                self.write_tunnel_head(head, edits, output, &mut buffer);
-                account.status = head.status();
-                *stage = Stage::Begun;
-                // What the endpoint has sent already is the tunnel's.
-                account.response_bytes += buffer.len() as u64;
-                output.push(buffer.slice(0..buffer.len()));
-                self.flush(output).await.map_err(Failed::Ended)?;
-                return Ok(End { upstream_persists: false, client_persists: false, tunnel: true });
+                return Box::pin(self.begin_tunnel(head, edits, output, buffer, stage, account)).await;
             }
         }
         let method = self.request.known_method();
         let length = head.framing(method);
         let end = End {
             tunnel: false,
-            upstream_persists: head.persistent(method) && length != BodyLength::UntilClose,
+            upstream_persists: head.persistent(method),
             client_persists: self.request.persistent()
                 && self.connection.goes_on()
                 && self.ends_by_itself(length)
@@ -949,11 +945,26 @@ impl<N: Net> Respond<'_, N> {
         }
     }
 
-    fn write_tunnel_head(&self, head: &ResponseHead, edits: &mut Edits, output: &mut Output, buffer: &mut Buffer) {
+    /// Passes the head of a tunnel back, with what the endpoint has sent already, which is the tunnel's.
+    async fn begin_tunnel(
+        &self,
+        head: &ResponseHead,
+        edits: &mut Edits,
+        output: &mut Output,
+        mut buffer: Buffer,
+        stage: &mut Stage,
+        account: &mut Account,
+    ) -> Result<End, Failed> {
         edits.set_framing(Framing::Drop);
         let bytes = buffer.slice(0..head.len());
         head.write(&bytes, edits, &mut Spans { head: &bytes, output });
         buffer.consume(head.len());
+        account.status = head.status();
+        *stage = Stage::Begun;
+        account.response_bytes += buffer.len() as u64;
+        output.push(buffer.slice(0..buffer.len()));
+        self.flush(output).await.map_err(Failed::Ended)?;
+        Ok(End { upstream_persists: false, client_persists: false, tunnel: true })
     }
 
     /// Whether the client can tell where the body ends without the connection's end.
@@ -989,14 +1000,16 @@ impl<N: Net> Respond<'_, N> {
                 if buffer.spare() == 0 {
                     // Interim heads may have left room in front.
                     buffer.compact();
+                    if buffer.spare() == 0 {
+                        buffer.grow();
+                    }
+                    if buffer.spare() == 0 {
+                        return Err(Failed::Ended(Reason::UpstreamGarbage));
+                    }
                 }
-                if buffer.spare() == 0 {
-                    buffer.grow();
+                if self.connection.turn.takes_last_step() {
+                    ringmesh_ring::yield_now().await;
                 }
-                if buffer.spare() == 0 {
-                    return Err(Failed::Ended(Reason::UpstreamGarbage));
-                }
-                self.connection.turn.step().await;
                 match self.receive(buffer).await {
                     Ok(0) if stale => return Err(Failed::Stale),
                     Ok(0) => return Err(Failed::Ended(Reason::UpstreamReset)),
@@ -1016,21 +1029,34 @@ impl<N: Net> Respond<'_, N> {
             if interim > MAX_INTERIM {
                 return Err(Failed::Ended(Reason::UpstreamGarbage));
             }
-            let bytes = buffer.slice(0..head.len());
-            if self.request.version() == Version::Http11 {
-                edits.clear();
-                head.write(&bytes, edits, &mut Spans { head: &bytes, output });
-                // Half of it may go, and then nothing else can be said.
-                *stage = Stage::Begun;
-                self.flush(output).await.map_err(Failed::Ended)?;
-                *stage = Stage::Waiting;
-                if head.status() == 100 {
-                    self.upload.may_go_on(self.deadlines, self.worker.net.now());
-                }
-            }
-            drop(bytes);
-            buffer.consume(head.len());
+            Box::pin(self.pass_interim(head, edits, output, buffer, stage)).await?;
         }
+    }
+
+    /// Passes an interim response on, if the client can take one.
+    async fn pass_interim(
+        &self,
+        head: &ResponseHead,
+        edits: &mut Edits,
+        output: &mut Output,
+        buffer: &mut Buffer,
+        stage: &mut Stage,
+    ) -> Result<(), Failed> {
+        if self.request.version() == Version::Http11 {
+            let bytes = buffer.slice(0..head.len());
+            edits.clear();
+            head.write(&bytes, edits, &mut Spans { head: &bytes, output });
+            drop(bytes);
+            // Half of it may go, and then nothing else can be said.
+            *stage = Stage::Begun;
+            self.flush(output).await.map_err(Failed::Ended)?;
+            *stage = Stage::Waiting;
+            if head.status() == 100 {
+                self.upload.may_go_on(self.deadlines, self.worker.net.now());
+            }
+        }
+        buffer.consume(head.len());
+        Ok(())
     }
 
     fn write_head(

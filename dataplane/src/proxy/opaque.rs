@@ -16,7 +16,7 @@ use ringmesh_ring::output::Output;
 use ringmesh_ring::stop::Reason as StopReason;
 use ringmesh_ring::stream::{Error, Stream};
 
-use crate::balance::{self, Probed, Tried};
+use crate::balance::{self, Draw, Probed, Tried};
 use crate::detect::{Refused, Spoken, read_hello};
 use crate::outcome::{Reason, Retry};
 use crate::policy::Decision;
@@ -211,7 +211,7 @@ fn find<'t>(
         (Some(hello), Some(names)) => {
             let rule = names.find_name(hello).ok_or(NOBODY)?;
             way.rule = Some(rule);
-            Ok(rule.pick(random()))
+            Ok(rule.pick(random))
         }
         _ => listener.opaque.as_ref().ok_or_else(|| Reason::NoRoute.into()),
     }
@@ -255,9 +255,8 @@ async fn reach<'t, N: Net>(
         let state = |index: usize| worker.pools.state(service.endpoints[index].place);
         let candidate =
             |index: usize| Probed { seen: state(index), is_unhealthy: service.endpoints[index].is_unhealthy() };
-        let (now, turn, random) = (worker.net.now(), worker.turn(index), worker.net.random());
-        let picked =
-            balance::pick(service.config.balance, service.endpoints.len(), candidate, &tried, now, turn, random);
+        let draw = || Draw { now: worker.net.now(), turn: worker.turn(index), random: worker.net.random() };
+        let picked = balance::pick(service.config.balance, service.endpoints.len(), candidate, &tried, draw);
         let picked = picked.ok_or(last)?;
         tried.note(picked);
         let endpoint = &service.endpoints[picked];

@@ -39,11 +39,18 @@ const STEPS: u32 = 16;
 pub struct Turn(Cell<u32>);
 
 impl Turn {
-    /// Takes a step; after enough of them others go first.
-    pub async fn step(&self) {
+    /// Takes a step; whether it was the last of its turn, and others have to go first now.
+    #[inline]
+    pub fn takes_last_step(&self) -> bool {
         let steps = self.0.get() + 1;
         self.0.set(steps % STEPS);
-        if steps == STEPS {
+        steps == STEPS
+    }
+
+    /// Takes a step; after enough of them others go first. Where every request passes, [`Self::takes_last_step`] is asked
+    /// instead, which makes no future.
+    pub async fn step(&self) {
+        if self.takes_last_step() {
             ringmesh_ring::yield_now().await;
         }
     }

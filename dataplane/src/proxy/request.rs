@@ -13,7 +13,7 @@ use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::Stop;
 
-use crate::balance::{self, Probed, Tried};
+use crate::balance::{self, Draw, Probed, Tried};
 use crate::filter::Verdict;
 use crate::outcome::{Reason, Retry};
 use crate::policy::Decision;
@@ -145,12 +145,12 @@ pub async fn serve<N: Net>(
     let reason = match forward(worker, connection, tables, listener, stop, call, begun, &mut way, &mut account).await {
         Ok(()) => Reason::Ok,
         Err(reason) => {
-            call.answer(reason, &mut account).await;
+            Box::pin(call.answer(reason, &mut account)).await;
             reason
         }
     };
     let head = call.head();
-    let asked = Asked { method: head.method(), path: head.path(), authority: head.authority().unwrap_or_default() };
+    let asked = || Asked { method: head.method(), path: head.path(), authority: head.authority().unwrap_or_default() };
     tell(worker, connection, tables, listener, asked, begun, &way, &account, reason);
     reason
 }
@@ -165,7 +165,7 @@ pub fn refused<N: Net>(
     reason: Reason,
 ) {
     let now = worker.net.now();
-    tell(worker, connection, tables, listener, Asked::default(), now, &Way::default(), account, reason);
+    tell(worker, connection, tables, listener, Asked::default, now, &Way::default(), account, reason);
 }
 
 /// What the access log says of a request's head.
@@ -208,7 +208,7 @@ async fn forward<'t, N: Net>(
             Target::Routes(routes) => {
                 let rule = routes.find(&head, path.as_deref()).ok_or(Reason::NoRoute)?;
                 way.rule = Some(rule);
-                rule.pick(worker.net.random())
+                rule.pick(|| worker.net.random())
             }
             Target::Redirect(_) => return Err(redirect::outcome(&head)),
         }
@@ -237,13 +237,11 @@ async fn forward<'t, N: Net>(
         let state = |index: usize| worker.pools.state(service.endpoints[index].place);
         let candidate =
             |index: usize| Probed { seen: state(index), is_unhealthy: service.endpoints[index].is_unhealthy() };
-        let turn = worker.turn(target.service);
-        let (now, random) = (worker.net.now(), worker.net.random());
+        let draw = || Draw { now: worker.net.now(), turn: worker.turn(target.service), random: worker.net.random() };
         let (endpoint, original) = match service.config.destination {
             Destination::Endpoints => {
                 let count = service.endpoints.len();
-                let index =
-                    balance::pick(service.config.balance, count, candidate, &tried, now, turn, random).ok_or(last)?;
+                let index = balance::pick(service.config.balance, count, candidate, &tried, draw).ok_or(last)?;
                 tried.note(index);
                 (&service.endpoints[index], None)
             }
@@ -293,12 +291,12 @@ fn may_try_elsewhere(reason: Reason, account: &Account, service: &Service) -> bo
 }
 
 #[allow(clippy::too_many_arguments, reason = "one story, told once")]
-fn tell<N: Net>(
+fn tell<'a, N: Net>(
     worker: &Worker<N>,
     connection: &Connection<N>,
     tables: &Tables,
     listener: &Listener,
-    asked: Asked<'_>,
+    asked: impl FnOnce() -> Asked<'a>,
     begun: Instant,
     way: &Way<'_>,
     account: &Account,
@@ -310,6 +308,7 @@ fn tell<N: Net>(
     if !logged {
         return;
     }
+    let asked = asked();
     worker.tell(&Event::Access(Access {
         time: unix_micros(),
         listener: &listener.config.name,

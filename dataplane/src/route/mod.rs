@@ -120,13 +120,14 @@ impl Table {
 
 impl Rule {
     /// The service that a request goes to: each with its weight's share of `random`, which is uniform over all 64-bit
-    /// numbers.
-    pub fn pick(&self, random: u64) -> &Target {
+    /// numbers, and is asked for only where there are several.
+    #[inline]
+    pub fn pick(&self, random: impl FnOnce() -> u64) -> &Target {
         if let [only] = &self.to[..] {
             return only;
         }
         // The upper half of a 64-bit product: uniform, and without a division.
-        let mut point = ((u128::from(random) * u128::from(self.total_weight)) >> 64) as u32;
+        let mut point = ((u128::from(random()) * u128::from(self.total_weight)) >> 64) as u32;
         for target in &self.to {
             if point < target.weight {
                 return target;

@@ -163,6 +163,7 @@ impl RequestHead {
     }
 
     /// The method as sent.
+    #[inline]
     pub fn method<'b>(&self, bytes: &'b [u8]) -> &'b [u8] {
         self.method.of(bytes)
     }
@@ -183,11 +184,13 @@ impl RequestHead {
     }
 
     /// The path, not normalized.
+    #[inline]
     pub fn path<'b>(&self, bytes: &'b [u8]) -> &'b [u8] {
         self.or_root(self.target.path, bytes)
     }
 
     /// An absolute target may have no path: it means `/`, or the whole server for OPTIONS (RFC 9112 section 3.2.4).
+    #[inline]
     fn or_root<'b>(&self, span: Span, bytes: &'b [u8]) -> &'b [u8] {
         match self.target.form {
             Form::Absolute if span.is_empty() => self.implied_target(),
@@ -201,6 +204,7 @@ impl RequestHead {
 
     /// Host and port that the request is for. The authority of an absolute target, or of CONNECT's, wins over Host, which
     /// is overwritten when the head is written (RFC 9112 section 3.2.2). None only in HTTP/1.0.
+    #[inline]
     pub fn authority<'b>(&self, bytes: &'b [u8]) -> Option<&'b [u8]> {
         match self.target.form {
             Form::Absolute | Form::Authority => Some(self.target.authority.of(bytes)),
@@ -354,6 +358,7 @@ pub struct RequestView<'a> {
 }
 
 impl Head for RequestView<'_> {
+    #[inline]
     fn method(&self) -> &[u8] {
         self.head.method(self.bytes)
     }
@@ -362,10 +367,12 @@ impl Head for RequestView<'_> {
         self.head.target(self.bytes)
     }
 
+    #[inline]
     fn path(&self) -> &[u8] {
         self.head.path(self.bytes)
     }
 
+    #[inline]
     fn authority(&self) -> Option<&[u8]> {
         self.head.authority(self.bytes)
     }

@@ -128,11 +128,13 @@ impl ResponseHead {
     }
 
     /// How long the body is, given what was asked for.
+    #[inline]
     pub fn framing(&self, request: Method) -> BodyLength {
         self.fields.announced.response(self.status, request)
     }
 
     /// Whether the upstream's connection can be used again once the body has been read.
+    #[inline]
     pub fn persistent(&self, request: Method) -> bool {
         self.framing(request) != BodyLength::UntilClose && self.fields.options.persistent(self.version)
     }

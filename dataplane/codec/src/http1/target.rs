@@ -3,6 +3,7 @@
 use crate::authority;
 use crate::head::Method;
 use crate::refusal::Refusal;
+use crate::words;
 
 use super::fields::Span;
 
@@ -40,12 +41,7 @@ impl Target {
     /// [`Refusal::BadTarget`], [`Refusal::BadHost`].
     pub(super) fn parse(head: &[u8], target: &[u8], method: Method) -> Result<Self, Refusal> {
         // One walk finds the query and what must not be there.
-        let query = match find_special(target) {
-            Some(found) if target[found] != b'?' || target[found..].iter().any(is_forbidden) => {
-                return Err(Refusal::BadTarget);
-            }
-            found => found.unwrap_or(target.len()),
-        };
+        let query = find_query(target)?;
         match target {
             _ if method == Method::Connect => Self::tunnel(head, target),
             [b'/', ..] => Ok(Self::origin(head, target, target, query, Form::Origin)),
@@ -95,32 +91,16 @@ impl Target {
     }
 }
 
-/// httparse lets fragments and bytes above ASCII pass. The former never belong on the wire, the latter are decoded
-/// differently by everybody.
-pub(crate) fn is_forbidden(byte: &u8) -> bool {
-    *byte >= 0x80 || *byte == b'#'
-}
-
-/// Where the first byte is that is forbidden or begins the query. Looks at eight bytes at once: targets are too short for
-/// wider registers to pay.
-pub(crate) fn find_special(target: &[u8]) -> Option<usize> {
-    const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
-    const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
-    // Mycroft's test for a zero byte: the lowest bit it sets is right, and only that one is asked for.
-    let has = |word: u64, byte: u8| {
-        let zero = word ^ (ONES * u64::from(byte));
-        zero.wrapping_sub(ONES) & !zero
-    };
-    let (words, rest) = target.as_chunks::<8>();
-    for (index, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let found = (has(word, b'?') | has(word, b'#') | word) & HIGH;
-        if found != 0 {
-            return Some(index * 8 + found.trailing_zeros() as usize / 8);
-        }
+/// Where the query of a target begins, or the target's length. httparse lets fragments and bytes above ASCII pass: the former
+/// never belong on the wire, the latter are decoded differently by everybody.
+///
+/// # Errors
+/// [`Refusal::BadTarget`] if it has any of these.
+pub(crate) fn find_query(target: &[u8]) -> Result<usize, Refusal> {
+    match words::find(target, |word| words::equal(word, b'#') | words::above_ascii(word)) {
+        Some(_forbidden) => Err(Refusal::BadTarget),
+        None => Ok(words::find(target, |word| words::equal(word, b'?')).unwrap_or(target.len())),
     }
-    let found = rest.iter().position(|byte| *byte == b'?' || is_forbidden(byte))?;
-    Some(words.len() * 8 + found)
 }
 
 #[cfg(test)]
@@ -128,20 +108,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_special_byte_is_found_wherever_it_stands() {
-        for length in 0..40 {
-            let plain = vec![b'a'; length];
-            assert_eq!(find_special(&plain), None);
-            for (first, second) in (0..length).flat_map(|first| (first..length).map(move |second| (first, second))) {
-                for special in [b'?', b'#', 0x80, 0xff] {
-                    let mut target = plain.clone();
-                    target[second] = b'#';
-                    target[first] = special;
-                    assert_eq!(find_special(&target), Some(first), "{target:?}");
-                }
-            }
-            for byte in (0..0x80).filter(|byte| ![b'?', b'#'].contains(byte)) {
-                assert_eq!(find_special(&vec![byte; length]), None, "{byte}");
+    fn a_query_begins_at_the_first_question_mark_and_nothing_forbidden_stands_before_or_in_it() {
+        for (target, expected) in [("/", 1), ("/a?", 2), ("/items/17?full=1?", 9), ("?", 0), ("/items/of/a/shop", 16)] {
+            assert_eq!(find_query(target.as_bytes()), Ok(expected), "{target}");
+            for (place, bad) in (0..=target.len()).flat_map(|place| [(place, b'#'), (place, 0x80), (place, 0xff)]) {
+                let mut bytes = target.as_bytes().to_vec();
+                bytes.insert(place, bad);
+                assert_eq!(find_query(&bytes), Err(Refusal::BadTarget), "{bytes:?}");
             }
         }
     }
