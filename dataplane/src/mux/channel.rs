@@ -211,6 +211,8 @@ impl State {
         let mut quantum = QUANTUM_BYTES;
         while !output.is_empty() {
             if quantum == 0 || self.trunk.is_crowded(context) {
+                // The end of the channel may come before there is room.
+                self.writer.set(Some(context.waker().clone()));
                 return Poll::Pending;
             }
             let count = output.len_bytes().min(self.credit.get() as usize).min(MAX_DATA_BYTES).min(quantum);

@@ -477,6 +477,37 @@ fn floods_end_a_trunk_and_ordinary_use_does_not() {
 }
 
 #[test]
+fn a_channel_that_waits_for_room_hears_of_its_end() {
+    world(async |network| {
+        network.set_capacity_bytes(1_000);
+        let (near, far) = network.pair();
+        let ended = Rc::new(RefCell::new(Vec::new()));
+        let told = ended.clone();
+        let server = Running::begin(&network, Side::Server, far, 20, move |channel| {
+            let told = told.clone();
+            ringmesh_ring::spawn(async move {
+                // More than all of them may put on the trunk together.
+                let result = write(&channel, &[7; 60_000]).await;
+                told.borrow_mut().push(result.map_err(|error| error.to_string()));
+                // Nothing of it is forgotten meanwhile.
+                std::future::pending::<()>().await;
+            });
+        });
+        let mut raw = Raw::new(near);
+        let opened: Vec<_> = (1..=20).map(|channel| Frame::Open { channel }).collect();
+        raw.send(&frames(&[&[HELLO][..], &opened].concat())).await;
+        pass(1).await;
+        let waiting = 20 - ended.borrow().len();
+        assert!(waiting > 5 && ended.borrow().iter().all(Result::is_ok), "{waiting} wait for room");
+        let resets: Vec<_> = (1..=20).map(|channel| Frame::Reset { channel, cause: Cause::Cancelled }).collect();
+        raw.send(&frames(&resets)).await;
+        pass(1).await;
+        assert_eq!((ended.borrow().len(), server.trunk.count()), (20, 0));
+        assert_eq!(ended.borrow().iter().filter(|result| result.is_err()).count(), waiting);
+    });
+}
+
+#[test]
 fn a_reader_that_keeps_up_gets_a_larger_window_and_one_that_does_not_keeps_the_first() {
     world(async |network| {
         let (near, far) = network.pair();
