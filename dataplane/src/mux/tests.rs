@@ -508,6 +508,31 @@ fn a_channel_that_waits_for_room_hears_of_its_end() {
 }
 
 #[test]
+fn who_opens_and_ends_channels_and_takes_no_answer_is_cut_off() {
+    world(async |network| {
+        network.set_capacity_bytes(1_000);
+        let (near, far) = network.pair();
+        let server = Running::begin(&network, Side::Server, far, 3, echo);
+        let mut raw = Raw::new(near);
+        raw.send(&frames(&[HELLO])).await;
+        let most = 2 * limits::MAX_OWED_BYTES / HEADER_BYTES;
+        let mut channel = 0;
+        while server.over.borrow().is_none() {
+            assert!(channel < most as u32, "{} bytes wait", server.trunk.output.borrow().len_bytes());
+            let three = (channel + 1..=channel + 3).flat_map(|channel| {
+                let end = data_header(channel, 0, true);
+                [&frames(&[Frame::Open { channel }])[..], &end].concat()
+            });
+            channel += 3;
+            raw.send(&three.collect::<Vec<_>>()).await;
+            pass(1).await;
+            assert!(server.trunk.output.borrow().len_bytes() < limits::MAX_OWED_BYTES + 1_000);
+        }
+        assert!(matches!(server.over().await, Over::Broken(Broken::Flood)));
+    });
+}
+
+#[test]
 fn a_reader_that_keeps_up_gets_a_larger_window_and_one_that_does_not_keeps_the_first() {
     world(async |network| {
         let (near, far) = network.pair();

@@ -343,6 +343,10 @@ impl Trunk {
         now: impl Fn() -> Instant,
         mut opened: impl FnMut(Channel),
     ) -> Result<(), Broken> {
+        if self.side == Side::Server {
+            // Each channel that it opens and ends, and each byte that is read, has an answer that it may leave where it is.
+            self.owe()?;
+        }
         while let Some((frame, taken)) = frames.next(buffer.filled())? {
             self.take(&frame, &now, &mut opened)?;
             buffer.consume(taken);
