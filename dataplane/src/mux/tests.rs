@@ -533,6 +533,23 @@ fn who_opens_and_ends_channels_and_takes_no_answer_is_cut_off() {
 }
 
 #[test]
+fn who_says_goodbye_and_takes_nothing_is_not_waited_for() {
+    world(async |network| {
+        network.set_capacity_bytes(1_000);
+        let (near, far) = network.pair();
+        let server = Running::begin(&network, Side::Server, far, 3, |channel| {
+            ringmesh_ring::spawn(async move { write(&channel, &[7; 60_000]).await.expect("there is credit") });
+        });
+        let mut raw = Raw::new(near);
+        raw.send(&frames(&[HELLO, OPEN, Frame::GoAway])).await;
+        pass(UNUSED.as_millis() as u64).await;
+        assert!(server.over.borrow().is_none(), "it may be slow");
+        pass(1_000).await;
+        assert!(matches!(server.over.take(), Some(Over::Stopped)));
+    });
+}
+
+#[test]
 fn a_reader_that_keeps_up_gets_a_larger_window_and_one_that_does_not_keeps_the_first() {
     world(async |network| {
         let (near, far) = network.pair();
