@@ -477,6 +477,27 @@ fn floods_end_a_trunk_and_ordinary_use_does_not() {
 }
 
 #[test]
+fn a_few_bytes_do_not_pay_for_a_reset() {
+    world(async |network| {
+        let (near, far) = network.pair();
+        let server = Running::begin(&network, Side::Server, far, 100, |channel| {
+            ringmesh_ring::spawn(async move { drop(read(&channel, usize::MAX).await) });
+        });
+        let mut raw = Raw::new(near);
+        raw.send(&frames(&[HELLO])).await;
+        for channel in 1..20_000 {
+            let byte = [&data_header(channel, 1, false)[..], b"x"].concat();
+            let reset = Frame::Reset { channel, cause: Cause::Cancelled };
+            raw.send(&[frames(&[Frame::Open { channel }]), byte.repeat(10), frames(&[reset])].concat()).await;
+            if channel % 100 == 0 {
+                pass(1).await;
+            }
+        }
+        assert!(matches!(server.over.take(), Some(Over::Broken(Broken::Flood))));
+    });
+}
+
+#[test]
 fn a_channel_that_waits_for_room_hears_of_its_end() {
     world(async |network| {
         network.set_capacity_bytes(1_000);
