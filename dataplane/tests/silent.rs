@@ -6,9 +6,11 @@ mod world;
 use std::ops::Range;
 use std::time::Duration;
 
+use ringmesh_dataplane::health::Checker;
 use ringmesh_dataplane::outcome::Reason;
 use ringmesh_dataplane::proxy::http2::limits::{PONG_TIMEOUT, SILENCE};
-use ringmesh_model::snapshot::{Key, Object, Protocol};
+use ringmesh_model::health::Probe;
+use ringmesh_model::snapshot::{HealthCheck, Key, Object, Protocol, Service};
 use ringmesh_ring::memory::{self, block_on};
 use ringmesh_ring::{Buffer, Instant, Net, Output, Size, Stream};
 use world::{World, read_head, send};
@@ -40,11 +42,15 @@ fn world(protocol: Protocol) -> World {
         listener.limits.request_timeout = None;
         listener.limits.idle_timeout = PATIENCE;
     });
+    change(&world, |service| service.protocol = protocol);
+    world
+}
+
+fn change(world: &World, change: impl FnOnce(&mut Service)) {
     world.reload(|objects| {
         let Some(Object::Service(service)) = objects.get_mut(&Key::Service("s".into())) else { panic!("it is there") };
-        std::sync::Arc::make_mut(service).protocol = protocol;
+        change(std::sync::Arc::make_mut(service));
     });
-    world
 }
 
 struct Frame {
@@ -280,5 +286,26 @@ fn an_endpoint_that_breaks_the_rules_and_takes_nothing_is_let_go() {
         endpoint.say(DATA, 0, 0, b"x").await;
         assert!(answer(&client, &world).await.starts_with("HTTP/1.1 502 "));
         check_let_go(&endpoint).await;
+    });
+}
+
+#[test]
+fn a_probe_without_an_answer_has_the_next_one_go_by_a_new_connection() {
+    let world = world(Protocol::Http2);
+    block_on(&world.net, async {
+        let (before, checker) = (world.worker.tables(), Checker::default());
+        let [interval, timeout] = [5, 1].map(Duration::from_secs);
+        let probe = Probe::Http { path: "/".to_owned(), host: None, status: None };
+        let check = HealthCheck { probe, interval, timeout, healthy_after: 1, unhealthy_after: 1 };
+        change(&world, |service| service.health_check = Some(check));
+        checker.commit(&world.worker, &before);
+        let endpoint = Peer::accept(&world).await;
+        endpoint.next(HEADERS).await;
+        endpoint.say(HEADERS, END_STREAM_AND_HEADERS, 1, OK).await;
+        assert_eq!(endpoint.next(HEADERS).await.stream, 3, "the connection is used again");
+        ringmesh_ring::sleep_until(world.net.now() + 2 * timeout).await;
+        assert!(!endpoint.is_kept().await, "it may be dead");
+        let endpoint = Peer::accept(&world).await;
+        assert_eq!(endpoint.next(HEADERS).await.stream, 1);
     });
 }
