@@ -478,6 +478,31 @@ fn floods_end_a_trunk_and_ordinary_use_does_not() {
 
 #[test]
 fn a_few_bytes_do_not_pay_for_a_reset() {
+    few_bytes_do_not_pay_for(|channel| Frame::Reset { channel, cause: Cause::Cancelled });
+}
+
+#[test]
+fn a_few_bytes_do_not_pay_for_the_end_of_a_channel_in_which_something_was_asked() {
+    few_bytes_do_not_pay_for(|channel| Frame::Close { channel });
+}
+
+#[test]
+fn channels_whose_user_has_an_answer_may_be_closed_as_often_as_they_are_opened() {
+    world(async |network| {
+        let (near, far) = network.pair();
+        let server = Running::begin(&network, Side::Server, far, 100, echo);
+        let client = Running::client(&network, near);
+        pass(1).await;
+        for _ in 0..20_000 {
+            let channel = client.trunk.open().expect("there is room");
+            write(&channel, b"hello").await.expect("there is credit");
+            assert_eq!(read(&channel, 5).await.expect("it comes back"), b"hello");
+        }
+        assert!(server.over.borrow().is_none());
+    });
+}
+
+fn few_bytes_do_not_pay_for(end: impl Fn(u32) -> Frame<'static>) {
     world(async |network| {
         let (near, far) = network.pair();
         let server = Running::begin(&network, Side::Server, far, 100, |channel| {
@@ -487,8 +512,7 @@ fn a_few_bytes_do_not_pay_for_a_reset() {
         raw.send(&frames(&[HELLO])).await;
         for channel in 1..20_000 {
             let byte = [&data_header(channel, 1, false)[..], b"x"].concat();
-            let reset = Frame::Reset { channel, cause: Cause::Cancelled };
-            raw.send(&[frames(&[Frame::Open { channel }]), byte.repeat(10), frames(&[reset])].concat()).await;
+            raw.send(&[frames(&[Frame::Open { channel }]), byte.repeat(10), frames(&[end(channel)])].concat()).await;
             if channel % 100 == 0 {
                 pass(1).await;
             }

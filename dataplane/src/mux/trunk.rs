@@ -366,6 +366,7 @@ impl Trunk {
         opened: &mut impl FnMut(Channel),
     ) -> Result<(), Broken> {
         let pay = |cost| if self.allowance.borrow_mut().pay(cost, now) { Ok(()) } else { Err(Broken::Flood) };
+        let pay_reset = || if self.resets.borrow_mut().pay(RESET, now) { Ok(()) } else { Err(Broken::Flood) };
         if !self.greeted.get() && !matches!(frame, Frame::Hello { .. }) {
             return Err(Broken::Order("the first frame is no greeting"));
         }
@@ -398,6 +399,7 @@ impl Trunk {
                         self.allowance.borrow_mut().earn(1);
                         self.resets.borrow_mut().earn(u32::from(bytes.len() >= MIN_EARNING_BYTES));
                     }
+                    state.asked.set(true);
                     state.arrived(bytes, end)?;
                 }
                 None => {
@@ -415,14 +417,17 @@ impl Trunk {
                 }
             }
             Frame::Close { channel } => {
-                pay(1)?;
+                let is_begun = || self.find(channel).is_some_and(|state| state.owes_answer());
+                if self.side == Side::Server && is_begun() {
+                    pay_reset()?
+                } else {
+                    pay(1)?
+                }
                 self.take_end(channel, Ended::Closed)?;
             }
             // Whether it was looked at, the user finds by what has come of it.
             Frame::Reset { channel, .. } => {
-                if !self.resets.borrow_mut().pay(RESET, now) {
-                    return Err(Broken::Flood);
-                }
+                pay_reset()?;
                 self.take_end(channel, Ended::Reset)?;
             }
             Frame::Ping(payload) => {
