@@ -585,6 +585,8 @@ fn pool_key(config: &snapshot::Service, identity: Option<&Identity>) -> u64 {
     config.proxy_protocol.hash(&mut hasher);
     if let Some(peer) = &config.peer {
         peer.hash(&mut hasher);
+        // What was agreed on says what a connection that carries many requests carries.
+        offered(config).hash(&mut hasher);
         identity.map(|identity| (&identity.id, &identity.chain, &identity.bundle)).hash(&mut hasher);
     }
     hasher.finish()
@@ -601,3 +603,35 @@ fn put<T>(list: &mut Vec<Option<T>>, index: u32, value: T) {
 /// How long the loader waits for workers to take over new tables before it says that one hangs. Less than control waits for
 /// an answer.
 pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_offered_to_an_endpoint_tells_its_connections_apart() {
+        let second = std::time::Duration::from_secs(1);
+        let service = |protocol, share_connections| snapshot::Service {
+            name: "s".into(),
+            protocol,
+            peer: Some("spiffe://test/ns/default/sa/s".parse().expect("it is one")),
+            proxy_protocol: None,
+            destination: snapshot::Destination::Endpoints,
+            mark: None,
+            endpoints: Vec::new(),
+            balance: snapshot::Balance::LeastRequest,
+            connect_timeout: second,
+            connect_retries: 1,
+            idle_timeout: second,
+            max_in_flight: None,
+            max_idle_per_endpoint: 8,
+            share_connections,
+            tcp_keepalive: None,
+            health_check: None,
+        };
+        let all = [(Protocol::Http, true), (Protocol::Http2, true), (Protocol::Tcp, true), (Protocol::Http, false)];
+        let keys = all.map(|(protocol, shares)| pool_key(&service(protocol, shares), None));
+        assert_eq!(HashSet::from(keys).len(), keys.len());
+        assert_eq!(pool_key(&service(Protocol::Http, true), None), keys[0]);
+    }
+}

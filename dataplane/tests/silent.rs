@@ -6,11 +6,13 @@ mod world;
 use std::ops::Range;
 use std::time::Duration;
 
+use ringmesh_dataplane::health::Checker;
 use ringmesh_dataplane::outcome::Reason;
 use ringmesh_dataplane::proxy::http2::limits::{PONG_TIMEOUT, SILENCE};
-use ringmesh_model::snapshot::{Key, Object, Protocol};
+use ringmesh_model::health::Probe;
+use ringmesh_model::snapshot::{HealthCheck, Key, Object, Protocol, Service};
 use ringmesh_ring::memory::{self, block_on};
-use ringmesh_ring::{Buffer, Instant, Net, Size, Stream};
+use ringmesh_ring::{Buffer, Instant, Net, Output, Size, Stream};
 use world::{World, read_head, send};
 
 /// Longer than anything here takes.
@@ -19,9 +21,11 @@ const PATIENCE: Duration = Duration::from_secs(1_000);
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Types of frames and their flags (RFC 9113 section 6).
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
 const ACK: u8 = 1;
 const END_STREAM_AND_HEADERS: u8 = 5;
 
@@ -38,11 +42,15 @@ fn world(protocol: Protocol) -> World {
         listener.limits.request_timeout = None;
         listener.limits.idle_timeout = PATIENCE;
     });
+    change(&world, |service| service.protocol = protocol);
+    world
+}
+
+fn change(world: &World, change: impl FnOnce(&mut Service)) {
     world.reload(|objects| {
         let Some(Object::Service(service)) = objects.get_mut(&Key::Service("s".into())) else { panic!("it is there") };
-        std::sync::Arc::make_mut(service).protocol = protocol;
+        change(std::sync::Arc::make_mut(service));
     });
-    world
 }
 
 struct Frame {
@@ -117,6 +125,13 @@ impl<'w> Peer<'w> {
                 return frame;
             }
         }
+    }
+
+    /// Whether the proxy has kept the connection.
+    async fn is_kept(&self) -> bool {
+        let mut output = Output::new();
+        output.push_bytes(b"x");
+        self.stream.flush(&mut output, &self.world.net.stop()).await.is_ok()
     }
 
     async fn pong(&self, ping: &Frame) {
@@ -228,4 +243,69 @@ fn a_client_that_stops_answering_is_asked_and_given_up_and_its_request_with_it()
         check_took(&world, begun, GIVEN_UP);
     });
     assert_eq!(world.ended(Reason::ClientAborted), 1);
+}
+
+/// Waits for a peer that reads nothing, in a world where a connection may be unused for a minute.
+async fn check_let_go(peer: &Peer<'_>) {
+    let seconds = |seconds| peer.world.net.now() + Duration::from_secs(seconds);
+    ringmesh_ring::sleep_until(seconds(55)).await;
+    assert!(peer.is_kept().await, "it may be slow");
+    ringmesh_ring::sleep_until(seconds(10)).await;
+    assert!(!peer.is_kept().await, "it is waited for");
+}
+
+#[test]
+fn a_client_that_breaks_the_rules_and_takes_nothing_is_let_go() {
+    let world = World::new();
+    world.net.set_capacity_bytes(1_000);
+    block_on(&world.net, async {
+        let client = Peer::connect(&world).await;
+        client.say(SETTINGS, 0, 0, &[0, 4, 1, 0, 0, 0]).await;
+        client.say(WINDOW_UPDATE, 0, 0, &[1, 0, 0, 0]).await;
+        client.say(HEADERS, END_STREAM_AND_HEADERS, 1, GET).await;
+        let upstream = world.accept().await;
+        read_head(&upstream, &world.net).await;
+        let body = [&b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"[..], &[b'x'; 100_000]].concat();
+        send(&upstream, &world.net, &body).await;
+        // No stream has this number.
+        client.say(DATA, 0, 0, b"x").await;
+        check_let_go(&client).await;
+    });
+    assert_eq!(world.connections(Reason::Http2Error), 1);
+}
+
+#[test]
+fn an_endpoint_that_breaks_the_rules_and_takes_nothing_is_let_go() {
+    let world = world(Protocol::Http2);
+    world.net.set_capacity_bytes(1_000);
+    block_on(&world.net, async {
+        let client = world.connect();
+        let body = [&b"POST / HTTP/1.1\r\nHost: s\r\nContent-Length: 60000\r\n\r\n"[..], &[b'x'; 60_000]].concat();
+        send(&client, &world.net, &body).await;
+        let endpoint = Peer::accept(&world).await;
+        endpoint.say(DATA, 0, 0, b"x").await;
+        assert!(answer(&client, &world).await.starts_with("HTTP/1.1 502 "));
+        check_let_go(&endpoint).await;
+    });
+}
+
+#[test]
+fn a_probe_without_an_answer_has_the_next_one_go_by_a_new_connection() {
+    let world = world(Protocol::Http2);
+    block_on(&world.net, async {
+        let (before, checker) = (world.worker.tables(), Checker::default());
+        let [interval, timeout] = [5, 1].map(Duration::from_secs);
+        let probe = Probe::Http { path: "/".to_owned(), host: None, status: None };
+        let check = HealthCheck { probe, interval, timeout, healthy_after: 1, unhealthy_after: 1 };
+        change(&world, |service| service.health_check = Some(check));
+        checker.commit(&world.worker, &before);
+        let endpoint = Peer::accept(&world).await;
+        endpoint.next(HEADERS).await;
+        endpoint.say(HEADERS, END_STREAM_AND_HEADERS, 1, OK).await;
+        assert_eq!(endpoint.next(HEADERS).await.stream, 3, "the connection is used again");
+        ringmesh_ring::sleep_until(world.net.now() + 2 * timeout).await;
+        assert!(!endpoint.is_kept().await, "it may be dead");
+        let endpoint = Peer::accept(&world).await;
+        assert_eq!(endpoint.next(HEADERS).await.stream, 1);
+    });
 }

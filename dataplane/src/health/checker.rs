@@ -129,6 +129,10 @@ async fn check<N: Net>(worker: Weak<Worker<N>>, seats: Rc<Seats>, named: Named) 
             Err(_) => (Ended::Failed, counter::PROBES_FAILED),
         };
         worker.recorder.add(service.series, word, 1);
+        if found == Err(Failure::Silent) {
+            // It may be the connection that is dead, which would have the next probe wait for nothing too.
+            state.close();
+        }
         let before = streak.verdict();
         let changed = streak.note(ended, check);
         if health.verdict() != streak.verdict() {

@@ -13,7 +13,7 @@ use super::trunk::Trunk;
 use crate::proxy::http2::keeper::{Keeper, Seen, Verdict};
 
 /// How long the other side may take to say that it opens no more channels, once we have asked for that and none is open.
-const FAREWELL: Duration = Duration::from_secs(5);
+pub(super) const FAREWELL: Duration = Duration::from_secs(5);
 
 /// How a trunk is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

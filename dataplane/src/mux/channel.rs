@@ -49,6 +49,8 @@ pub(super) struct State {
     ended: Cell<Option<Ended>>,
     /// We send no more.
     sent_end: Cell<bool>,
+    /// Something has come since we have last sent something.
+    pub(super) asked: Cell<bool>,
     cut: Cell<bool>,
 }
 
@@ -116,6 +118,7 @@ impl State {
             has_end: Cell::new(false),
             ended: Cell::new(None),
             sent_end: Cell::new(false),
+            asked: Cell::new(false),
             cut: Cell::new(false),
         }
     }
@@ -192,6 +195,11 @@ impl State {
         self.trunk.send(&Frame::Credit { channel: self.number, bytes: owed + more });
     }
 
+    /// Whether the other side waits for something that we have not begun to send.
+    pub(super) fn owes_answer(&self) -> bool {
+        self.asked.get() && !self.sent_end.get()
+    }
+
     /// Why nothing can be sent. None: it can.
     fn refuses(&self) -> Option<io::Error> {
         match self.ended.get() {
@@ -211,6 +219,8 @@ impl State {
         let mut quantum = QUANTUM_BYTES;
         while !output.is_empty() {
             if quantum == 0 || self.trunk.is_crowded(context) {
+                // The end of the channel may come before there is room.
+                self.writer.set(Some(context.waker().clone()));
                 return Poll::Pending;
             }
             let count = output.len_bytes().min(self.credit.get() as usize).min(MAX_DATA_BYTES).min(quantum);
@@ -220,6 +230,7 @@ impl State {
             }
             self.credit.set(self.credit.get() - count as u32);
             quantum -= count;
+            self.asked.set(false);
             self.trunk.send_data(self.number, output, count);
             if quantum == 0 && !output.is_empty() {
                 // On with it once others have had their turn.

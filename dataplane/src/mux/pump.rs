@@ -13,7 +13,7 @@ use ringmesh_ring::output::Output;
 use ringmesh_ring::stop::Stop;
 use ringmesh_ring::stream::{Error, Stream};
 
-use super::care::{Care, End, Patience};
+use super::care::{Care, End, FAREWELL, Patience};
 use super::channel::Channel;
 use super::trunk::{Broken, Trunk};
 
@@ -68,7 +68,11 @@ pub(super) async fn run<N: Net, S: Stream>(
             && let Poll::Ready(end) = care.poll(context)
         {
             match end {
-                End::Done => over = Some(Over::Done),
+                End::Done => {
+                    over = Some(Over::Done);
+                    // What was written last may wait for a peer that takes nothing.
+                    stop.set_deadline(Some(net.now() + patience.unused.max(FAREWELL)));
+                }
                 End::Dead => return Poll::Ready(Over::Dead),
                 End::Ungreeted => return Poll::Ready(Over::Broken(Broken::Order("no greeting in time"))),
             }

@@ -40,7 +40,12 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: impl Fn(Rc<Conn
     let channels = Rc::<Registry>::default();
     let opened = |channel| {
         let transport = Transport::Channel(channel);
-        start(Rc::new(Connection::of_channel(&connection, transport, &channels)));
+        let channel = Connection::of_channel(&connection, transport, &channels);
+        if channel.is_of_another_time() {
+            // Its client has to ask anew what is spoken here.
+            gentle.trigger(StopReason::Drain);
+        }
+        start(Rc::new(channel));
     };
     let patience = Patience { greeting: limits.handshake_timeout, unused: limits.idle_timeout };
     let (net, transport, stop) = (&worker.net, &connection.transport, &connection.stop);

@@ -483,6 +483,124 @@ fn floods_end_a_trunk_and_ordinary_use_does_not() {
 }
 
 #[test]
+fn a_few_bytes_do_not_pay_for_a_reset() {
+    few_bytes_do_not_pay_for(|channel| Frame::Reset { channel, cause: Cause::Cancelled });
+}
+
+#[test]
+fn a_few_bytes_do_not_pay_for_the_end_of_a_channel_in_which_something_was_asked() {
+    few_bytes_do_not_pay_for(|channel| Frame::Close { channel });
+}
+
+#[test]
+fn channels_whose_user_has_an_answer_may_be_closed_as_often_as_they_are_opened() {
+    world(async |network| {
+        let (near, far) = network.pair();
+        let server = Running::begin(&network, Side::Server, far, 100, echo);
+        let client = Running::client(&network, near);
+        pass(1).await;
+        for _ in 0..20_000 {
+            let channel = client.trunk.open().expect("there is room");
+            write(&channel, b"hello").await.expect("there is credit");
+            assert_eq!(read(&channel, 5).await.expect("it comes back"), b"hello");
+        }
+        assert!(server.over.borrow().is_none());
+    });
+}
+
+fn few_bytes_do_not_pay_for(end: impl Fn(u32) -> Frame<'static>) {
+    world(async |network| {
+        let (near, far) = network.pair();
+        let server = Running::begin(&network, Side::Server, far, 100, |channel| {
+            ringmesh_ring::spawn(async move { drop(read(&channel, usize::MAX).await) });
+        });
+        let mut raw = Raw::new(near);
+        raw.send(&frames(&[HELLO])).await;
+        for channel in 1..20_000 {
+            let byte = [&data_header(channel, 1, false)[..], b"x"].concat();
+            raw.send(&[frames(&[Frame::Open { channel }]), byte.repeat(10), frames(&[end(channel)])].concat()).await;
+            if channel % 100 == 0 {
+                pass(1).await;
+            }
+        }
+        assert!(matches!(server.over.take(), Some(Over::Broken(Broken::Flood))));
+    });
+}
+
+#[test]
+fn a_channel_that_waits_for_room_hears_of_its_end() {
+    world(async |network| {
+        network.set_capacity_bytes(1_000);
+        let (near, far) = network.pair();
+        let ended = Rc::new(RefCell::new(Vec::new()));
+        let told = ended.clone();
+        let server = Running::begin(&network, Side::Server, far, 20, move |channel| {
+            let told = told.clone();
+            ringmesh_ring::spawn(async move {
+                // More than all of them may put on the trunk together.
+                let result = write(&channel, &[7; 60_000]).await;
+                told.borrow_mut().push(result.map_err(|error| error.to_string()));
+                // Nothing of it is forgotten meanwhile.
+                std::future::pending::<()>().await;
+            });
+        });
+        let mut raw = Raw::new(near);
+        let opened: Vec<_> = (1..=20).map(|channel| Frame::Open { channel }).collect();
+        raw.send(&frames(&[&[HELLO][..], &opened].concat())).await;
+        pass(1).await;
+        let waiting = 20 - ended.borrow().len();
+        assert!(waiting > 5 && ended.borrow().iter().all(Result::is_ok), "{waiting} wait for room");
+        let resets: Vec<_> = (1..=20).map(|channel| Frame::Reset { channel, cause: Cause::Cancelled }).collect();
+        raw.send(&frames(&resets)).await;
+        pass(1).await;
+        assert_eq!((ended.borrow().len(), server.trunk.count()), (20, 0));
+        assert_eq!(ended.borrow().iter().filter(|result| result.is_err()).count(), waiting);
+    });
+}
+
+#[test]
+fn who_opens_and_ends_channels_and_takes_no_answer_is_cut_off() {
+    world(async |network| {
+        network.set_capacity_bytes(1_000);
+        let (near, far) = network.pair();
+        let server = Running::begin(&network, Side::Server, far, 3, echo);
+        let mut raw = Raw::new(near);
+        raw.send(&frames(&[HELLO])).await;
+        let most = 2 * limits::MAX_OWED_BYTES / HEADER_BYTES;
+        let mut channel = 0;
+        while server.over.borrow().is_none() {
+            assert!(channel < most as u32, "{} bytes wait", server.trunk.output.borrow().len_bytes());
+            let three = (channel + 1..=channel + 3).flat_map(|channel| {
+                let end = data_header(channel, 0, true);
+                [&frames(&[Frame::Open { channel }])[..], &end].concat()
+            });
+            channel += 3;
+            raw.send(&three.collect::<Vec<_>>()).await;
+            pass(1).await;
+            assert!(server.trunk.output.borrow().len_bytes() < limits::MAX_OWED_BYTES + 1_000);
+        }
+        assert!(matches!(server.over().await, Over::Broken(Broken::Flood)));
+    });
+}
+
+#[test]
+fn who_says_goodbye_and_takes_nothing_is_not_waited_for() {
+    world(async |network| {
+        network.set_capacity_bytes(1_000);
+        let (near, far) = network.pair();
+        let server = Running::begin(&network, Side::Server, far, 3, |channel| {
+            ringmesh_ring::spawn(async move { write(&channel, &[7; 60_000]).await.expect("there is credit") });
+        });
+        let mut raw = Raw::new(near);
+        raw.send(&frames(&[HELLO, OPEN, Frame::GoAway])).await;
+        pass(UNUSED.as_millis() as u64).await;
+        assert!(server.over.borrow().is_none(), "it may be slow");
+        pass(1_000).await;
+        assert!(matches!(server.over.take(), Some(Over::Stopped)));
+    });
+}
+
+#[test]
 fn a_reader_that_keeps_up_gets_a_larger_window_and_one_that_does_not_keeps_the_first() {
     world(async |network| {
         let (near, far) = network.pair();

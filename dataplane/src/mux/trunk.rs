@@ -16,7 +16,7 @@ use super::channel::{Channel, Ended, State};
 use super::limits::{
     CREDIT_PER_SECOND, LAST_CHANNEL, MAX_COPIED_BYTES, MAX_CREDIT, MAX_EXTRA_BYTES, MAX_OWED_BYTES, MAX_WAITING_BYTES,
 };
-use crate::proxy::allowance::Allowance;
+use crate::proxy::allowance::{Allowance, MIN_EARNING_BYTES};
 use crate::tls::Refused;
 
 /// Cost of a reset channel: what it carried was begun in vain.
@@ -100,6 +100,8 @@ pub struct Trunk {
     /// Bytes by which windows may still grow.
     pub(super) extra: Cell<u32>,
     allowance: RefCell<Allowance>,
+    /// For channels that the other side resets.
+    resets: RefCell<Allowance>,
 }
 
 impl Trunk {
@@ -129,6 +131,7 @@ impl Trunk {
             awaited: Cell::new(0),
             extra: Cell::new(MAX_EXTRA_BYTES),
             allowance: RefCell::new(Allowance::new(MAX_CREDIT, CREDIT_PER_SECOND, now)),
+            resets: RefCell::new(Allowance::new(MAX_CREDIT, CREDIT_PER_SECOND, now)),
         });
         trunk.send(&Frame::Hello { channels: most });
         trunk
@@ -239,7 +242,9 @@ impl Trunk {
         output.push_bytes(&data_header(channel, count, false));
         from.move_to(&mut output, count, MAX_COPIED_BYTES);
         drop(output);
-        self.allowance.borrow_mut().earn(ANSWERS * (count as u32 / 4096 + 1));
+        let earned = ANSWERS * (count as u32 / 4096 + 1);
+        self.allowance.borrow_mut().earn(earned);
+        self.resets.borrow_mut().earn(earned);
         self.wake();
     }
 
@@ -343,6 +348,10 @@ impl Trunk {
         now: impl Fn() -> Instant,
         mut opened: impl FnMut(Channel),
     ) -> Result<(), Broken> {
+        if self.side == Side::Server {
+            // Each channel that it opens and ends, and each byte that is read, has an answer that it may leave where it is.
+            self.owe()?;
+        }
         while let Some((frame, taken)) = frames.next(buffer.filled())? {
             self.take(&frame, &now, &mut opened)?;
             buffer.consume(taken);
@@ -357,6 +366,7 @@ impl Trunk {
         opened: &mut impl FnMut(Channel),
     ) -> Result<(), Broken> {
         let pay = |cost| if self.allowance.borrow_mut().pay(cost, now) { Ok(()) } else { Err(Broken::Flood) };
+        let pay_reset = || if self.resets.borrow_mut().pay(RESET, now) { Ok(()) } else { Err(Broken::Flood) };
         if !self.greeted.get() && !matches!(frame, Frame::Hello { .. }) {
             return Err(Broken::Order("the first frame is no greeting"));
         }
@@ -387,7 +397,9 @@ impl Trunk {
                         pay(1)?;
                     } else {
                         self.allowance.borrow_mut().earn(1);
+                        self.resets.borrow_mut().earn(u32::from(bytes.len() >= MIN_EARNING_BYTES));
                     }
+                    state.asked.set(true);
                     state.arrived(bytes, end)?;
                 }
                 None => {
@@ -405,12 +417,17 @@ impl Trunk {
                 }
             }
             Frame::Close { channel } => {
-                pay(1)?;
+                let is_begun = || self.find(channel).is_some_and(|state| state.owes_answer());
+                if self.side == Side::Server && is_begun() {
+                    pay_reset()?
+                } else {
+                    pay(1)?
+                }
                 self.take_end(channel, Ended::Closed)?;
             }
             // Whether it was looked at, the user finds by what has come of it.
             Frame::Reset { channel, .. } => {
-                pay(RESET)?;
+                pay_reset()?;
                 self.take_end(channel, Ended::Reset)?;
             }
             Frame::Ping(payload) => {

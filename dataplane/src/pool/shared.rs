@@ -291,13 +291,19 @@ async fn begin<N: Net>(
         let keeper = Keeper::new(idle_timeout);
         kept.clock.set_deadline(Some(net.now() + keeper.tick()));
         let mut care = Care { net: &net, connection: &kept, heard: &heard, ping, keeper, stop: &stop };
-        let looked_after = poll_fn(|context| match std::pin::Pin::new(&mut library).poll(context) {
-            Poll::Pending => {
-                kept.has_looked();
-                care.poll(context).map(Ok)
-            }
-            ended => ended,
-        });
+        let looked_after = async {
+            let ended = poll_fn(|context| match std::pin::Pin::new(&mut library).poll(context) {
+                Poll::Pending => {
+                    kept.has_looked();
+                    care.poll(context).map(Ok)
+                }
+                ended => ended,
+            })
+            .await;
+            // What was written last may wait for an endpoint that takes nothing, and nobody looks after it any more.
+            stop.set_deadline(Some(net.now() + idle_timeout));
+            ended
+        };
         match pump(&transport, &pipe, looked_after, &stop, &heard).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(target: "upstream", "an HTTP/2 connection broke: {error}"),

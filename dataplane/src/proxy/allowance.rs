@@ -4,6 +4,10 @@
 
 use ringmesh_ring::clock::Instant;
 
+/// A frame of data with fewer bytes costs its sender next to nothing, so that it earns nothing that pays for a reset: or each
+/// request that is broken off could bring along what it costs.
+pub(crate) const MIN_EARNING_BYTES: usize = 1024;
+
 /// Credit of one connection.
 #[derive(Debug)]
 pub(crate) struct Allowance {

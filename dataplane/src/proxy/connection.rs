@@ -125,13 +125,21 @@ impl<N: Net> Connection<N> {
     /// A channel of a connection that carries many, ready for what its listener serves. `channels` are all of them.
     pub fn of_channel(trunk: &Rc<Self>, transport: Transport<N::Stream>, channels: &Rc<Registry>) -> Self {
         let stop = trunk.worker.net.stop();
+        let tables = trunk.worker.tables();
+        // As if it connected now: its trunk may be older than what the listener says.
+        let protocol = tables.listener(trunk.listener).map_or(trunk.protocol, |listener| listener.config.protocol);
         Self {
-            protocol: trunk.protocol,
+            protocol,
             registered: channels.add(stop.clone(), trunk.listener.index),
             stop,
             trunk: Some(trunk.clone()),
             ..Self::new(&trunk.worker, trunk.listener, transport)
         }
+    }
+
+    /// Whether it is a channel of a trunk whose handshake was for another protocol than its listener has now.
+    pub fn is_of_another_time(&self) -> bool {
+        self.protocol != self.root().protocol
     }
 
     /// What has shaken hands: the trunk of a channel.

@@ -140,3 +140,32 @@ fn a_listener_that_is_removed_ends_its_trunks_and_one_that_stays_keeps_them() {
         });
     });
 }
+
+#[test]
+fn who_changes_what_is_spoken_has_new_channels_speak_that() {
+    on_both_drivers(|driver| {
+        let app = Service::saying("hello");
+        let tcp = "protocol = \"tcp\"\n";
+        let keys = Keys { front: tcp, there: tcp, inbound: tcp, workers: 1, ..Keys::default() };
+        let mut hop = Hop::to(driver, app.address(), keys);
+        assert_eq!(Client::connect(hop.front).get("app", "/").text(), "hello");
+        // A trunk that somebody uses stays.
+        let mut held = Client::connect(hop.front);
+        assert_eq!(held.get("app", "/").text(), "hello");
+        assert_eq!(opened(&hop.here, "there"), 1);
+        let text = std::fs::read_to_string(hop.there.file()).unwrap();
+        let policy = "\n[[policy]]\nname = \"p\"\nlistener = \"inbound\"\nallow = [{ paths = [\"/open\"] }]\n";
+        hop.there.reconfigure(&(text[text.find("[mesh]").unwrap()..].replace(tcp, "") + policy));
+        for (path, status) in [("/open", 200), ("/", 403), ("/open", 200)] {
+            assert_eq!(Client::connect(hop.front).get("app", path).status(), status, "{path}");
+        }
+        assert_eq!(opened(&hop.here, "there"), 2, "what is spoken was asked anew");
+        assert_eq!(held.get("app", "/").text(), "hello", "what was open goes on");
+        // Its own side.
+        let text = std::fs::read_to_string(hop.here.file()).unwrap();
+        hop.here.reconfigure(&text[text.find("[mesh]").unwrap()..].replace(tcp, ""));
+        let mut client = Client::connect(hop.front);
+        assert_eq!(client.get("app", "/open").text(), "hello");
+        assert_eq!(opened(&hop.here, "there"), 3);
+    });
+}

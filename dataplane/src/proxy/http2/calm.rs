@@ -9,7 +9,7 @@ use ringmesh_codec::http2::PREFACE;
 use ringmesh_ring::clock::Instant;
 
 use super::limits::{CREDIT_PER_SECOND, MAX_CREDIT};
-use crate::proxy::allowance::Allowance;
+use crate::proxy::allowance::{Allowance, MIN_EARNING_BYTES};
 
 /// Bytes of a frame's header (RFC 9113 section 4.1).
 const HEADER: usize = 9;
@@ -48,6 +48,8 @@ pub struct Calm {
     /// Bytes to skip: the rest of a frame, or of the preface.
     skip: usize,
     allowance: Allowance,
+    /// For streams that a client resets.
+    resets: Allowance,
     /// Whether its heads are requests, which are what we are there for; those of an endpoint answer ours.
     asks: bool,
     /// Window updates that the peer owes us for what we have sent; of an endpoint, heads too.
@@ -72,6 +74,7 @@ impl Calm {
             have: 0,
             skip: 0,
             allowance: Allowance::new(MAX_CREDIT, CREDIT_PER_SECOND, now),
+            resets: Allowance::new(MAX_CREDIT, CREDIT_PER_SECOND, now),
             asks: false,
             owed: 0,
             in_head: false,
@@ -121,6 +124,8 @@ impl Calm {
     /// The peer has something to acknowledge: a frame with so many bytes, which may become several.
     pub fn earn_for(&mut self, bytes: usize) {
         self.owed = self.owed.saturating_add((bytes as u64 / 4096 + 1) * SENT);
+        // Calls that go on for long end by a reset.
+        self.resets.earn(1);
     }
 
     fn frame(&mut self, now: &impl Fn() -> Instant) -> bool {
@@ -135,12 +140,15 @@ impl Calm {
         match kind {
             kind::HEADERS if self.asks => {
                 self.allowance.earn(REQUEST);
+                self.resets.earn(REQUEST);
                 true
             }
             kind::DATA if !empty || flags & flag::END_STREAM != 0 => {
                 self.allowance.earn(1);
+                self.resets.earn(u32::from(self.skip >= MIN_EARNING_BYTES));
                 true
             }
+            kind::RST_STREAM if self.asks => self.resets.pay(RESET, now),
             kind::RST_STREAM => self.allowance.pay(RESET, now),
             kind::SETTINGS => self.allowance.pay(RESET, now),
             kind::CONTINUATION if !empty => self.allowance.pay(1, now),
@@ -186,10 +194,14 @@ mod tests {
     #[test]
     fn floods_end_and_requests_go_on() {
         type Row = (&'static str, Vec<Vec<u8>>, std::ops::Range<usize>);
-        let table: [Row; 9] = [
+        let byte = frame(kind::DATA, 0, 1);
+        let bytes_and_resets =
+            [vec![frame(kind::HEADERS, 4, 40)], vec![byte; 4], vec![frame(kind::RST_STREAM, 0, 4)]].concat();
+        let table: [Row; 10] = [
             ("pings", vec![frame(PING, 0, 8)], 1_000..3_000),
             ("settings", vec![frame(kind::SETTINGS, 0, 0)], 100..1_000),
             ("rapid resets", vec![frame(kind::HEADERS, 5, 40), frame(kind::RST_STREAM, 0, 4)], 100..1_000),
+            ("rapid resets of uploads", bytes_and_resets, 100..1_000),
             ("empty data", vec![frame(kind::DATA, 0, 0)], 100..1_000),
             ("empty continuations", vec![frame(kind::CONTINUATION, 0, 0)], 100..1_000),
             ("window updates", vec![frame(kind::WINDOW_UPDATE, 0, 4)], 1_000..3_000),
@@ -219,6 +231,20 @@ mod tests {
         assert!((0..40_000).all(|_| calm.look(&update, || Instant::ZERO)));
         // Nothing else is owed.
         assert!(taken(&mut calm, &[frame(PING, 0, 8)], Instant::ZERO) < 3_000);
+    }
+
+    #[test]
+    fn calls_of_which_some_was_answered_may_end_by_a_reset() {
+        let (head, byte) = (frame(kind::HEADERS, flag::END_HEADERS, 40), frame(kind::DATA, 0, 1));
+        let mut calm = calm();
+        for _ in 0..50_000 {
+            assert!(calm.look(&head, || Instant::ZERO));
+            for _message in 0..4 {
+                assert!(calm.look(&byte, || Instant::ZERO));
+                calm.earn_for(1);
+            }
+            assert!(calm.look(&frame(kind::RST_STREAM, 0, 4), || Instant::ZERO));
+        }
     }
 
     #[test]

@@ -111,7 +111,10 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: Start<N>, arriv
         let ping = library.ping_pong();
         let mut care =
             Care { session: &session, gentle: &gentle, registered: Some(registered), keeper, ping, farewell: false };
-        poll_fn(|context| care.poll(&mut library, context)).await
+        let ended = poll_fn(|context| care.poll(&mut library, context)).await;
+        // What was written last may wait for a client that takes nothing, and nobody looks after it any more.
+        connection.stop.set_deadline(Some(worker.net.now() + limits.idle_timeout.max(FAREWELL)));
+        ended
     };
     let ended = pump(&connection.transport, &pipe, library, &connection.stop, &*session).await;
     let stopped = connection.stop.reason();
