@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ringmesh_codec::body::{BodyScanner, State};
 use ringmesh_codec::framing::BodyLength;
-use ringmesh_codec::grpc::UNKNOWN;
+use ringmesh_codec::grpc::{self as words, UNKNOWN};
 use ringmesh_codec::head::{Head, Method, Version};
 use ringmesh_codec::http1::{
     Chunked, Connection as ConnectionOption, Edits, Framing, Parsed, RequestHead, ResponseHead, Sink, Upgrade,
@@ -311,6 +311,11 @@ impl<N: Net> Call<N> for Exchange<'_, N> {
 
     fn needs(&self) -> Needs {
         if self.web.is_some() { Needs::Http2 } else { Needs::Anything }
+    }
+
+    fn is_for_http2(&self) -> bool {
+        let head = self.scratch.request.view(&self.head);
+        self.connection.transport.plain().is_none() && head.field("content-type").is_some_and(words::is_grpc)
     }
 
     fn announces_too_much(&self) -> bool {
