@@ -18,6 +18,7 @@ use ringmesh_codec::http1::{
     write_local_response,
 };
 use ringmesh_codec::http2::begins_preface;
+use ringmesh_codec::refusal::Refusal;
 use ringmesh_codec::sniff;
 use ringmesh_model::hop::Connect;
 use ringmesh_ring::buffer::{Buffer, Size, Slice};
@@ -115,6 +116,8 @@ async fn one<N: Net>(
             if sniff::is_tls(buffer.filled()) {
                 reason = Reason::TlsToPlainPort;
                 worker.tell_hint(listener, connection.client_text(), reason);
+            } else if let Some(refusal) = why_refused(buffer, listener) {
+                worker.tell_unreadable(listener, connection.client_text(), reason, refusal);
             }
             let mut account = Account::default();
             let mut answer = Answer {
@@ -203,6 +206,12 @@ async fn read_head<N: Net>(
             Err(_) => return Err(Reason::ClientAborted),
         }
     }
+}
+
+/// What is wrong with a head that was refused, looked at once more to tell it. None: it came too late, or not to its end.
+#[cold]
+fn why_refused(buffer: &Buffer, listener: &Listener) -> Option<Refusal> {
+    RequestHead::default().parse(buffer.filled(), &listener.head_limits).err()
 }
 
 /// Whether a TLS record has begun and not ended. It belongs to a head, or else it could be drawn out for ever.
@@ -998,7 +1007,10 @@ impl<N: Net> Respond<'_, N> {
                     match head.parse(buffer.filled(), &self.listener.response_limits) {
                         Ok(Parsed::Complete) => break,
                         Ok(Parsed::Partial) => {}
-                        Err(_refusal) => return Err(Failed::Ended(Reason::UpstreamGarbage)),
+                        Err(refusal) => {
+                            tracing::debug!(target: "codec", endpoint = ?self.upstream.peer_address(), "unreadable response: {refusal}");
+                            return Err(Failed::Ended(Reason::UpstreamGarbage));
+                        }
                     }
                 }
                 if buffer.spare() == 0 {

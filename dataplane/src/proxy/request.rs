@@ -151,6 +151,9 @@ pub async fn serve<N: Net>(
     let reason = match forward(worker, connection, tables, listener, stop, call, begun, &mut way, &mut account).await {
         Ok(()) => Reason::Ok,
         Err(reason) => {
+            if let (Reason::UpstreamGarbage, Some(service), Some(endpoint)) = (reason, way.service, way.endpoint) {
+                worker.tell_garbage(listener, service, endpoint);
+            }
             call.answer(reason, &mut account).await;
             reason
         }
