@@ -239,6 +239,7 @@ fn both_versions_of_http_go_on_as_their_client_speaks_them() {
             assert_eq!(http2::Connection::connect(at(address, 50051)).get("shop.example", "/").status(), 200);
         }
         assert_eq!(services[1].accepted(), 4, "the requests of one client share a connection, and with nobody else");
+        within(Duration::from_secs(10), "they end with their clients", || (services[1].open() == 0).then_some(()));
         other.run(move || drop(services));
 
         // One listener stands before applications of both versions.
