@@ -522,7 +522,8 @@ async fn goes_on_after<N: Net>(connection: &Rc<Connection<N>>, exchanges: &impl 
 async fn detected<N: Net>(connection: Rc<Connection<N>>, exchanges: impl Exchanges<N>) {
     let tables = connection.worker.tables();
     let Some(listener) = tables.listener(connection.listener) else { return };
-    connection.stop.set_deadline(Some(connection.worker.net.now() + listener.config.limits.detect_timeout));
+    let begun = connection.worker.net.now();
+    connection.stop.set_deadline(Some(begun + listener.config.limits.detect_timeout));
     let mut bytes = Buffer::hollow();
     let spoken = match detect(&connection.transport, &connection.stop, &mut bytes).await {
         Ok(spoken) => spoken,
@@ -533,7 +534,8 @@ async fn detected<N: Net>(connection: Rc<Connection<N>>, exchanges: impl Exchang
     };
     drop(tables);
     if spoken != Spoken::Http {
-        return Box::pin(opaque::serve(connection, Opening { spoken: Some(spoken), bytes })).await;
+        let opening = Opening { spoken: Some(spoken), bytes, since: Some(begun) };
+        return Box::pin(opaque::serve(connection, opening)).await;
     }
     let next = exchanges.run(connection.clone(), bytes).await;
     if goes_on_after(&connection, &exchanges, next).await {

@@ -162,7 +162,7 @@ pub struct Connection<'a> {
     pub ended_by: &'a str,
     /// How it was ended, see `proxy::relay::How`.
     pub ended_how: &'a str,
-    /// From accept to close, in microseconds.
+    /// From accept, or the end of its handshake, to close, in microseconds.
     pub duration: u64,
     /// Bytes received from the client.
     pub received: u64,
