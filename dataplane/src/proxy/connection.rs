@@ -42,6 +42,10 @@ use crate::worker::Worker;
 /// lose our answer if we closed at once (RFC 9112 section 9.6).
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
 
+/// Longest time that a client which is refused for its certificate has to read why. One that reads at all has done so long before;
+/// one that does not holds its place among the handshakes for no longer.
+const PARTING: Duration = Duration::from_secs(1);
+
 /// How long a client that has only just connected may take to send its request to a worker that drains.
 const LAST_REQUEST: Duration = Duration::from_secs(1);
 
@@ -445,12 +449,11 @@ async fn handshake<N: Net>(
     let config = listener.tls.clone()?;
     let name = &listener.config.name;
     let ends = Worker::<N>::ends(&stream).of_client(client);
-    let accepted = match listener.config.mtls {
-        mtls if matches!(listener.config.protocol, Protocol::Detect | Protocol::Tcp) => {
-            Box::pin(tls::accept_any_protocol(stream, config, mtls, stop)).await
-        }
-        Mtls::Strict => tls::accept(stream, config, stop).await,
-        Mtls::Off => Box::pin(tls::accept_anybody(stream, config, stop)).await,
+    let (mtls, mut parting) = (listener.config.mtls, None);
+    let accepted = if matches!(listener.config.protocol, Protocol::Detect | Protocol::Tcp) {
+        Box::pin(tls::accept_any_protocol(stream, config, mtls, stop, &mut parting)).await
+    } else {
+        tls::accept_as(stream, config, mtls, stop, &mut parting).await
     };
     match accepted {
         Ok((stream, peer)) => {
@@ -466,6 +469,10 @@ async fn handshake<N: Net>(
             };
             worker.recorder.add(listener.series, counter::REASON + reason as usize, 1);
             worker.tell_handshake(Direction::Inbound, name, ends, Err(&refused));
+            if let Some(parting) = parting {
+                stop.set_deadline(Some(worker.net.now() + PARTING));
+                Box::pin(parting.linger(stop)).await;
+            }
             None
         }
     }
