@@ -7,6 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ringmesh_codec::refusal::Refusal;
+use ringmesh_model::snapshot::Protocol;
 use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::splice::Pipe;
@@ -20,8 +22,8 @@ use crate::permit::{Leases, Permit, ToCoordinator};
 use crate::pool::Pools;
 use crate::proxy::http1::Scratch;
 use crate::proxy::relay::{Raced, race};
-use crate::tables::{Current, Listener, Service, Tables};
-use crate::telemetry::event::{Direction, Event, Handshake, Hint, MAX_EVENT_BYTES};
+use crate::tables::{Current, Endpoint, Listener, Service, Tables};
+use crate::telemetry::event::{Direction, Event, Handshake, Hint, MAX_EVENT_BYTES, Unreadable};
 use crate::telemetry::layout::gauge;
 use crate::telemetry::recorder::Recorder;
 use crate::tls;
@@ -250,6 +252,39 @@ impl<N: Net> Worker<N> {
     /// Writes that a client speaks something else than a port does.
     pub fn tell_hint(&self, listener: &Listener, client: &str, reason: Reason) {
         self.tell(&Event::Hint(Hint { listener: &listener.config.name, client, reason: reason as u8 }));
+    }
+
+    /// Writes why a request is refused before it is one.
+    pub fn tell_unreadable(&self, listener: &Listener, client: &str, reason: Reason, refusal: Refusal) {
+        self.tell_refused(listener, client, reason, &refusal.to_string());
+    }
+
+    /// Writes that a client does not begin HTTP/2 where nothing else is spoken.
+    pub fn tell_other_protocol(&self, listener: &Listener, client: &str) {
+        let detail = "it does not begin as HTTP/2 does, the only version here; `protocol = \"http\"` takes both";
+        self.tell_refused(listener, client, Reason::Http2Error, detail);
+    }
+
+    fn tell_refused(&self, listener: &Listener, client: &str, reason: Reason, detail: &str) {
+        let (listener, reason) = (&listener.config.name, reason as u8);
+        self.tell(&Event::Unreadable(Unreadable { listener, service: "", from: client, reason, detail }));
+    }
+
+    /// Writes that a service's answer cannot be understood. Mostly it speaks another protocol than was said.
+    pub fn tell_garbage(&self, listener: &Listener, service: &Service, endpoint: &Endpoint) {
+        let detail = match service.config.protocol {
+            Protocol::Http2 => "it is no HTTP/2, or breaks its rules; does `protocol = \"http2\"` say what it speaks?",
+            _ => {
+                "it is no HTTP/1.1, or breaks its rules; does it speak HTTP/2 (`protocol = \"http2\"`) or something else?"
+            }
+        };
+        self.tell(&Event::Unreadable(Unreadable {
+            listener: &listener.config.name,
+            service: &service.config.name,
+            from: &endpoint.text,
+            reason: Reason::UpstreamGarbage as u8,
+            detail,
+        }));
     }
 
     /// Both ends of a connection.

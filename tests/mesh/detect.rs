@@ -175,6 +175,9 @@ fn what_has_no_place_is_refused() {
             client.send(said);
             client.expect_end();
             ended(&proxy, reason, 1);
+            let line = proxy.wait_for_access(reason, |line| line["reason"] == reason);
+            let lasted = line["duration_seconds"].as_f64().unwrap();
+            assert_eq!(lasted >= 0.25, said.is_empty(), "it lasts while it is found out what is spoken: {line}");
         }
         assert_eq!(Client::connect(front).get("b.example", "/").text(), "plain");
     });

@@ -383,6 +383,26 @@ fn a_control_that_hangs_is_killed_at_the_end_with_its_data_plane() {
 }
 
 #[test]
+fn a_proxy_whose_runtime_directory_was_swept_away_ends_with_the_command() {
+    let app = Service::saying("hello");
+    for cut in [false, true] {
+        let exec = Exec::before(Driver::Epoll, app.address()).options(&["--drain-timeout", "500ms"]);
+        let mut running = exec.start("trap 'exit 6' TERM");
+        // What is open when the time is over is cut.
+        let mut client = Client::connect(running.exec.front);
+        if cut {
+            client.send("POST / HTTP/1.1\r\nHost: app\r\nContent-Length: 9\r\n\r\nhalf");
+        }
+        fs::remove_dir_all(running.exec.proxy.runtime_directory()).unwrap();
+        running.signal(Signal::TERM);
+        let said = running.wait();
+        assert_eq!(said.code, Some(6), "{said:?}");
+        assert!(!said.error.contains("has not ended in time"), "{said:?}");
+        eventually("nothing is left", || running.exec.proxy.dataplane_pids().is_empty().then_some(()));
+    }
+}
+
+#[test]
 fn asked_to_end_before_the_proxy_is_ready_the_command_never_runs() {
     let app = Service::saying("hello");
     let exec = Exec::before(Driver::Epoll, app.address());

@@ -94,7 +94,7 @@ fn where_no_endpoint_is_healthy_all_are_used() {
         let (proxy, front) = proxy(driver, &[a.address(), b.address()], &by_http());
         wait(&proxy, 0, 2);
         assert_eq!(answering(front), "ab");
-        proxy.wait_for_log(&["None of the service does, so that all are used"]);
+        proxy.wait_for_log(&["none of the service does, so that all are used"]);
         says.store(200, Ordering::SeqCst);
         wait(&proxy, 1, 1);
         assert_eq!(answering(front), "a");

@@ -7,10 +7,12 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use ringmesh_tests::certificates::Authority;
+use ringmesh_tests::http2::message::grpc_frame;
+use ringmesh_tests::http2::{self, Outgoing, service_at};
 use ringmesh_tests::network::{Machine, alone, neighbour};
 use ringmesh_tests::process::Role;
 use ringmesh_tests::wait::within;
-use ringmesh_tests::{Client, Driver, Proxy, Service, eventually, on_both_drivers};
+use ringmesh_tests::{Client, Driver, Message, Proxy, Service, eventually, on_both_drivers};
 
 use crate::support::{RINGMESH, identity, ringmesh};
 
@@ -208,6 +210,103 @@ fn inbound_connections_come_through_the_proxy_each_to_the_application_at_its_por
         let wanted = at(HERE[0], 8082);
         let answer = other.run(move || Client::connect(wanted).get("app", "/").status());
         assert_eq!(answer, 503, "nobody listens at that address");
+    });
+}
+
+/// What a call came to: status, gRPC status and message.
+fn called(answer: &Message) -> (u16, Option<&str>, &[u8]) {
+    let trailer = answer.trailers.iter().find(|(name, _)| name == "grpc-status").map(|(_, value)| value.as_str());
+    (answer.status(), trailer, &answer.body)
+}
+
+#[test]
+fn both_versions_of_http_go_on_as_their_client_speaks_them() {
+    on_machines(|driver, other| {
+        let answer = |_: &Message| Outgoing::grpc(b"cart", 0);
+        let services = other.run(move || [Service::saying_at("[::]:80", "there"), service_at("[::]:50051", answer)]);
+        let proxy = transparent(driver, TRANSPARENT);
+        let call = Outgoing::post("shop.example", "/shop.Cart/Get", grpc_frame(b"which?"))
+            .with("content-type", "application/grpc")
+            .with("te", "trailers");
+        for address in THERE {
+            let mut grpc = http2::Connection::connect(at(address, 50051));
+            for _ in 0..3 {
+                let answer = grpc.exchange(&call);
+                assert_eq!(called(&answer), (200, Some("0"), &grpc_frame(b"cart")[..]));
+            }
+            assert_eq!(Client::connect(at(address, 80)).get("shop.example", "/").text(), "there");
+            // Not only calls: whoever speaks it in plain means a server that does.
+            assert_eq!(http2::Connection::connect(at(address, 50051)).get("shop.example", "/").status(), 200);
+        }
+        assert_eq!(services[1].accepted(), 4, "the requests of one client share a connection, and with nobody else");
+        within(Duration::from_secs(10), "they end with their clients", || (services[1].open() == 0).then_some(()));
+        other.run(move || drop(services));
+
+        // One listener stands before applications of both versions.
+        let _apps = [Service::saying_at("[::]:8080", "here"), service_at("[::]:50052", answer)];
+        for address in HERE {
+            let call = call.clone();
+            other.run(move || {
+                let answer = http2::Connection::connect(at(address, 50052)).exchange(&call);
+                assert_eq!(called(&answer), (200, Some("0"), &grpc_frame(b"cart")[..]));
+                assert_eq!(Client::connect(at(address, 8080)).get("app", "/").text(), "here");
+            });
+        }
+        assert_eq!(proxy.metrics().sum("ringmesh_request_outcome_total", &[("reason", "upstream_garbage")]), 0);
+    });
+}
+
+#[test]
+fn a_call_from_a_proxy_reaches_a_grpc_application_that_nobody_has_declared() {
+    on_machines(|driver, other| {
+        let authority = Authority::new(crate::support::DOMAIN);
+        let _apps = [Service::saying_at("[::]:8080", "app"), service_at("[::]:50052", |_| Outgoing::grpc(b"cart", 0))];
+        let inbound = TRANSPARENT.replace("\"inbound\"\nmax", "\"inbound\"\nmtls = \"strict\"\nmax");
+        let mut proxy = ringmesh(driver).config(identity("app") + &inbound).prepare();
+        authority.svid("app").write(&proxy.folder().join("svid"));
+        proxy.run();
+        assert_eq!(said(&intercept(&proxy, &["--on"])), "on\n");
+
+        let service = |name: &str, port: u16, keys: &str| {
+            format!(
+                "[[service]]\nname = \"{name}\"\npeer = \"app\"\nendpoints = [\"10.77.0.1:{port}\"]\n{keys}\n\
+                 [[route]]\nhosts = [\"{name}\"]\n"
+            )
+        };
+        let config = identity("web")
+            + "[admin]\nbind = \"off\"\n[[listener]]\nname = \"front\"\nbind = \"127.0.0.1:9000\"\n"
+            + &service("shared", 50052, "protocol = \"http2\"")
+            + &service("lone", 50052, "protocol = \"http2\"\nshare_connections = false")
+            + &service("page", 8080, "")
+            // What is agreed on in TLS is between the proxies, and says nothing of the application.
+            + &service("page-by-http2", 8080, "protocol = \"http2\"\nshare_connections = false");
+        let folder = tempfile::tempdir().unwrap();
+        authority.svid("web").write(&folder.path().join("svid"));
+        std::fs::write(folder.path().join("web.toml"), config).unwrap();
+        let place = folder.path().to_owned();
+        other.run(move || {
+            let words = ["exec", "-c", "web.toml", "--runtime-dir", "run", "--", "cat"];
+            let mut command = Command::new("timeout");
+            command.arg("60").arg(RINGMESH).args(words).current_dir(place).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut far = command.spawn().unwrap();
+            // It reads what is written only once the proxy serves.
+            let mut there = [0; 6];
+            far.stdin.as_ref().unwrap().write_all(b"ready\n").unwrap();
+            far.stdout.as_mut().unwrap().read_exact(&mut there).unwrap();
+            let front = at("127.0.0.1", 9000);
+            for host in ["shared", "lone"] {
+                let call = Outgoing::post(host, "/shop.Cart/Get", grpc_frame(b"which?"))
+                    .with("content-type", "application/grpc")
+                    .with("te", "trailers");
+                let answer = http2::Connection::connect(front).exchange(&call);
+                assert_eq!(called(&answer), (200, Some("0"), &grpc_frame(b"cart")[..]), "{host}");
+            }
+            for host in ["page", "page-by-http2"] {
+                assert_eq!(Client::connect(front).get(host, "/").text(), "app", "{host}");
+            }
+            drop(far.stdin.take());
+            assert!(far.wait().unwrap().success());
+        });
     });
 }
 

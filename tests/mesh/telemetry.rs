@@ -503,6 +503,32 @@ fn the_log_has_the_proxys_own_lines_and_none_of_its_libraries() {
 }
 
 #[test]
+fn a_message_that_cannot_be_read_is_told_with_who_wrote_it_and_what_is_wrong() {
+    on_both_drivers(|driver| {
+        let good = Service::saying("good");
+        let bad = Service::http(|_| "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx");
+        let (proxy, front) = with_routes(driver, good.address(), bad.address());
+
+        let mut client = Client::connect(front);
+        let from = client.socket().local_addr().unwrap().to_string();
+        assert_eq!(client.send("GET / HTTP/1.1\r\nHost: good\r\nHost: bad\r\n\r\n").response().status(), 400);
+        proxy.wait_for_log(&["request refused: several Host fields", "\"INFO\"", "front", &from]);
+
+        let endpoint = bad.address().to_string();
+        assert_eq!(Client::connect(front).get("bad", "/").status(), 502);
+        let hint =
+            "the endpoint's answer cannot be understood: it is no HTTP/1.1, or breaks its rules; does it speak HTTP/2";
+        proxy.wait_for_log(&[hint, "\"WARN\"", "\"bad\"", &endpoint]);
+
+        // What begins HTTP/2 is no broken request, and what is read well is not told.
+        assert_eq!(Connection::connect(front).get("good", "/").status(), 200);
+        assert_eq!(Client::connect(front).get("good", "/").status(), 200);
+        assert_eq!(proxy.log().matches("request refused").count(), 1);
+        assert_eq!(proxy.log().matches("cannot be understood").count(), 1);
+    });
+}
+
+#[test]
 fn what_both_processes_take_is_on_the_page_under_prometheus_own_names() {
     let app = Service::saying("hello");
     let (proxy, front) = proxy_to(Driver::Auto, &[app.address()]);

@@ -43,6 +43,33 @@ fn both_ends_of_a_hop_prove_who_they_are() {
     });
 }
 
+#[test]
+fn a_client_without_a_certificate_is_told_before_the_connection_ends() {
+    on_both_drivers(|driver| {
+        let authority = Authority::new(DOMAIN);
+        let app = Service::saying("hello");
+        for keys in ["", "protocol = \"detect\"\n"] {
+            let checkout = strict(driver, &authority, "checkout", app.address(), keys, "");
+            let url = format!("https://{}/", checkout.inbound);
+            // Its handshake is over before ours, and its request is on its way by then: all depends on who is faster.
+            for _ in 0..20 {
+                let output = Command::new("curl").args(["-sSk", "--max-time", "20", &url]).output().unwrap();
+                let said = String::from_utf8_lossy(&output.stderr);
+                assert!(said.contains("certificate required"), "{said}");
+            }
+            checkout.proxy.wait_for_metric(
+                "ringmesh_tls_handshakes_total",
+                &[("side", "inbound"), ("result", "no_certificate")],
+                20,
+            );
+            // Who does not leave is not waited for.
+            let _silent = connect(checkout.inbound, &client_config(None));
+            let closed = "ringmesh_listener_connections_closed_total";
+            checkout.proxy.wait_for_metric(closed, &[("listener", "inbound")], 21);
+        }
+    });
+}
+
 /// Who comes to a strict port, and what it is called.
 enum Caller<'a> {
     Shows(&'a Svid),

@@ -86,6 +86,12 @@ impl Service {
         Self::raw(move |stream, shared| serve(stream, Record(shared.clone())))
     }
 
+    /// The same at this address.
+    pub(crate) fn recording_at(address: &str, serve: impl Fn(TcpStream, Record) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"));
+        Self::on(listener, move |stream, shared| serve(stream, Record(shared.clone())))
+    }
+
     /// Answers every request at this address with 200 and this text.
     ///
     /// # Panics

@@ -148,6 +148,8 @@ pub enum Hint {
     Nearest(String),
     /// The word is right, but belongs into this section.
     Elsewhere(&'static str),
+    /// What it means elsewhere is said in other words here.
+    Means(&'static str),
     /// All that is known.
     OneOf(Vec<String>),
     /// There is nothing to choose from.
@@ -159,6 +161,7 @@ impl fmt::Display for Hint {
         match self {
             Self::Nearest(word) => write!(f, "; did you mean `{word}`?"),
             Self::Elsewhere(section) => write!(f, "; it belongs in {section}"),
+            Self::Means(words) => write!(f, "; {words}"),
             Self::OneOf(words) => {
                 write!(f, "; expected {}", one_of(words))
             }
@@ -295,6 +298,9 @@ pub enum Cause {
     /// A key that says something of another kind.
     #[error("says nothing of kind \"{0}\"; leave it out")]
     NotOfKind(&'static str),
+    /// A key that says something of requests, where there are none.
+    #[error("has no effect: with protocol = \"{0}\" no request is looked at; leave it out")]
+    NotForBytes(&'static str),
     /// Something is listed twice.
     #[error("{0} is listed twice")]
     Twice(String),

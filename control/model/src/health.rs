@@ -94,6 +94,11 @@ enum Kind {
 
 impl Word for Kind {
     const WORDS: &'static [(&'static str, Self)] = &[("grpc", Self::Grpc), ("http", Self::Http), ("tcp", Self::Tcp)];
+
+    const FOREIGN: &'static [(&'static str, &'static str)] = &[(
+        "https",
+        "write `http`; endpoints are asked as they are called, with mutual TLS where the service has a `peer`",
+    )];
 }
 
 /// Which keys say something of one kind only.

@@ -10,6 +10,7 @@ use crate::error::Cause;
 use crate::listener::{DEFAULT_TCP_IDLE_TIMEOUT, MAX_TIMEOUT, MIN_TIMEOUT};
 use crate::network::Network;
 use crate::reader::{Field, FromField, Keys, OFF, Section, Word};
+use crate::snapshot::Protocol;
 
 /// Keys of `forwarded` in a listener.
 pub const FORWARDED_KEYS: Keys =
@@ -126,7 +127,10 @@ pub(crate) enum Clients {
 }
 
 impl Hop {
-    pub(crate) fn read(section: &Section<'_>, clients: Clients) -> Self {
+    pub(crate) fn read(section: &Section<'_>, clients: Clients, protocol: Protocol) -> Self {
+        if matches!(protocol, Protocol::Tcp | Protocol::Tls) {
+            only_of_requests(section, protocol);
+        }
         let idle = section.ranged("tunnel_idle_timeout", DEFAULT_TUNNEL_IDLE_TIMEOUT, MIN_TIMEOUT, MAX_TIMEOUT);
         Self {
             upgrade: section.field("upgrade").map_or_else(|| vec![DEFAULT_UPGRADE.to_owned()], |field| upgrade(&field)),
@@ -135,6 +139,15 @@ impl Hop {
             forwarded: section.field("forwarded").map_or_else(|| implied(clients), |field| forwarded(&field)),
             via: section.field("via").filter(|field| field.text() != Some(OFF)).and_then(|field| pseudonym(&field)),
             grpc_web: section.or("grpc_web", DEFAULT_GRPC_WEB),
+        }
+    }
+}
+
+/// Notes what is asked for and never happens: somebody counts on it.
+fn only_of_requests(section: &Section<'_>, protocol: Protocol) {
+    for key in ["upgrade", "connect", "forwarded", "via", "grpc_web"] {
+        if let Some(field) = section.field(key).filter(|field| field.text() != Some(OFF) && !field.is_false()) {
+            field.refuse(Cause::NotForBytes(protocol.word()));
         }
     }
 }

@@ -233,7 +233,7 @@ impl Listener {
             Mtls::Off if is_local(&bind.value) && !from_elsewhere => Clients::Local,
             Mtls::Off => Clients::Anybody,
         };
-        let hop = Hop::read(section, clients);
+        let hop = Hop::read(section, clients, protocol);
         Some(Self {
             name,
             bind,
@@ -395,6 +395,14 @@ impl Word for Protocol {
         ("tcp", Self::Tcp),
         ("tls", Self::Tls),
         ("detect", Self::Detect),
+    ];
+
+    const FOREIGN: &'static [(&'static str, &'static str)] = &[
+        ("https", "write `http`, and `tls` or `mtls = \"strict\"` beside it"),
+        ("grpc", "gRPC is HTTP/2: write `http`, which takes both versions, or `http2`"),
+        ("h2", "write `http2`, or `http` for both versions"),
+        ("h2c", "write `http2`, or `http` for both versions"),
+        ("websocket", "it begins as a request: write `http`"),
     ];
 }
 

@@ -268,6 +268,15 @@ struct Spoken(Protocol);
 impl Word for Spoken {
     const WORDS: &'static [(&'static str, Self)] =
         &[("http", Self(Protocol::Http)), ("http2", Self(Protocol::Http2)), ("tcp", Self(Protocol::Tcp))];
+
+    const FOREIGN: &'static [(&'static str, &'static str)] = &[
+        ("https", "write `http`; TLS to endpoints is mutual, and `peer` says with whom"),
+        ("tls", "write `http`, `http2` or `tcp`; TLS to endpoints is mutual, and `peer` says with whom"),
+        ("grpc", "gRPC is HTTP/2: write `http2`"),
+        ("h2", "write `http2`"),
+        ("h2c", "write `http2`"),
+        ("websocket", "it begins as a request: write `http`"),
+    ];
 }
 
 impl Word for Balance {

@@ -245,7 +245,8 @@ pub enum Protocol {
     Tcp,
     /// TLS that is passed on unopened, by what its ClientHello asks for. Only listeners.
     Tls,
-    /// Whatever the first bytes say: HTTP, TLS that is passed on unopened, or opaque bytes. Only listeners.
+    /// Of a listener, whatever the first bytes say: HTTP, TLS that is passed on unopened, or opaque bytes. Of a service, the
+    /// version of HTTP that its client speaks.
     Detect,
 }
 

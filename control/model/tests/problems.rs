@@ -55,6 +55,73 @@ fn what_is_no_toml_is_refused_with_its_line() {
 }
 
 #[test]
+fn a_protocol_by_the_name_that_others_give_it_is_told_in_our_words() {
+    let listener = |protocol: &str| {
+        format!("[[listener]]\nname = \"a\"\nbind = \"127.0.0.1:80\"\nprotocol = \"{protocol}\"\nservice = \"s\"\n")
+            + "[[service]]\nname = \"s\"\nendpoints = [\"10.0.0.1:80\"]\n"
+    };
+    for (word, meaning) in [
+        // Never plain `http` alone, which is what the nearest word would make of it.
+        ("https", "; write `http`, and `tls` or `mtls = \"strict\"` beside it"),
+        ("gRPC", "; gRPC is HTTP/2: write `http`, which takes both versions, or `http2`"),
+        ("h2c", "; write `http2`, or `http` for both versions"),
+        ("websocket", "; it begins as a request: write `http`"),
+        ("htpp", "; did you mean `http`?"),
+    ] {
+        let expected = format!("x.toml:4: listener \"a\": `protocol`: unknown value \"{word}\"{meaning}");
+        check(&listener(word), &[&expected]);
+    }
+    let service = |keys: &str| format!("[[service]]\nname = \"s\"\nendpoints = [\"10.0.0.1:80\"]\n{keys}\n");
+    for (word, meaning) in [
+        ("https", "write `http`; TLS to endpoints is mutual, and `peer` says with whom"),
+        ("tls", "write `http`, `http2` or `tcp`; TLS to endpoints is mutual, and `peer` says with whom"),
+        ("grpc", "gRPC is HTTP/2: write `http2`"),
+        ("h2", "write `http2`"),
+    ] {
+        let expected = format!("x.toml:4: service \"s\": `protocol`: unknown value \"{word}\"; {meaning}");
+        check(&service(&format!("protocol = \"{word}\"")), &[&expected]);
+    }
+    check(
+        &service("health_check = { kind = \"https\", path = \"/\" }"),
+        &[
+            "x.toml:4: service \"s\": `health_check.kind`: unknown value \"https\"; write `http`; endpoints are asked as they are called, with mutual TLS where the service has a `peer`",
+        ],
+    );
+}
+
+#[test]
+fn what_is_said_of_requests_where_there_are_none_is_refused() {
+    let config = |protocol: &str, keys: &str| {
+        format!(
+            "[[listener]]\nname = \"a\"\nbind = \"127.0.0.1:80\"\nprotocol = \"{protocol}\"\nservice = \"s\"\n{keys}\n\
+             [[service]]\nname = \"s\"\nendpoints = [\"10.0.0.1:80\"]\n"
+        )
+    };
+    for (key, value) in [
+        ("grpc_web", "true"),
+        ("connect", "\"terminate\""),
+        ("upgrade", "[\"websocket\"]"),
+        ("forwarded", "{ trust = [\"10.0.0.0/8\"] }"),
+        ("via", "\"edge\""),
+    ] {
+        let keys = format!("{key} = {value}");
+        for protocol in ["tcp", "tls"] {
+            let expected = format!(
+                "x.toml:6: listener \"a\": `{key}`: has no effect: with protocol = \"{protocol}\" no request is looked at; leave it out"
+            );
+            check(&config(protocol, &keys), &[&expected]);
+        }
+        for protocol in ["http", "http2", "detect"] {
+            check(&config(protocol, &keys), &[]);
+        }
+    }
+    check(
+        &config("tcp", "grpc_web = false\nconnect = \"off\"\nupgrade = \"off\"\nforwarded = \"off\"\nvia = \"off\""),
+        &[],
+    );
+}
+
+#[test]
 fn an_unknown_key_gets_the_nearest_right_one() {
     let service = |line: &str| format!("[[service]]\nname = \"payments\"\n{line}\n");
     check(
@@ -1165,7 +1232,9 @@ fn tls_that_is_passed_on_is_routed_by_its_own_routes_and_by_what_can_be_seen() {
     );
     check(
         "[[route]]\nprotocol = \"tls\"\nhosts = [\"shop\"]\n[[service]]\nname = \"shop\"\nendpoints = [\"a:1\"]\nprotocol = \"tls\"\n",
-        &["x.toml:7: service \"shop\": `protocol`: unknown value \"tls\"; expected one of `http`, `http2`, `tcp`"],
+        &[
+            "x.toml:7: service \"shop\": `protocol`: unknown value \"tls\"; write `http`, `http2` or `tcp`; TLS to endpoints is mutual, and `peer` says with whom",
+        ],
     );
     check(
         "[[route]]\nprotocol = \"tls\"\nhosts = [\"shop\"]\n[[service]]\nname = \"shop\"\nendpoints = [\"a:1\"]\n",

@@ -4,8 +4,10 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use ringmesh_model::health::Probe;
+use ringmesh_model::hop::{Connect, Forwarded, Write};
 use ringmesh_model::snapshot::{
-    AccessLog, AllowRule, Balance, Certificate, Destination, Direction, HostPattern, Identity, Listener,
+    AccessLog, AllowRule, Balance, Certificate, Destination, Direction, HealthCheck, HostPattern, Identity, Listener,
     ListenerTarget, Mtls, Object, Others, PathMatch, Permissions, Policy, ProxyProtocol, ProxyVersion, Route,
     RouteProtocol, RouteRule, Service, Settings, Snapshot,
 };
@@ -109,6 +111,28 @@ fn listener_value(listener: &Listener) -> Value {
         "detect_timeout": unit::show(listener.limits.detect_timeout),
         "tcp_keepalive": optional_duration(listener.limits.tcp_keepalive),
         "max_connection_duration": optional_duration(listener.limits.opaque.max_duration),
+        "upgrade": listener.hop.upgrade,
+        "connect": match listener.hop.connect {
+            Connect::Off => "off",
+            Connect::Forward => "forward",
+            Connect::Terminate => "terminate",
+        },
+        "tunnel_idle_timeout": unit::show(listener.hop.tunnel_idle_timeout),
+        "forwarded": listener.hop.forwarded.as_ref().map(forwarded_value),
+        "via": listener.hop.via,
+        "grpc_web": listener.hop.grpc_web,
+    })
+}
+
+fn forwarded_value(forwarded: &Forwarded) -> Value {
+    json!({
+        "trust": forwarded.trust.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "write": match forwarded.write {
+            Write::XForwarded => "x-forwarded",
+            Write::Forwarded => "forwarded",
+            Write::Both => "both",
+            Write::None => "none",
+        },
     })
 }
 
@@ -152,7 +176,21 @@ fn service_value(service: &Service) -> Value {
         "max_idle_per_endpoint": service.max_idle_per_endpoint,
         "share_connections": service.share_connections,
         "tcp_keepalive": optional_duration(service.tcp_keepalive),
+        "health_check": service.health_check.as_ref().map(check_value),
     })
+}
+
+fn check_value(check: &HealthCheck) -> Value {
+    let mut shown = match &check.probe {
+        Probe::Grpc { service } => json!({ "kind": "grpc", "service": service }),
+        Probe::Http { path, host, status } => json!({ "kind": "http", "path": path, "host": host, "status": status }),
+        Probe::Tcp => json!({ "kind": "tcp" }),
+    };
+    shown["interval"] = unit::show(check.interval).into();
+    shown["timeout"] = unit::show(check.timeout).into();
+    shown["healthy_after"] = check.healthy_after.into();
+    shown["unhealthy_after"] = check.unhealthy_after.into();
+    shown
 }
 
 fn route_value(route: &Route) -> Value {
@@ -247,6 +285,35 @@ mod tests {
         assert_eq!(shown["route"][0]["hosts"], json!(["payments", "*.shop", "*"]));
         assert_eq!(shown["route"][0]["rule"][0]["match"]["path_prefix"], "/v2");
         assert_eq!(shown["policy"][0]["allow"][0]["from"][0], "spiffe://shop.example/ns/default/sa/checkout");
+    }
+
+    #[test]
+    fn every_key_of_listeners_and_services_is_shown() {
+        let file = "
+            [[listener]]\nname = \"front\"\nbind = \"127.0.0.1:80\"\nservice = \"shop\"\nconnect = \"forward\"\nvia = \"edge\"
+            grpc_web = true\nforwarded = { trust = [\"10.0.0.0/8\"], write = \"both\" }\ntunnel_idle_timeout = \"2m\"
+            [[service]]\nname = \"shop\"\nendpoints = [\"10.0.0.1:80\"]
+            health_check = { kind = \"http\", path = \"/healthy\", status = 204, interval = \"9s\" }\n";
+        let config = ringmesh_model::config::parse(file, "x.toml").unwrap();
+        let shown = show(&ringmesh_model::resolve::resolve(&config, &Default::default(), None, 1).unwrap());
+        let keys = |section: &str, keys: &[&str]| {
+            for key in keys {
+                assert!(shown[section][0].get(key).is_some(), "{section}.{key} in {shown:#}");
+            }
+        };
+        keys("listener", ringmesh_model::listener::KEYS.names);
+        keys("service", ringmesh_model::service::KEYS.names);
+        let (front, shop) = (&shown["listener"][0], &shown["service"][0]);
+        assert_eq!(front["forwarded"], json!({ "trust": ["10.0.0.0/8"], "write": "both" }));
+        assert_eq!((&front["connect"], &front["via"]), (&json!("forward"), &json!("edge")));
+        assert_eq!((&front["upgrade"], &front["tunnel_idle_timeout"]), (&json!(["websocket"]), &json!("2m")));
+        assert_eq!(front["grpc_web"], true);
+        let check = &shop["health_check"];
+        assert_eq!(
+            (&check["kind"], &check["path"], &check["status"]),
+            (&json!("http"), &json!("/healthy"), &json!(204))
+        );
+        assert_eq!((&check["interval"], &check["healthy_after"]), (&json!("9s"), &json!(2)));
     }
 
     #[test]

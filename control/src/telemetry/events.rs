@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use ringmesh_dataplane::outcome::Reason;
-use ringmesh_dataplane::telemetry::event::Event;
+use ringmesh_dataplane::telemetry::event::{Event, Unreadable};
 use ringmesh_model::snapshot::AccessLog;
 use ringmesh_ring::event_ring;
 
@@ -57,6 +57,7 @@ struct Inbox {
     warnings: Warnings,
     refusals: Warnings,
     hints: Warnings,
+    unreadable: Warnings,
 }
 
 /// Whether requests become lines.
@@ -168,6 +169,11 @@ impl Inbox {
                     );
                 }
             }
+            Ok(Event::Unreadable(unreadable)) => {
+                if self.unreadable.admit(Instant::now(), "messages that cannot be read") {
+                    tell_unreadable(&unreadable);
+                }
+            }
             Ok(Event::Handshake(handshake)) => {
                 self.handshakes.add(&handshake);
                 let refused = !handshake.refused.is_empty();
@@ -210,6 +216,21 @@ impl Inbox {
             self.lines.truncate(before);
             self.tally.lines_lost += 1;
         }
+    }
+}
+
+/// What is wrong with a message, for whoever wrote it. What strangers send is no reason to be woken; what an own service
+/// answers is.
+fn tell_unreadable(unreadable: &Unreadable<'_>) {
+    let Unreadable { listener, service, from, reason, detail } = *unreadable;
+    let reason = access::reason_word(reason);
+    if service.is_empty() {
+        tracing::info!(target: "ringmesh::codec", listener, client = from, reason, "request refused: {detail}");
+    } else {
+        tracing::warn!(
+            target: "ringmesh::codec", listener, service, endpoint = from, reason,
+            "the endpoint's answer cannot be understood: {detail}"
+        );
     }
 }
 

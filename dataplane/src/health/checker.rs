@@ -170,7 +170,7 @@ fn tell(service: &Service, endpoint: &Endpoint, before: Verdict, failure: Option
     match failure {
         Some(failure) if well == 0 => tracing::warn!(
             target: "health", service, endpoint, well, all,
-            "the endpoint does not serve: {failure}. None of the service does, so that all are used"
+            "the endpoint does not serve: {failure} (none of the service does, so that all are used)"
         ),
         Some(failure) => {
             tracing::warn!(target: "health", service, endpoint, well, all, "the endpoint does not serve: {failure}");

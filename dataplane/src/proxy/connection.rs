@@ -42,6 +42,10 @@ use crate::worker::Worker;
 /// lose our answer if we closed at once (RFC 9112 section 9.6).
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 1024 * 1024);
 
+/// Longest time that a client which is refused for its certificate has to read why. One that reads at all has done so long before;
+/// one that does not holds its place among the handshakes for no longer.
+const PARTING: Duration = Duration::from_secs(1);
+
 /// How long a client that has only just connected may take to send its request to a worker that drains.
 const LAST_REQUEST: Duration = Duration::from_secs(1);
 
@@ -453,12 +457,11 @@ async fn handshake<N: Net>(
     let config = listener.tls.clone()?;
     let name = &listener.config.name;
     let ends = Worker::<N>::ends(&stream).of_client(client);
-    let accepted = match listener.config.mtls {
-        mtls if matches!(listener.config.protocol, Protocol::Detect | Protocol::Tcp) => {
-            Box::pin(tls::accept_any_protocol(stream, config, mtls, stop)).await
-        }
-        Mtls::Strict => tls::accept(stream, config, stop).await,
-        Mtls::Off => Box::pin(tls::accept_anybody(stream, config, stop)).await,
+    let (mtls, mut parting) = (listener.config.mtls, None);
+    let accepted = if matches!(listener.config.protocol, Protocol::Detect | Protocol::Tcp) {
+        Box::pin(tls::accept_any_protocol(stream, config, mtls, stop, &mut parting)).await
+    } else {
+        tls::accept_as(stream, config, mtls, stop, &mut parting).await
     };
     match accepted {
         Ok((stream, peer)) => {
@@ -474,6 +477,10 @@ async fn handshake<N: Net>(
             };
             worker.recorder.add(listener.series, counter::REASON + reason as usize, 1);
             worker.tell_handshake(Direction::Inbound, name, ends, Err(&refused));
+            if let Some(parting) = parting {
+                stop.set_deadline(Some(worker.net.now() + PARTING));
+                Box::pin(parting.linger(stop)).await;
+            }
             None
         }
     }
@@ -523,7 +530,8 @@ async fn end<N: Net>(connection: &Rc<Connection<N>>, exchanges: &impl Exchanges<
 async fn detected<N: Net>(connection: Rc<Connection<N>>, exchanges: impl Exchanges<N>) {
     let tables = connection.worker.tables();
     let Some(listener) = tables.listener(connection.listener) else { return };
-    connection.stop.set_deadline(Some(connection.worker.net.now() + listener.config.limits.detect_timeout));
+    let begun = connection.worker.net.now();
+    connection.stop.set_deadline(Some(begun + listener.config.limits.detect_timeout));
     let mut bytes = Buffer::hollow();
     let spoken = match detect(&connection.transport, &connection.stop, &mut bytes).await {
         Ok(spoken) => spoken,
@@ -534,7 +542,8 @@ async fn detected<N: Net>(connection: Rc<Connection<N>>, exchanges: impl Exchang
     };
     drop(tables);
     if spoken != Spoken::Http {
-        return Box::pin(opaque::serve(connection, Opening { spoken: Some(spoken), bytes })).await;
+        let opening = Opening { spoken: Some(spoken), bytes, since: Some(begun) };
+        return Box::pin(opaque::serve(connection, opening)).await;
     }
     let next = exchanges.run(connection.clone(), bytes).await;
     connection.served.set(true);

@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use ringmesh_codec::body::{BodyScanner, State};
 use ringmesh_codec::framing::BodyLength;
-use ringmesh_codec::grpc::UNKNOWN;
+use ringmesh_codec::grpc::{self as words, UNKNOWN};
 use ringmesh_codec::head::{Head, Method, Version};
 use ringmesh_codec::http1::{
     Chunked, Connection as ConnectionOption, Edits, Framing, Parsed, RequestHead, ResponseHead, Sink, Upgrade,
     write_local_response,
 };
 use ringmesh_codec::http2::begins_preface;
+use ringmesh_codec::refusal::Refusal;
 use ringmesh_codec::sniff;
 use ringmesh_model::hop::Connect;
 use ringmesh_ring::buffer::{Buffer, Size, Slice};
@@ -165,6 +166,8 @@ async fn refuse<N: Net>(
     if sniff::is_tls(buffer.filled()) {
         reason = Reason::TlsToPlainPort;
         worker.tell_hint(listener, connection.client_text(), reason);
+    } else if let Some(refusal) = why_refused(buffer, listener) {
+        worker.tell_unreadable(listener, connection.client_text(), reason, refusal);
     }
     let mut account = Account::default();
     let mut answer =
@@ -225,6 +228,12 @@ async fn read_head<N: Net>(
             Err(_) => return Err(Reason::ClientAborted),
         }
     }
+}
+
+/// What is wrong with a head that was refused, looked at once more to tell it. None: it came too late, or not to its end.
+#[cold]
+fn why_refused(buffer: &Buffer, listener: &Listener) -> Option<Refusal> {
+    RequestHead::default().parse(buffer.filled(), &listener.head_limits).err()
 }
 
 /// Whether a TLS record has begun and not ended. It belongs to a head, or else it could be drawn out for ever.
@@ -328,6 +337,11 @@ impl<N: Net> Call<N> for Exchange<'_, N> {
 
     fn needs(&self) -> Needs {
         if self.web.is_some() { Needs::Http2 } else { Needs::Anything }
+    }
+
+    fn is_for_http2(&self) -> bool {
+        let head = self.scratch.request.view(&self.head);
+        self.connection.transport.plain().is_none() && head.field("content-type").is_some_and(words::is_grpc)
     }
 
     fn announces_too_much(&self) -> bool {
@@ -994,7 +1008,10 @@ impl<N: Net> Respond<'_, N> {
                     match head.parse(buffer.filled(), &self.listener.response_limits) {
                         Ok(Parsed::Complete) => break,
                         Ok(Parsed::Partial) => {}
-                        Err(_refusal) => return Err(Failed::Ended(Reason::UpstreamGarbage)),
+                        Err(refusal) => {
+                            tracing::debug!(target: "codec", endpoint = ?self.upstream.peer_address(), "unreadable response: {refusal}");
+                            return Err(Failed::Ended(Reason::UpstreamGarbage));
+                        }
                     }
                 }
                 if buffer.spare() == 0 {

@@ -45,12 +45,14 @@ pub struct Opening {
     pub spoken: Option<Spoken>,
     /// What has come from its client.
     pub bytes: Buffer,
+    /// Since when that was waited for. None: it begins now.
+    pub since: Option<Instant>,
 }
 
 impl Opening {
     /// Of a connection of which nothing was read.
     pub const fn declared() -> Self {
-        Self { spoken: None, bytes: Buffer::hollow() }
+        Self { spoken: None, bytes: Buffer::hollow(), since: None }
     }
 }
 
@@ -69,7 +71,7 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, opening: Opening) {
     let worker = &connection.worker;
     let tables = worker.tables();
     let Some(listener) = tables.listener(connection.listener) else { return };
-    let begun = worker.net.now();
+    let begun = opening.since.unwrap_or_else(|| worker.net.now());
     let mut way = Way::default();
     let (received, sent) = (Cell::new(0), Cell::new(0));
     worker.recorder.gauge_add(gauge::IN_FLIGHT, 1);
@@ -161,7 +163,7 @@ async fn forward<'t, N: Net>(
 ) -> Result<Ended, Refused> {
     let worker = &connection.worker;
     let limits = &listener.config.limits.opaque;
-    let Opening { spoken, bytes: mut first } = opening;
+    let Opening { spoken, bytes: mut first, .. } = opening;
     // What might become a request is no opaque connection: deny wins on doubt.
     if spoken == Some(Spoken::Unclear) && (listener.policy.is_about_requests() || listener.opaque.is_none()) {
         return Err(Reason::NotDetected.into());

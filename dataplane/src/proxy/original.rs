@@ -37,6 +37,13 @@ impl<S: Stream> Original<S> {
     }
 }
 
+impl<S: Stream> Drop for Original<S> {
+    /// Nobody else will use what was made for this client.
+    fn drop(&mut self) {
+        self.state.close();
+    }
+}
+
 /// Whether a destination is a port of ours. `here` is where the connection was brought to.
 fn is_ours(
     tables: &Tables,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ringmesh_codec::head::Head;
 use ringmesh_codec::normalize;
 use ringmesh_model::hop::Hop;
-use ringmesh_model::snapshot::{AccessLog, Destination};
+use ringmesh_model::snapshot::{AccessLog, Destination, Protocol};
 use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::Stop;
@@ -57,6 +57,12 @@ pub trait Call<N: Net> {
     /// What it needs of the way to the endpoint.
     fn needs(&self) -> Needs {
         Needs::Anything
+    }
+
+    /// Whether its client means a server of HTTP/2: by what it speaks in plain, where no ALPN of ours had a part in it, or by
+    /// gRPC, however it has come here.
+    fn is_for_http2(&self) -> bool {
+        false
     }
 
     /// Sends it on a connection and passes the response back.
@@ -145,6 +151,9 @@ pub async fn serve<N: Net>(
     let reason = match forward(worker, connection, tables, listener, stop, call, begun, &mut way, &mut account).await {
         Ok(()) => Reason::Ok,
         Err(reason) => {
+            if let (Reason::UpstreamGarbage, Some(service), Some(endpoint)) = (reason, way.service, way.endpoint) {
+                worker.tell_garbage(listener, service, endpoint);
+            }
             Box::pin(call.answer(reason, &mut account)).await;
             reason
         }
@@ -230,7 +239,9 @@ async fn forward<'t, N: Net>(
     let _permit = worker.admit(service, stop, patience.deadline).await?;
 
     let preface = connection.preface(service);
-    let to = upstream::Way { preface: preface.as_deref(), needs: call.needs() };
+    let as_its_client = service.config.protocol == Protocol::Detect;
+    let needs = if as_its_client && call.is_for_http2() { Needs::Http2 } else { call.needs() };
+    let to = upstream::Way { preface: preface.as_deref(), needs };
     let mut tried = Tried::default();
     let mut last = Reason::NoEndpoint;
     loop {

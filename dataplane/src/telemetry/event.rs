@@ -23,6 +23,8 @@ pub enum Event<'a> {
     Refused(Refused<'a>),
     /// A client speaks something else than its port does.
     Hint(Hint<'a>),
+    /// A message that cannot be read.
+    Unreadable(Unreadable<'a>),
 }
 
 /// A client that speaks something else than its port does: worth a word to whoever reads the log.
@@ -34,6 +36,21 @@ pub struct Hint<'a> {
     pub client: &'a str,
     /// Number of the [`crate::outcome::Reason`].
     pub reason: u8,
+}
+
+/// A message that cannot be read: who wrote it has to know why.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Unreadable<'a> {
+    /// Listener of the request.
+    pub listener: &'a str,
+    /// The service whose answer it is; empty: it is a request.
+    pub service: &'a str,
+    /// The address of who wrote it, or empty.
+    pub from: &'a str,
+    /// Number of the [`crate::outcome::Reason`].
+    pub reason: u8,
+    /// The refusal in words.
+    pub detail: &'a str,
 }
 
 /// A request that ended.
@@ -145,7 +162,7 @@ pub struct Connection<'a> {
     pub ended_by: &'a str,
     /// How it was ended, see `proxy::relay::How`.
     pub ended_how: &'a str,
-    /// From accept to close, in microseconds.
+    /// From accept, or the end of its handshake, to close, in microseconds.
     pub duration: u64,
     /// Bytes received from the client.
     pub received: u64,

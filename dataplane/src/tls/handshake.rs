@@ -90,6 +90,26 @@ pub async fn accept<S: Stream>(
     known(accept_anybody(stream, config, stop).await?)
 }
 
+/// A refused client that may not have read yet why. It has finished its side of the handshake and goes on to what it came for
+/// (RFC 8446 section 4.4.2.4): were the connection closed now, the answer to its next bytes would be a reset, and all that its
+/// program could say of it is that the connection broke.
+pub struct Parting<S: Stream>(Rc<Shared<S>>);
+
+impl<S: Stream> Parting<S> {
+    /// Takes what it still sends, until it has seen our end, or sends too much, or `stop`.
+    pub async fn linger(self, stop: &Stop) {
+        let mut dropped = Buffer::take(Size::Small);
+        let mut left = MAX_REFUSED_BYTES;
+        while left > 0 {
+            match self.0.inner.fill(&mut dropped, stop).await {
+                Ok(0) | Err(_) => return,
+                Ok(count) => left = left.saturating_sub(count),
+            }
+            dropped.clear();
+        }
+    }
+}
+
 /// Like [`accept`], but the peer need not prove who it is.
 ///
 /// # Errors
@@ -99,20 +119,26 @@ pub async fn accept_anybody<S: Stream>(
     config: Arc<ServerConfig>,
     stop: &Stop,
 ) -> Result<(TlsStream<S>, Peer), Refused> {
-    accept_read(stream, config, Buffer::hollow(), stop).await
+    accept_read(stream, config, Buffer::hollow(), stop, &mut None).await
 }
 
-/// Like [`accept_anybody`], of a client from whom these bytes have been read already.
+/// Like [`accept_anybody`], of a client from whom these bytes have been read already. If it is refused for its certificate, it is
+/// left in `parting`.
 pub(super) async fn accept_read<S: Stream>(
     stream: S,
     config: Arc<ServerConfig>,
     arrived: Buffer,
     stop: &Stop,
+    parting: &mut Option<Parting<S>>,
 ) -> Result<(TlsStream<S>, Peer), Refused> {
     let session = UnbufferedServerConnection::new(config).map_err(Refused::Protocol)?;
     let shared = Shared::new(stream, Session::Server(session));
     shared.state.borrow_mut().reading.input = arrived;
-    run(shared, stop).await
+    let accepted = run(shared.clone(), stop).await;
+    if let Err(Refused::NoCertificate | Refused::Certificate(_)) = &accepted {
+        *parting = Some(Parting(shared));
+    }
+    accepted
 }
 
 /// Takes the client's side of a handshake. It is over before the server has seen our certificate (RFC 8446 section 2):

@@ -25,8 +25,8 @@ mod writing;
 
 pub use config::{Error, client, edge_server, server, without_mesh};
 pub use fault::Fault;
-pub use handshake::{Alpn, Asked, Peer, accept, accept_anybody, connect};
-pub use offer::accept_any_protocol;
+pub use handshake::{Alpn, Asked, Parting, Peer, accept, accept_anybody, connect};
+pub use offer::{accept_any_protocol, accept_as};
 pub use refused::Refused;
 pub use shared::free_unused;
 pub use stream::TlsStream;

@@ -7,7 +7,7 @@ use ringmesh_model::snapshot::Mtls;
 use ringmesh_ring::{Buffer, Stop, Stream};
 use rustls::ServerConfig;
 
-use super::handshake::{Peer, accept_read, known};
+use super::handshake::{Parting, Peer, accept_read, known};
 use super::refused::Refused;
 use super::stream::TlsStream;
 use crate::detect::read_hello;
@@ -22,6 +22,7 @@ pub async fn accept_any_protocol<S: Stream>(
     config: Arc<ServerConfig>,
     mtls: Mtls,
     stop: &Stop,
+    parting: &mut Option<Parting<S>>,
 ) -> Result<(TlsStream<S>, Peer), Refused> {
     let mut arrived = Buffer::hollow();
     // What is wrong with it, or that none came, the handshake finds out again, and tells the client.
@@ -30,7 +31,25 @@ pub async fn accept_any_protocol<S: Stream>(
         Some(hello) if offers_others_alone(&hello, &config) => without_protocols(&config),
         _ => config,
     };
-    let accepted = accept_read(stream, config, arrived, stop).await?;
+    admitted(accept_read(stream, config, arrived, stop, parting).await?, mtls)
+}
+
+/// Like [`super::accept`] or [`super::accept_anybody`], as `mtls` says; a client that is refused for its certificate is left in
+/// `parting`.
+///
+/// # Errors
+/// By cause, see [`Refused`].
+pub async fn accept_as<S: Stream>(
+    stream: S,
+    config: Arc<ServerConfig>,
+    mtls: Mtls,
+    stop: &Stop,
+    parting: &mut Option<Parting<S>>,
+) -> Result<(TlsStream<S>, Peer), Refused> {
+    admitted(accept_read(stream, config, Buffer::hollow(), stop, parting).await?, mtls)
+}
+
+fn admitted<S: Stream>(accepted: (TlsStream<S>, Peer), mtls: Mtls) -> Result<(TlsStream<S>, Peer), Refused> {
     match mtls {
         Mtls::Strict => known(accepted),
         Mtls::Off => Ok(accepted),

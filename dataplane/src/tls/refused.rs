@@ -26,10 +26,10 @@ pub enum Refused {
     PeerAlert(AlertDescription),
     /// There is no version, cipher suite or key exchange that both sides accept; we accept TLS 1.3 only,
     /// unless an edge says otherwise.
-    #[error("peer and we have no version or parameters of TLS in common: {0:?}")]
+    #[error("peer and we have no version or parameters of TLS in common: {}", in_common(.0))]
     Incompatible(PeerIncompatible),
     /// The peer broke the protocol, or bytes were changed on the way.
-    #[error("TLS protocol error: {0}")]
+    #[error("TLS protocol error: {}", broken(.0))]
     Protocol(rustls::Error),
     /// A handshake message is larger than [`super::limits::MAX_HANDSHAKE_BYTES`].
     #[error("peer sent a handshake message of more than {} bytes", super::limits::MAX_HANDSHAKE_BYTES)]
@@ -38,7 +38,7 @@ pub enum Refused {
     #[error("peer closed the connection during the handshake")]
     Closed,
     /// We stopped it: the deadline passed, or a drain or an abort came.
-    #[error("stopped during the handshake: {0:?}")]
+    #[error("{}", stopped(*.0))]
     Stopped(ringmesh_ring::Reason),
     /// The transport failed.
     #[error(transparent)]
@@ -54,6 +54,34 @@ fn hint(alert: AlertDescription) -> &'static str {
         AlertDescription::CertificateUnknown => ": our identity is not the one it accepts",
         AlertDescription::ProtocolVersion => ": it speaks no TLS 1.3",
         _ => "",
+    }
+}
+
+/// What is missing, with what helps.
+fn in_common(why: &PeerIncompatible) -> String {
+    match why {
+        PeerIncompatible::SupportedVersionsExtensionRequired => {
+            "the client speaks no TLS 1.3; `tls_min_version = \"1.2\"` lets it in where `mtls` is off".to_owned()
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+fn broken(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::NoApplicationProtocol => {
+            "by ALPN the client offers only protocols that this listener does not speak; HTTP is `h2` and `http/1.1`"
+                .to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
+fn stopped(reason: ringmesh_ring::Reason) -> &'static str {
+    match reason {
+        ringmesh_ring::Reason::Deadline => "the handshake was not over in time; does the peer speak TLS?",
+        ringmesh_ring::Reason::Drain => "the proxy ended during the handshake",
+        ringmesh_ring::Reason::Abort => "the handshake was given up",
     }
 }
 
@@ -174,6 +202,21 @@ mod tests {
     use rustls::Error;
 
     use super::*;
+
+    #[test]
+    fn a_refusal_says_what_is_wrong_and_what_helps() {
+        let says = |refused: Refused, words: &str| assert!(refused.to_string().contains(words), "{refused}");
+        says(
+            Error::NoApplicationProtocol.into(),
+            "by ALPN the client offers only protocols that this listener does not speak",
+        );
+        says(
+            Refused::Incompatible(PeerIncompatible::SupportedVersionsExtensionRequired),
+            "`tls_min_version = \"1.2\"` lets it in",
+        );
+        says(Refused::Stopped(Reason::Deadline), "was not over in time; does the peer speak TLS?");
+        says(Refused::Stopped(Reason::Drain), "the proxy ended");
+    }
 
     #[test]
     fn every_cause_has_a_label_and_number_of_its_own() {

@@ -27,7 +27,7 @@ use crate::worker::Worker;
 pub enum Needs {
     /// That it gets there.
     Anything,
-    /// A stream of HTTP/2, where the service speaks it: the request is made to be one on its way.
+    /// A stream of HTTP/2, where the service speaks it: the request is one, or is made to be one on its way.
     Http2,
     /// A connection of its own.
     Connection,
@@ -47,6 +47,16 @@ impl Way<'_> {
     fn shares(self, service: &Service) -> bool {
         self.needs == Needs::Anything && service.shares(self.preface)
     }
+
+    /// Whether the endpoint is spoken to in HTTP/2.
+    fn is_http2(self, service: &Service) -> bool {
+        match service.config.protocol {
+            Protocol::Http2 => true,
+            // What its client speaks.
+            Protocol::Detect => self.needs == Needs::Http2,
+            Protocol::Http | Protocol::Tcp | Protocol::Tls => false,
+        }
+    }
 }
 
 /// A connection to an endpoint, of which `state` is known, for one request. `deadline` is the request's, if it has one.
@@ -63,17 +73,15 @@ pub async fn lease<N: Net>(
     deadline: Option<Instant>,
 ) -> Result<Leased<N>, Reason> {
     // Each way returns what it has found at once, as moving it costs.
-    let state = match service.config.protocol {
+    let state = match way.is_http2(service) {
         // A proxy of ours takes HTTP/1 in place of it.
-        Protocol::Http2 if way.needs == Needs::Http2 || state.mesh.get() != Mesh::Yes => {
-            match shared::lease(state, service) {
-                Ok(lease) => {
-                    worker.recorder.add(service.series, counter::REUSED, 1);
-                    return Ok(Leased::Shared(lease));
-                }
-                Err(state) => state,
+        true if way.needs == Needs::Http2 || state.mesh.get() != Mesh::Yes => match shared::lease(state, service) {
+            Ok(lease) => {
+                worker.recorder.add(service.series, counter::REUSED, 1);
+                return Ok(Leased::Shared(lease));
             }
-        }
+            Err(state) => state,
+        },
         _ => match Lease::unused(state, service, way.preface, worker.net.now()) {
             Ok(lease) => {
                 worker.recorder.add(service.series, counter::REUSED, 1);
@@ -98,10 +106,10 @@ pub async fn connect<N: Net>(
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Leased<N>, Reason> {
-    if !(way.shares(service) || service.config.protocol == Protocol::Http2) {
+    let is_http2 = way.is_http2(service);
+    if !(way.shares(service) || is_http2) {
         return dedicated(worker, service, endpoint, state, way, stop, deadline).await.map(Leased::Own);
     }
-    let is_http2 = service.config.protocol == Protocol::Http2;
     let find = || {
         if let Some(channel) = channel(service, &state, way) {
             return Found::Open(Leased::Own(Lease::channel(state.clone(), service, channel)));

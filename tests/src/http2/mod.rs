@@ -24,4 +24,4 @@ pub use client::Ended;
 pub use connection::{Came, Connection, Ends, Manners, borrowed};
 pub use frame::{Frame, code, flag, kind, setting};
 pub use message::Outgoing;
-pub use service::{conversing, service, tls_conversing, tls_service};
+pub use service::{conversing, service, service_at, tls_conversing, tls_service};

@@ -10,7 +10,7 @@ use super::connection::{Came, Connection};
 use super::message::Outgoing;
 use crate::certificates::Svid;
 use crate::message::{Head, Message};
-use crate::service::Service;
+use crate::service::{Record, Service};
 use crate::tls;
 use crate::wait::DEADLINE;
 
@@ -33,12 +33,27 @@ pub fn conversing(
     settings: &[(u16, u32)],
     talk: impl Fn(&mut Connection) -> io::Result<()> + Send + Sync + 'static,
 ) -> Service {
+    Service::recording(talking(settings, talk))
+}
+
+/// Like [`service`], at this address.
+///
+/// # Panics
+/// If the address cannot be had.
+pub fn service_at(address: &str, answer: impl Fn(&Message) -> Outgoing + Send + Sync + 'static) -> Service {
+    Service::recording_at(address, talking(&[], answering(answer)))
+}
+
+fn talking(
+    settings: &[(u16, u32)],
+    talk: impl Fn(&mut Connection) -> io::Result<()> + Send + Sync + 'static,
+) -> impl Fn(TcpStream, Record) + Send + Sync + 'static {
     let settings = settings.to_vec();
-    Service::recording(move |stream, record| {
+    move |stream, record| {
         let Ok(connection) = deadlines(&stream).and_then(|()| Connection::server(stream, &settings)) else { return };
         // What a client does to a service's connection is judged by the test, not here.
         let _ = talk(&mut connection.recorded(record));
-    })
+    }
 }
 
 /// Like [`conversing`], behind TLS.

@@ -68,6 +68,11 @@ impl<'a> Field<'a> {
         matches!(self.value.get_ref(), DeValue::Integer(_))
     }
 
+    /// Whether it is `false`.
+    pub(crate) fn is_false(&self) -> bool {
+        matches!(self.value.get_ref(), DeValue::Boolean(false))
+    }
+
     /// Whether it is a table.
     pub(crate) fn is_table(&self) -> bool {
         matches!(self.value.get_ref(), DeValue::Table(_))

@@ -8,7 +8,7 @@ use toml::de::DeValue;
 
 use super::Field;
 use super::field::describe;
-use crate::error::{Cause, Located};
+use crate::error::{Cause, Hint, Located};
 use crate::nearest;
 use crate::snapshot::Address;
 use crate::spiffe::SpiffeId;
@@ -26,6 +26,9 @@ pub(crate) fn within<T: Quantity>(field: &Field<'_>, value: T, min: T, max: T) -
 pub(crate) trait Word: Copy + 'static {
     /// The words, and what they stand for.
     const WORDS: &'static [(&'static str, Self)];
+
+    /// Words that others have for it, and how it is said here.
+    const FOREIGN: &'static [(&'static str, &'static str)] = &[];
 }
 
 /// Reads one of the words.
@@ -37,7 +40,9 @@ pub(crate) fn word<T: Word>(field: &Field<'_>) -> Option<T> {
     };
     let found = T::WORDS.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
     if found.is_none() {
-        field.refuse(Cause::UnknownWord { found: text.to_owned(), hint: nearest::or_all(text, words) });
+        let foreign = T::FOREIGN.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
+        let hint = foreign.map_or_else(|| nearest::or_all(text, words), |(_, meaning)| Hint::Means(meaning));
+        field.refuse(Cause::UnknownWord { found: text.to_owned(), hint });
     }
     found
 }

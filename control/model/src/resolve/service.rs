@@ -31,7 +31,16 @@ impl<'a> Resolver<'a> {
         let endpoints = endpoints(service, answers);
         let name = service.name.as_str();
         let only_tcp = self.called_by_tcp.contains(name) && !self.called_by_http.contains(name);
-        let implied = if only_tcp { Protocol::Tcp } else { Protocol::Http };
+        // Whom a client wanted to reach it meant to speak to, in the version of HTTP that it speaks.
+        let as_its_client =
+            service.destination == Destination::Original && peer.is_none() && service.proxy_protocol.is_none();
+        let implied = if only_tcp {
+            Protocol::Tcp
+        } else if as_its_client {
+            Protocol::Detect
+        } else {
+            Protocol::Http
+        };
         snapshot::Service {
             name: service.name.value.clone(),
             protocol: service.protocol.as_ref().map_or(implied, |protocol| protocol.value),

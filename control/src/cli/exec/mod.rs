@@ -198,8 +198,19 @@ fn accompany(proxy: &mut Proxy, command: Pid, events: &Receiver<Received>) -> En
 /// Ends the proxy; whoever asks for the end once more gets it at once.
 fn finish(mut proxy: Proxy, events: &Receiver<Received>, patience: Duration) {
     let ended = proxy.end(patience);
-    let deadline = Instant::now() + patience + GRACE;
+    let begun = Instant::now();
+    let deadline = begun + patience + GRACE;
+    let mut at_once = None;
     while !ended.is_over() || proxy.is_there() {
+        if ended.has_failed() {
+            // Control is our child, and needs no directory to reach the data plane.
+            proxy.pass_on(Signal::TERM);
+            at_once = Some(begun + patience);
+        }
+        if at_once.is_some_and(|time| time <= Instant::now()) {
+            at_once = None;
+            proxy.pass_on(Signal::INT);
+        }
         match events.recv_timeout(proxy::LOOK) {
             Ok(Received::Child) => {
                 if reap().into_iter().any(|(pid, _)| proxy.is(pid)) {

@@ -162,15 +162,16 @@ impl Proxy {
         let ending = Ending::default();
         if !self.served {
             self.pass_on(Signal::TERM);
-            ending.0.store(true, Ordering::Release);
+            ending.0.over.store(true, Ordering::Release);
             return ending;
         }
-        let (directory, over) = (self.directory.clone(), ending.0.clone());
+        let (directory, shared) = (self.directory.clone(), ending.0.clone());
         thread::spawn(move || {
             if let Err(failure) = stop::end(directory, Some(patience)) {
                 tracing::warn!("{failure}");
+                shared.failed.store(true, Ordering::Release);
             }
-            over.store(true, Ordering::Release);
+            shared.over.store(true, Ordering::Release);
         });
         ending
     }
@@ -199,10 +200,21 @@ impl Readiness {
 
 /// The end of a proxy, under way.
 #[derive(Default)]
-pub(super) struct Ending(Arc<AtomicBool>);
+pub(super) struct Ending(Arc<Asking>);
+
+#[derive(Default)]
+struct Asking {
+    over: AtomicBool,
+    failed: AtomicBool,
+}
 
 impl Ending {
     pub(super) fn is_over(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.over.load(Ordering::Acquire)
+    }
+
+    /// Whether nobody was found to ask: somebody has swept the runtime directory away. True once.
+    pub(super) fn has_failed(&self) -> bool {
+        self.0.failed.swap(false, Ordering::AcqRel)
     }
 }

@@ -254,7 +254,10 @@ impl<S: Stream> Answer for Awaited<'_, S> {
                 match self.head.parse(self.buffer.filled(), self.limits) {
                     Ok(Parsed::Complete) => break,
                     Ok(Parsed::Partial) => {}
-                    Err(_refusal) => return Err(Lost::Broken),
+                    Err(refusal) => {
+                        tracing::debug!(target: "codec", endpoint = ?self.transport.peer_address(), "unreadable response: {refusal}");
+                        return Err(Lost::Broken);
+                    }
                 }
             }
             if self.buffer.spare() == 0 {

@@ -135,6 +135,11 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: Start<N>, arriv
     };
     let Some(reason) = reason else { return End::Close };
     worker.recorder.add(series, counter::REASON + reason as usize, 1);
+    if let (Reason::Http2Error, false, Some(listener)) =
+        (reason, began.get(), worker.tables().listener(connection.listener))
+    {
+        worker.tell_other_protocol(listener, connection.client_text());
+    }
     let why = error.map(|error| error.to_string()).unwrap_or_default();
     tracing::debug!(target: "proxy", client = connection.client_text(), reason = reason.label(), "HTTP/2 ended: {why}");
     if reason == Reason::ClientTimeout { End::Close } else { End::Linger }

@@ -162,6 +162,10 @@ impl<N: Net> Call<N> for Stream<'_, N> {
         if self.web.is_some() { Needs::Http2 } else { Needs::Anything }
     }
 
+    fn is_for_http2(&self) -> bool {
+        self.head.is_grpc || self.session.connection.transport.plain().is_some()
+    }
+
     async fn exchange(&mut self, lease: Leased<N>, patience: Patience, account: &mut Account) -> Result<(), Failed> {
         if self.head.asks != Asks::Nothing {
             return Box::pin(self.asking().exchange(lease, patience, account)).await;

@@ -123,7 +123,8 @@ fn where_it_is_found_out_what_is_spoken_no_protocol_keeps_a_client_out() {
             net.set_chunk_bytes(bytes);
             block_on(&net, async {
                 let ((near, far), stop) = (net.pair(), stop_in(&net, 5));
-                let accepted = accept_any_protocol(far, server.clone(), Mtls::Strict, &stop);
+                let mut parting = None;
+                let accepted = accept_any_protocol(far, server.clone(), Mtls::Strict, &stop, &mut parting);
                 let (connected, accepted) = join(connect(near, client.clone(), &stop), accepted).await;
                 let (near, (far, seen)) = (connected.unwrap().0, accepted.unwrap());
                 assert_eq!((seen.alpn, seen.id.unwrap().as_str()), (agreed, WEB), "{offered:?}");
