@@ -196,17 +196,6 @@ impl Stream for Infallible {
         match *self {}
     }
 
-    async fn splice_telling(
-        &self,
-        _to: &Self,
-        _pipe: &mut Pipe,
-        _max: usize,
-        _stop: &Stop,
-        _waiting: impl FnMut(usize),
-    ) -> Result<usize, Error> {
-        match *self {}
-    }
-
     fn peer_address(&self) -> Option<SocketAddr> {
         match *self {}
     }

@@ -1,6 +1,6 @@
 //! A connection's bytes, as every layer above sees them: over sockets, over TLS, or in memory.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -106,15 +106,18 @@ pub trait Stream: 'static {
     }
 
     /// Like [`splice_to`](Stream::splice_to), and tells how many bytes wait for `to` each time that it has to be waited
-    /// for. The pipe is not empty after an error that is the doing of `to`, if bytes went through it.
+    /// for. The pipe is not empty after an error that is the doing of `to`, if bytes went through it. Where nothing is said of it,
+    /// it is unsupported, and no byte is taken.
     fn splice_telling(
         &self,
-        to: &Self,
-        pipe: &mut Pipe,
-        max: usize,
-        stop: &Stop,
-        waiting: impl FnMut(usize),
-    ) -> impl Future<Output = Result<usize, Error>>;
+        _to: &Self,
+        _pipe: &mut Pipe,
+        _max: usize,
+        _stop: &Stop,
+        _waiting: impl FnMut(usize),
+    ) -> impl Future<Output = Result<usize, Error>> {
+        ready(Err(Error::Io(io::ErrorKind::Unsupported.into())))
+    }
 
     /// Whether the connection was reset although reading says that it has ended in order: of several operations that are
     /// in flight when a reset comes, one is told of it. Only while our own side is open.

@@ -11,7 +11,6 @@ use std::task::{Context, Poll, Waker};
 use ringmesh_codec::mux::{Cause, Frame, INITIAL_WINDOW_BYTES, MAX_DATA_BYTES};
 use ringmesh_ring::buffer::{Buffer, Size};
 use ringmesh_ring::output::Output;
-use ringmesh_ring::splice::Pipe;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use ringmesh_ring::stream::{Error, Idle, Stream};
 
@@ -373,17 +372,6 @@ impl Stream for Channel {
     }
 
     /// Copies, as what comes here has passed through the cipher anyhow.
-    async fn splice_telling(
-        &self,
-        _to: &Self,
-        _pipe: &mut Pipe,
-        _max: usize,
-        _stop: &Stop,
-        _waiting: impl FnMut(usize),
-    ) -> Result<usize, Error> {
-        Err(Error::Io(ErrorKind::Unsupported.into()))
-    }
-
     fn peer_address(&self) -> Option<SocketAddr> {
         self.state.trunk.ends.peer
     }

@@ -24,7 +24,7 @@ use crate::outcome::Reason;
 /// Who is at the other end of a TLS connection, and how it is protected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Its SPIFFE ID, checked. None only where none was asked for, see [`accept_anybody`].
+    /// Its SPIFFE ID, checked. None only where none was asked for, see [`super::accept_as`].
     pub id: Option<Rc<SpiffeId>>,
     /// The protocol version.
     pub version: &'static str,
@@ -87,7 +87,7 @@ pub async fn accept<S: Stream>(
     config: Arc<ServerConfig>,
     stop: &Stop,
 ) -> Result<(TlsStream<S>, Peer), Refused> {
-    known(accept_anybody(stream, config, stop).await?)
+    known(accept_read(stream, config, Buffer::hollow(), stop, &mut None).await?)
 }
 
 /// A refused client that may not have read yet why. It has finished its side of the handshake and goes on to what it came for
@@ -110,20 +110,8 @@ impl<S: Stream> Parting<S> {
     }
 }
 
-/// Like [`accept`], but the peer need not prove who it is.
-///
-/// # Errors
-/// By cause, see [`Refused`].
-pub async fn accept_anybody<S: Stream>(
-    stream: S,
-    config: Arc<ServerConfig>,
-    stop: &Stop,
-) -> Result<(TlsStream<S>, Peer), Refused> {
-    accept_read(stream, config, Buffer::hollow(), stop, &mut None).await
-}
-
-/// Like [`accept_anybody`], of a client from whom these bytes have been read already. If it is refused for its certificate, it is
-/// left in `parting`.
+/// Like [`accept`], of a client from whom these bytes have been read already, and who need not prove who it is. If it is
+/// refused for its certificate, it is left in `parting`.
 pub(super) async fn accept_read<S: Stream>(
     stream: S,
     config: Arc<ServerConfig>,

@@ -12,7 +12,7 @@ use super::refused::Refused;
 use super::stream::TlsStream;
 use crate::detect::read_hello;
 
-/// Like [`super::accept`] or [`super::accept_anybody`], but a client that offers none of the protocols of `config` is not refused
+/// Like [`accept_as`], but a client that offers none of the protocols of `config` is not refused
 /// for it (RFC 7301 section 3.2 would have it so): it agrees on none, and may speak what it likes.
 ///
 /// # Errors
@@ -34,7 +34,7 @@ pub async fn accept_any_protocol<S: Stream>(
     admitted(accept_read(stream, config, arrived, stop, parting).await?, mtls)
 }
 
-/// Like [`super::accept`] or [`super::accept_anybody`], as `mtls` says; a client that is refused for its certificate is left in
+/// Like [`super::accept`], of clients who must prove who they are or not, as `mtls` says; a client that is refused for its certificate is left in
 /// `parting`.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ringmesh_ring::{Buffer, Error, Idle, Instant, Output, Pipe, Size, Stop, Stream, spawn};
+use ringmesh_ring::{Buffer, Error, Idle, Instant, Output, Size, Stop, Stream, spawn};
 use rustls::{Connection, HandshakeKind};
 
 use super::groups::label;
@@ -324,18 +324,6 @@ impl<S: Stream> Stream for TlsStream<S> {
 
     fn reset_on_close(&self) {
         self.0.stream.reset_on_close();
-    }
-
-    /// The bytes have to pass through the cipher, and nothing here splices.
-    async fn splice_telling(
-        &self,
-        _to: &Self,
-        _pipe: &mut Pipe,
-        _max: usize,
-        _stop: &Stop,
-        _waiting: impl FnMut(usize),
-    ) -> Result<usize, Error> {
-        Err(Error::Io(io::ErrorKind::Unsupported.into()))
     }
 
     fn peer_address(&self) -> Option<SocketAddr> {
