@@ -10,8 +10,9 @@ pub const ALPN_HTTP: &str = "ringmesh-http/1";
 /// Bytes of a frame's header.
 pub const HEADER_BYTES: usize = 8;
 
-/// Most bytes that one frame carries: a TLS record's worth with the header, so that no frame waits for two records.
-pub const MAX_DATA_BYTES: usize = 16 * 1024 - HEADER_BYTES;
+/// Most bytes that one frame carries. A power of two, as what is read at once is, so that no crumbs are left over; what has come
+/// of a frame is told before the rest has, so that it waits for no further TLS record.
+pub const MAX_DATA_BYTES: usize = 32 * 1024;
 
 /// Most bytes behind the header of a frame that carries no data. Larger than any of version 1, so that later releases may
 /// say more in the same frame.
@@ -329,7 +330,7 @@ mod tests {
             (&[0x7f, 0, 0, 0, 0, 0, 0, 0], Err(Fault::UnknownKind(0x7f))),
             (&[0x80, 0, 0, 1, 0, 0, 0, 9, 1], Ok("Skipped")),
             (&[0x80, 0, 1, 1, 0, 0, 0, 0], Err(Fault::Length { kind: 0x80, length: 257 })),
-            (&[2, 0, 0x3f, 0xf9, 0, 0, 0, 1], Err(Fault::Length { kind: 2, length: 16_377 })),
+            (&[2, 0, 0x80, 0x01, 0, 0, 0, 1], Err(Fault::Length { kind: 2, length: 32_769 })),
             (&[2, 0, 0, 1, 0, 0, 0, 0, 1], Err(Fault::Channel { kind: 2, channel: 0 })),
             (&[1, 0, 0, 1, 0, 0, 0, 0, 1], Err(Fault::Channel { kind: 1, channel: 0 })),
             (&[5, 0, 0, 0, 0, 0, 0, 1], Err(Fault::Length { kind: 5, length: 0 })),

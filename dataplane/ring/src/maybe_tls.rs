@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Size};
 use crate::output::Output;
 use crate::splice::Pipe;
 use crate::stop::Stop;
@@ -58,6 +58,15 @@ impl<S: Stream, T: Stream, C: Stream> Stream for MaybeTls<S, T, C> {
             Self::Plain(stream) => stream.try_fill(buffer),
             Self::Tls(stream) => stream.try_fill(buffer),
             Self::Channel(stream) => stream.try_fill(buffer),
+        }
+    }
+
+    #[inline]
+    fn try_receive(&self, output: &mut Output, size: Size) -> io::Result<Option<usize>> {
+        match self {
+            Self::Plain(stream) => stream.try_receive(output, size),
+            Self::Tls(stream) => stream.try_receive(output, size),
+            Self::Channel(stream) => stream.try_receive(output, size),
         }
     }
 

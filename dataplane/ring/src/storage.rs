@@ -34,7 +34,8 @@ pub enum Size {
 }
 
 impl Size {
-    const fn bytes(self) -> usize {
+    /// Bytes in a block of this size.
+    pub const fn bytes(self) -> usize {
         match self {
             Size::Small => BUFFER_BYTES,
             Size::Large => LARGE_BUFFER_BYTES,

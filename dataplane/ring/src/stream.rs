@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Size};
 use crate::output::Output;
 use crate::socket::PeerProcess;
 use crate::splice::Pipe;
@@ -76,6 +76,18 @@ pub trait Stream: 'static {
     /// # Errors
     /// What the kernel says; also when the buffer has no spare room.
     fn try_fill(&self, buffer: &mut Buffer) -> io::Result<Option<usize>>;
+
+    /// Receives behind what `output` has, without waiting: into a buffer of this size, or, where the bytes are in memory
+    /// already, a few such buffers' worth from where they are. Results as of [`try_fill`](Stream::try_fill).
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn try_receive(&self, output: &mut Output, size: Size) -> io::Result<Option<usize>> {
+        let mut buffer = Buffer::take(size);
+        let received = self.try_fill(&mut buffer)?;
+        output.push(buffer.slice(0..buffer.len()));
+        Ok(received)
+    }
 
     /// Looks whether an idle connection is still good, without taking anything.
     fn check_idle(&self) -> io::Result<Idle>;

@@ -9,12 +9,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use ringmesh_codec::mux::{Cause, Frame, INITIAL_WINDOW_BYTES, MAX_DATA_BYTES};
-use ringmesh_ring::buffer::{Buffer, Size};
+use ringmesh_ring::buffer::{Buffer, Size, Slice};
 use ringmesh_ring::output::Output;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use ringmesh_ring::stream::{Error, Idle, Stream};
 
-use super::limits::{MAX_WINDOW_BYTES, QUANTUM_BYTES};
+use super::limits::{MAX_TAKEN_BYTES, MAX_WINDOW_BYTES, MIN_KEPT_BYTES, QUANTUM_BYTES};
 use super::trunk::{Broken, Trunk};
 
 /// How a channel ended that its user still has.
@@ -53,23 +53,33 @@ pub(super) struct State {
     cut: Cell<bool>,
 }
 
-/// Bytes that have come and nobody has taken. Copied out of what the trunk received, so that a channel that nobody reads holds
-/// its own bytes and no others.
+/// Bytes that have come and nobody has taken.
 #[derive(Default)]
 struct Input {
-    buffers: VecDeque<Buffer>,
+    parts: VecDeque<Part>,
     bytes: usize,
 }
 
+/// Some of them.
+enum Part {
+    /// Copied out of what the trunk received, so that a channel that nobody reads holds its own bytes and no others.
+    Copied(Buffer),
+    /// Where they have come.
+    Kept(Slice),
+}
+
 impl Input {
-    fn push(&mut self, mut bytes: &[u8]) {
+    fn copy(&mut self, mut bytes: &[u8]) {
         self.bytes += bytes.len();
         while !bytes.is_empty() {
-            if self.buffers.back().is_none_or(|last| last.spare() == 0) {
-                let size = if self.buffers.is_empty() { Size::Small } else { Size::Large };
-                self.buffers.push_back(Buffer::take(size));
-            }
-            let Some(last) = self.buffers.back_mut() else { return };
+            let size = if self.parts.is_empty() { Size::Small } else { Size::Large };
+            let last = match self.parts.back_mut() {
+                Some(Part::Copied(last)) if last.spare() > 0 => last,
+                _ => {
+                    self.parts.push_back(Part::Copied(Buffer::take(size)));
+                    continue;
+                }
+            };
             let fits = last.spare().min(bytes.len());
             // Cut to the room just above.
             let _fits = last.extend_from_slice(&bytes[..fits]);
@@ -77,29 +87,95 @@ impl Input {
         }
     }
 
-    /// Moves bytes into the spare room; into an empty buffer without copying them.
-    fn take(&mut self, buffer: &mut Buffer) -> usize {
-        let Some(first) = self.buffers.front_mut() else { return 0 };
-        let taken = if buffer.is_empty() {
-            std::mem::swap(first, buffer);
-            self.buffers.pop_front();
-            buffer.len()
-        } else {
-            let taken = first.len().min(buffer.spare());
-            // Cut to the room just above.
-            let _fits = buffer.extend_from_slice(&first.filled()[..taken]);
-            first.consume(taken);
-            if first.is_empty() {
-                self.buffers.pop_front();
+    fn keep(&mut self, slice: Slice) {
+        self.bytes += slice.len();
+        self.parts.push_back(Part::Kept(slice));
+    }
+
+    /// Moves bytes into the spare room; copied ones into an empty buffer without copying them again. Also, how many of them were
+    /// kept.
+    fn fill(&mut self, buffer: &mut Buffer) -> Taken {
+        let Some(first) = self.parts.front_mut() else { return Taken::default() };
+        let mut taken = Taken::default();
+        let used_up = match first {
+            Part::Copied(first) if buffer.is_empty() => {
+                std::mem::swap(first, buffer);
+                taken.bytes = buffer.len();
+                true
             }
-            taken
+            Part::Copied(first) => {
+                taken.bytes = copy_some(first.filled(), buffer);
+                first.consume(taken.bytes);
+                first.is_empty()
+            }
+            Part::Kept(first) => {
+                taken.bytes = copy_some(first, buffer);
+                taken.kept = taken.bytes;
+                first.advance(taken.bytes);
+                first.is_empty()
+            }
         };
-        self.bytes -= taken;
-        if self.buffers.is_empty() {
-            self.buffers.shrink_to_fit();
+        if used_up {
+            self.parts.pop_front();
         }
+        self.has_given(taken.bytes);
         taken
     }
+
+    /// Moves some behind what `output` has, without copying them.
+    fn give(&mut self, output: &mut Output) -> Taken {
+        let mut taken = Taken::default();
+        while let Some(part) = self.parts.pop_front_if(|part| taken.bytes + part.len() <= MAX_TAKEN_BYTES) {
+            taken.bytes += part.len();
+            match part {
+                Part::Copied(buffer) => output.push(buffer.slice(0..buffer.len())),
+                Part::Kept(slice) => {
+                    taken.kept += slice.len();
+                    output.push(slice);
+                }
+            }
+        }
+        self.has_given(taken.bytes);
+        taken
+    }
+
+    fn has_given(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+        if self.parts.is_empty() {
+            self.parts.shrink_to_fit();
+        }
+    }
+
+    /// Forgets all. How many of them were kept.
+    fn clear(&mut self) -> usize {
+        let parts = std::mem::take(self).parts;
+        parts.iter().map(|part| if let Part::Kept(slice) = part { slice.len() } else { 0 }).sum()
+    }
+}
+
+impl Part {
+    fn len(&self) -> usize {
+        match self {
+            Self::Copied(buffer) => buffer.len(),
+            Self::Kept(slice) => slice.len(),
+        }
+    }
+}
+
+/// Bytes that were taken.
+#[derive(Clone, Copy, Default)]
+struct Taken {
+    bytes: usize,
+    /// Of these, where they had come.
+    kept: usize,
+}
+
+/// As many as there is room for.
+fn copy_some(bytes: &[u8], buffer: &mut Buffer) -> usize {
+    let fits = bytes.len().min(buffer.spare());
+    // Cut to the room just above.
+    let _fits = buffer.extend_from_slice(&bytes[..fits]);
+    fits
 }
 
 impl State {
@@ -122,14 +198,18 @@ impl State {
         }
     }
 
-    /// Bytes have come.
-    pub(super) fn arrived(&self, bytes: &[u8], end: bool) -> Result<(), Broken> {
+    /// Bytes have come. `keep` shows them where they are.
+    pub(super) fn arrived(&self, bytes: &[u8], keep: impl FnOnce() -> Slice, end: bool) -> Result<(), Broken> {
         if self.has_end.get() {
             return Err(Broken::Order("bytes behind the end of a channel"));
         }
         let left = u32::try_from(bytes.len()).ok().and_then(|bytes| self.granted.get().checked_sub(bytes));
         self.granted.set(left.ok_or(Broken::Window(self.number))?);
-        self.input.borrow_mut().push(bytes);
+        if bytes.len() >= MIN_KEPT_BYTES && self.trunk.may_keep(bytes.len()) {
+            self.input.borrow_mut().keep(keep());
+        } else {
+            self.input.borrow_mut().copy(bytes);
+        }
         self.has_end.set(end);
         wake(&self.reader);
         Ok(())
@@ -149,24 +229,34 @@ impl State {
         if how == Ended::Closed {
             self.has_end.set(true);
         } else {
-            *self.input.borrow_mut() = Input::default();
+            self.forget_input();
         }
         wake(&self.reader);
         wake(&self.writer);
     }
 
+    fn forget_input(&self) {
+        self.trunk.keeps_no_more(self.input.borrow_mut().clear());
+    }
+
     /// What a reader finds. None: nothing yet.
-    fn take(&self, buffer: &mut Buffer) -> Option<io::Result<usize>> {
+    fn fill(&self, buffer: &mut Buffer) -> Option<io::Result<usize>> {
         if !buffer.is_empty() && buffer.spare() == 0 {
             return Some(Err(ErrorKind::InvalidInput.into()));
         }
-        let (taken, left) = {
+        self.take(|input| input.fill(buffer))
+    }
+
+    /// What one finds who takes by this. None: nothing yet.
+    fn take(&self, by: impl FnOnce(&mut Input) -> Taken) -> Option<io::Result<usize>> {
+        let (Taken { bytes, kept }, left) = {
             let mut input = self.input.borrow_mut();
-            (input.take(buffer), input.bytes)
+            (by(&mut input), input.bytes)
         };
-        if taken > 0 {
-            self.taken(taken as u32, left);
-            return Some(Ok(taken));
+        if bytes > 0 {
+            self.trunk.keeps_no_more(kept);
+            self.taken(bytes as u32, left);
+            return Some(Ok(bytes));
         }
         match self.ended.get() {
             Some(Ended::Lost) => Some(Err(self.trunk.lost())),
@@ -269,10 +359,11 @@ impl Drop for Channel {
         let (extra, window) = (&state.trunk.extra, state.window.get());
         extra.set(extra.get() + (window - INITIAL_WINDOW_BYTES));
         state.trunk.is_dropped();
+        let unread = state.input.borrow().bytes > 0;
+        state.forget_input();
         if state.ended.get().is_some() {
             return;
         }
-        let unread = state.input.borrow().bytes > 0;
         let channel = state.number;
         if state.cut.get() || unread {
             state.trunk.send(&Frame::Reset { channel, cause: Cause::Cancelled });
@@ -312,7 +403,11 @@ impl Stream for Channel {
     }
 
     fn try_fill(&self, buffer: &mut Buffer) -> io::Result<Option<usize>> {
-        self.state.take(buffer).transpose()
+        self.state.fill(buffer).transpose()
+    }
+
+    fn try_receive(&self, output: &mut Output, _size: Size) -> io::Result<Option<usize>> {
+        self.state.take(|input| input.give(output)).transpose()
     }
 
     fn check_idle(&self) -> io::Result<Idle> {
@@ -329,12 +424,12 @@ impl Stream for Channel {
         if let Some(reason) = stop.reason() {
             return Err(Error::Stopped(reason));
         }
-        if let Some(taken) = self.state.take(buffer) {
+        if let Some(taken) = self.state.fill(buffer) {
             return Ok(taken?);
         }
         let _awaiting = Awaiting::begin(&self.state.trunk);
         poll_fn(|context| {
-            if let Some(taken) = self.state.take(buffer) {
+            if let Some(taken) = self.state.fill(buffer) {
                 return Poll::Ready(taken.map_err(Error::Io));
             }
             self.state.reader.set(Some(context.waker().clone()));

@@ -1,6 +1,6 @@
 //! What the other side of a trunk may ask of it.
 
-use ringmesh_codec::mux::{HEADER_BYTES, INITIAL_WINDOW_BYTES};
+use ringmesh_codec::mux::{HEADER_BYTES, INITIAL_WINDOW_BYTES, MAX_DATA_BYTES};
 
 /// Largest window that one channel grows to, in bytes. The other side fills it, so it bounds what a channel holds that nobody
 /// reads; 1 MiB keeps 800 Mbit/s busy over 10 ms.
@@ -22,6 +22,16 @@ pub(super) const QUANTUM_BYTES: usize = 64 * 1024;
 /// they are.
 pub(super) const MAX_COPIED_BYTES: usize = 2 * 1024;
 
+/// Pieces from this size on stay where they have come, unless more than [`MAX_KEPT_BYTES`] do; smaller ones are copied out. So a
+/// piece that nobody takes holds up to eight times its size.
+pub(super) const MIN_KEPT_BYTES: usize = 8 * 1024;
+
+/// What all channels of a trunk may leave where it has come, in bytes: a few reads' worth, which those who keep up take at once.
+pub(super) const MAX_KEPT_BYTES: usize = 512 * 1024;
+
+/// What a channel gives to one who takes without copying, at a time, in bytes.
+pub(super) const MAX_TAKEN_BYTES: usize = 128 * 1024;
+
 /// A trunk with so many open channels gets another beside it, as long as there are fewer than [`MAX_TRUNKS`].
 pub(super) const BUSY_CHANNELS: u32 = 64;
 
@@ -32,6 +42,7 @@ pub(super) const MAX_TRUNKS: usize = 4;
 pub(super) const LAST_CHANNEL: u32 = u32::MAX / 2;
 
 const _: () = assert!(HEADER_BYTES * 4 < MAX_COPIED_BYTES && QUANTUM_BYTES <= MAX_WAITING_BYTES);
+const _: () = assert!(MIN_KEPT_BYTES < MAX_DATA_BYTES && MAX_DATA_BYTES <= MAX_TAKEN_BYTES);
 const _: () = assert!(INITIAL_WINDOW_BYTES <= MAX_WINDOW_BYTES);
 
 /// What frames that do nothing a peer has to its credit at first, and at most. Twenty times what one client of HTTP/2 has: a

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use ringmesh_codec::mux::Frames;
-use ringmesh_ring::buffer::{Buffer, Size};
+use ringmesh_ring::buffer::{BUFFER_BYTES, Buffer, Size};
 use ringmesh_ring::net::Net;
 use ringmesh_ring::output::Output;
 use ringmesh_ring::stop::Stop;
@@ -134,8 +134,8 @@ async fn receive<N: Net, S: Stream>(
             }
             Ok(received) => {
                 heard.set(true);
-                // More came at once than it holds.
-                large = received == room;
+                // More came at once than a small one holds, or might have.
+                large = received == room || received > BUFFER_BYTES;
             }
             Err(Error::Stopped(_)) if buffer.is_empty() => continue,
             Err(Error::Stopped(_)) => {
@@ -146,7 +146,8 @@ async fn receive<N: Net, S: Stream>(
         if let Err(broken) = trunk.receive(&mut frames, &mut buffer, || net.now(), &mut opened) {
             return Over::Broken(broken);
         }
-        if large && buffer.is_empty() {
+        // Of one that channels have left bytes in, there is only the rest to be had.
+        if buffer.is_empty() && (large || buffer.spare() < buffer.capacity()) {
             buffer = Buffer::hollow();
         }
     }

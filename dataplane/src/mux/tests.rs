@@ -108,6 +108,16 @@ async fn read(channel: &Channel, count: usize) -> Result<Vec<u8>, Error> {
     Ok(all)
 }
 
+/// Takes what is there without a copy, once something is.
+async fn read_in_place(channel: &Channel, output: &mut Output) -> Result<usize, Error> {
+    loop {
+        channel.readable().await?;
+        if let Some(received) = channel.try_receive(output, Size::Small)? {
+            return Ok(received);
+        }
+    }
+}
+
 /// Sends back what comes, to its end.
 fn echo(channel: Channel) {
     ringmesh_ring::spawn(async move {
@@ -218,6 +228,43 @@ fn a_channel_that_nobody_reads_holds_its_window_and_neighbours_go_on() {
         write(&slow, b"more").await.expect("there is credit again");
         assert_eq!(read(&late, 4).await.expect("it is open"), b"more");
     });
+}
+
+#[test]
+fn channels_that_nobody_reads_leave_little_where_it_has_come_and_lose_nothing() {
+    let most = Cell::new(0);
+    world(async |network| {
+        let (near, far) = network.pair();
+        let held = Rc::new(RefCell::new(Vec::new()));
+        let kept = held.clone();
+        let server = Running::begin(&network, Side::Server, far, 100, move |channel| kept.borrow_mut().push(channel));
+        let client = Running::client(&network, near);
+        pass(1).await;
+        let window: Vec<u8> = (0..INITIAL_WINDOW_BYTES).map(|at| (at / 7) as u8).collect();
+        let channels: Vec<_> = (0..50).map(|_| client.trunk.open().expect("there is room")).collect();
+        for channel in &channels {
+            write(channel, &window).await.expect("there is credit");
+        }
+        pass(100).await;
+        most.set(server.trunk.kept_bytes().max(most.get()));
+        for (number, channel) in held.take().into_iter().enumerate() {
+            // Some by each way, some by none.
+            let mut output = Output::new();
+            match number % 3 {
+                0 => assert_eq!(read(&channel, window.len()).await.expect("it is open"), window),
+                1 => {
+                    while output.len_bytes() < window.len() {
+                        read_in_place(&channel, &mut output).await.expect("it is open");
+                    }
+                    assert!(output.slices().flatten().eq(&window));
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(server.trunk.kept_bytes(), 0);
+    });
+    let bound = limits::MAX_KEPT_BYTES;
+    assert!((bound / 2..=bound).contains(&most.get()), "large pieces stay, up to the bound: {}", most.get());
 }
 
 #[test]
@@ -690,12 +737,18 @@ async fn take_part(
         if at >= wanted {
             break Ok(());
         }
-        match channel.fill(&mut buffer, &Stop::new()).await {
+        let mut output = Output::new();
+        let received = if random.below(2) == 0 {
+            channel.fill(&mut buffer, &Stop::new()).await
+        } else {
+            read_in_place(&channel, &mut output).await
+        };
+        match received {
             Ok(0) => break Ok(()),
-            Ok(_) => {}
+            Ok(count) => assert_eq!(count, buffer.len() + output.len_bytes()),
             Err(error) => break Err(error),
         }
-        for byte in buffer.filled() {
+        for byte in output.slices().chain([buffer.filled()]).flatten() {
             assert_eq!(*byte, told(number, theirs, at), "byte {at} of channel {number}");
             at += 1;
         }
@@ -799,6 +852,7 @@ fn go_on_at_random(seed: u64) {
         for side in [&client, &server] {
             assert!(side.over.borrow().is_none(), "{:?}", side.over.borrow());
             assert_eq!((side.trunk.count(), side.trunk.extra.get()), (0, limits::MAX_EXTRA_BYTES));
+            assert_eq!(side.trunk.kept_bytes(), 0, "what was left where it came is counted off again");
         }
         client.leave.trigger(StopReason::Drain);
         assert!(matches!(client.over().await, Over::Done | Over::Lost));

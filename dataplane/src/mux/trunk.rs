@@ -8,13 +8,14 @@ use std::rc::Rc;
 use std::task::{Context, Waker};
 
 use ringmesh_codec::mux::{Cause, Fault, Frame, Frames, INITIAL_CHANNELS, data_header};
-use ringmesh_ring::buffer::Buffer;
+use ringmesh_ring::buffer::{Buffer, Slice};
 use ringmesh_ring::clock::Instant;
 use ringmesh_ring::output::Output;
 
 use super::channel::{Channel, Ended, State};
 use super::limits::{
-    CREDIT_PER_SECOND, LAST_CHANNEL, MAX_COPIED_BYTES, MAX_CREDIT, MAX_EXTRA_BYTES, MAX_OWED_BYTES, MAX_WAITING_BYTES,
+    CREDIT_PER_SECOND, LAST_CHANNEL, MAX_COPIED_BYTES, MAX_CREDIT, MAX_EXTRA_BYTES, MAX_KEPT_BYTES, MAX_OWED_BYTES,
+    MAX_WAITING_BYTES,
 };
 use crate::proxy::allowance::{Allowance, MIN_EARNING_BYTES};
 use crate::tls::Refused;
@@ -99,6 +100,8 @@ pub struct Trunk {
     pub(super) awaited: Cell<u32>,
     /// Bytes by which windows may still grow.
     pub(super) extra: Cell<u32>,
+    /// Bytes that channels have left where they have come.
+    kept: Cell<usize>,
     allowance: RefCell<Allowance>,
     /// For channels that the other side resets.
     resets: RefCell<Allowance>,
@@ -130,6 +133,7 @@ impl Trunk {
             cause: RefCell::default(),
             awaited: Cell::new(0),
             extra: Cell::new(MAX_EXTRA_BYTES),
+            kept: Cell::new(0),
             allowance: RefCell::new(Allowance::new(MAX_CREDIT, CREDIT_PER_SECOND, now)),
             resets: RefCell::new(Allowance::new(MAX_CREDIT, CREDIT_PER_SECOND, now)),
         });
@@ -265,6 +269,27 @@ impl Trunk {
         crowded
     }
 
+    /// Whether a channel may leave so many bytes where they have come: then they are counted.
+    pub(super) fn may_keep(&self, bytes: usize) -> bool {
+        let kept = self.kept.get() + bytes;
+        let may = kept <= MAX_KEPT_BYTES;
+        if may {
+            self.kept.set(kept);
+        }
+        may
+    }
+
+    /// Bytes that channels have left where they have come.
+    #[cfg(test)]
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.kept.get()
+    }
+
+    /// A channel has given so many of them away.
+    pub(super) fn keeps_no_more(&self, bytes: usize) {
+        self.kept.set(self.kept.get() - bytes);
+    }
+
     /// Has the task of `context` go on when all that waits now is on its way.
     pub(super) fn queue(&self, context: &Context<'_>) {
         let mut crowd = self.crowd.borrow_mut();
@@ -353,7 +378,9 @@ impl Trunk {
             self.owe()?;
         }
         while let Some((frame, taken)) = frames.next(buffer.filled())? {
-            self.take(&frame, &now, &mut opened)?;
+            // A frame of data ends in its bytes.
+            let keep = |bytes: usize| buffer.slice(taken - bytes..taken);
+            self.take(&frame, keep, &now, &mut opened)?;
             buffer.consume(taken);
         }
         Ok(())
@@ -362,6 +389,7 @@ impl Trunk {
     fn take(
         self: &Rc<Self>,
         frame: &Frame<'_>,
+        keep: impl FnOnce(usize) -> Slice,
         now: &impl Fn() -> Instant,
         opened: &mut impl FnMut(Channel),
     ) -> Result<(), Broken> {
@@ -400,7 +428,7 @@ impl Trunk {
                         self.resets.borrow_mut().earn(u32::from(bytes.len() >= MIN_EARNING_BYTES));
                     }
                     state.asked.set(true);
-                    state.arrived(bytes, end)?;
+                    state.arrived(bytes, || keep(bytes.len()), end)?;
                 }
                 None => {
                     if bytes.is_empty() {

@@ -7,7 +7,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 
-use ringmesh_ring::buffer::{Buffer, Size};
+use ringmesh_ring::buffer::Size;
 use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::output::Output;
@@ -345,16 +345,13 @@ async fn one_way<N: Net>(
             Raced::First(result) => result.map_err(|error| Failed::From(error.into()))?,
             Raced::Second(reason) => return Err(Failed::From(reason.into())),
         }
-        let mut buffer = Buffer::take(if full_reads > 0 { Size::Large } else { Size::Small });
-        let room = buffer.spare();
-        match from.try_fill(&mut buffer).map_err(|error| Failed::From(error.into()))? {
+        let size = if full_reads > 0 { Size::Large } else { Size::Small };
+        match from.try_receive(&mut output, size).map_err(|error| Failed::From(error.into()))? {
             None => continue,
             Some(0) => return way.end(),
             Some(count) => {
-                full_reads = if count == room { full_reads + 1 } else { 0 };
+                full_reads = if count >= size.bytes() { full_reads + 1 } else { 0 };
                 let now = way.has_moved(worker, sides, count);
-                output.push(buffer.slice(0..count));
-                drop(buffer);
                 if is_paced {
                     deadlines.set(way.part, now + deadlines.pace().time_for(count), way.late);
                 }

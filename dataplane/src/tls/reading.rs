@@ -5,6 +5,7 @@ use std::mem;
 
 use ringmesh_ring::{BUFFER_BYTES, Buffer, Size};
 
+use super::limits::LEAST_OVERHEAD_BYTES;
 use super::refused::Refused;
 use super::session::{HEADER_BYTES, Progress, Session, has_record, record_length};
 
@@ -119,9 +120,9 @@ impl Reading {
         self.held = if has_record(self.input.filled()) { self.input.len() } else { 0 };
     }
 
-    /// A record's plaintext is shorter than the record, so this errs on the side of a further call.
+    /// Whether the next record's plaintext has room, as far as its length says: what has none after all waits beside it.
     fn next_fits(&self, room: usize) -> bool {
-        record_length(self.input.filled()).is_none_or(|length| length <= room)
+        record_length(self.input.filled()).is_none_or(|length| length <= room + LEAST_OVERHEAD_BYTES)
     }
 
     /// Whether a read is in flight.

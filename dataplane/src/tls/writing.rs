@@ -21,11 +21,12 @@ pub(super) fn seal(
     output: &mut Output,
     sealed: &mut Output,
 ) -> Result<(), SealError> {
-    for _ in 0..MAX_SEALED_BUFFERS {
-        if output.is_empty() {
+    for filled in 0.. {
+        let small = output.len_bytes() + RECORD_OVERHEAD_BYTES <= BUFFER_BYTES;
+        // What little is left behind the last goes with it.
+        if output.is_empty() || filled > MAX_SEALED_BUFFERS || filled == MAX_SEALED_BUFFERS && !small {
             break;
         }
-        let small = output.len_bytes() + RECORD_OVERHEAD_BYTES <= BUFFER_BYTES;
         let mut buffer = Buffer::take(if small { Size::Small } else { Size::Large });
         fill_buffer(session, held, output, &mut buffer)?;
         sealed.push(buffer.slice(0..buffer.len()));
