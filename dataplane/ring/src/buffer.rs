@@ -7,7 +7,7 @@ use std::fmt;
 use std::ops::{Deref, Range};
 
 use crate::storage::Storage;
-pub use crate::storage::{BUFFER_BYTES, LARGE_BUFFER_BYTES, Size};
+pub use crate::storage::{BUFFER_BYTES, BULK_BUFFER_BYTES, LARGE_BUFFER_BYTES, Size};
 
 /// The bytes offered do not fit what is left of the buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -74,6 +74,11 @@ impl Buffer {
     /// Bytes the buffer can hold in all; zero when hollow.
     pub fn capacity(&self) -> usize {
         self.storage.as_ref().map_or(0, Storage::capacity)
+    }
+
+    /// Which size it is; [`Size::Small`] when hollow, as that is what it takes first.
+    pub fn size(&self) -> Size {
+        self.storage.as_ref().map_or(Size::Small, Storage::size)
     }
 
     /// Bytes that can be added behind the filled ones without [`compact`](Buffer::compact) or [`grow`](Buffer::grow).
@@ -165,8 +170,13 @@ impl Buffer {
 
     /// Changes to a large block, keeping the filled bytes. Does nothing on a buffer that is large already.
     pub fn grow(&mut self) {
-        if self.capacity() < LARGE_BUFFER_BYTES {
-            self.move_to(Size::Large);
+        self.grow_to(Size::Large);
+    }
+
+    /// Changes to a block of this size, keeping the filled bytes. Does nothing on a buffer that is as large already.
+    pub fn grow_to(&mut self, size: Size) {
+        if self.capacity() < size.bytes() {
+            self.move_to(size);
         }
     }
 

@@ -38,7 +38,7 @@ pub mod heap;
 #[cfg(feature = "count-allocations")]
 pub mod allocator;
 
-pub use buffer::{BUFFER_BYTES, Buffer, LARGE_BUFFER_BYTES, Size, Slice};
+pub use buffer::{BUFFER_BYTES, BULK_BUFFER_BYTES, Buffer, LARGE_BUFFER_BYTES, Size, Slice};
 pub use clock::Instant;
 pub use fair::yield_now;
 pub use maybe_tls::MaybeTls;

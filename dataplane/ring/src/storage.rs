@@ -13,6 +13,9 @@ pub const BUFFER_BYTES: usize = 16 * 1024;
 /// Bytes in a large block: fewer system calls while bulk flows (16 KiB reads cost half as much again per byte).
 pub const LARGE_BUFFER_BYTES: usize = 64 * 1024;
 
+/// Bytes in a block for what does not end: half the system calls again, and whole batches of those who send as much at a time.
+pub const BULK_BUFFER_BYTES: usize = 128 * 1024;
+
 /// Idle small blocks a thread keeps: 2 MiB, enough that a steady load below this many requests at once allocates
 /// nothing, and small enough that an idle worker after a peak stays small.
 const MAX_POOLED_SMALL: usize = 128;
@@ -20,17 +23,22 @@ const MAX_POOLED_SMALL: usize = 128;
 /// Idle large blocks a thread keeps: 2 MiB.
 const MAX_POOLED_LARGE: usize = 32;
 
+/// Idle blocks for bulk a thread keeps: 2 MiB.
+const MAX_POOLED_BULK: usize = 16;
+
 /// Where the bytes begin, so that they are aligned for any copy instruction.
 const DATA_OFFSET: usize = 64;
 const _: () = assert!(size_of::<Header>() <= DATA_OFFSET);
 
-/// The two sizes blocks come in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The sizes blocks come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Size {
     /// [`BUFFER_BYTES`].
     Small,
     /// [`LARGE_BUFFER_BYTES`].
     Large,
+    /// [`BULK_BUFFER_BYTES`].
+    Bulk,
 }
 
 impl Size {
@@ -39,13 +47,22 @@ impl Size {
         match self {
             Size::Small => BUFFER_BYTES,
             Size::Large => LARGE_BUFFER_BYTES,
+            Size::Bulk => BULK_BUFFER_BYTES,
+        }
+    }
+
+    /// The next size, for who has filled a block of this one at once. There is none above [`Size::Bulk`].
+    pub const fn next(self) -> Size {
+        match self {
+            Size::Small => Size::Large,
+            Size::Large | Size::Bulk => Size::Bulk,
         }
     }
 
     const fn layout(self) -> Layout {
         match Layout::from_size_align(DATA_OFFSET + self.bytes(), DATA_OFFSET) {
             Ok(layout) => layout,
-            Err(_) => panic!("both sizes are far below the largest allocation"),
+            Err(_) => panic!("all sizes are far below the largest allocation"),
         }
     }
 }
@@ -145,10 +162,13 @@ fn free(header: NonNull<Header>, size: Size) {
 struct Pool {
     small: RefCell<Vec<NonNull<Header>>>,
     large: RefCell<Vec<NonNull<Header>>>,
+    bulk: RefCell<Vec<NonNull<Header>>>,
 }
 
 thread_local! {
-    static POOL: Pool = const { Pool { small: RefCell::new(Vec::new()), large: RefCell::new(Vec::new()) } };
+    static POOL: Pool = const {
+        Pool { small: RefCell::new(Vec::new()), large: RefCell::new(Vec::new()), bulk: RefCell::new(Vec::new()) }
+    };
 }
 
 impl Pool {
@@ -161,6 +181,7 @@ impl Pool {
         let room = match size {
             Size::Small => blocks.len() < MAX_POOLED_SMALL,
             Size::Large => blocks.len() < MAX_POOLED_LARGE,
+            Size::Bulk => blocks.len() < MAX_POOLED_BULK,
         };
         if room {
             blocks.push(block);
@@ -172,13 +193,14 @@ impl Pool {
         match size {
             Size::Small => &self.small,
             Size::Large => &self.large,
+            Size::Bulk => &self.bulk,
         }
     }
 }
 
 impl Pool {
     fn clear(&self) {
-        for size in [Size::Small, Size::Large] {
+        for size in [Size::Small, Size::Large, Size::Bulk] {
             std::mem::take(&mut *self.blocks(size).borrow_mut()).into_iter().for_each(|block| free(block, size));
         }
     }

@@ -16,7 +16,7 @@ pub(super) const MAX_WAITING_BYTES: usize = 256 * 1024;
 pub(super) const MAX_OWED_BYTES: usize = 2 * MAX_WAITING_BYTES;
 
 /// What one channel puts there at a time, in bytes: then it is the others' turn.
-pub(super) const QUANTUM_BYTES: usize = 64 * 1024;
+pub(super) const QUANTUM_BYTES: usize = 128 * 1024;
 
 /// Pieces up to this size are copied behind their header, so that they are sealed in one go; larger ones are sent from where
 /// they are.
@@ -24,7 +24,7 @@ pub(super) const MAX_COPIED_BYTES: usize = 2 * 1024;
 
 /// Pieces from this size on stay where they have come, unless more than [`MAX_KEPT_BYTES`] do; smaller ones are copied out. So a
 /// piece that nobody takes holds up to eight times its size.
-pub(super) const MIN_KEPT_BYTES: usize = 8 * 1024;
+pub(super) const MIN_KEPT_BYTES: usize = 16 * 1024;
 
 /// What all channels of a trunk may leave where it has come, in bytes: a few reads' worth, which those who keep up take at once.
 pub(super) const MAX_KEPT_BYTES: usize = 512 * 1024;

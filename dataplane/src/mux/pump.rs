@@ -110,7 +110,7 @@ async fn receive<N: Net, S: Stream>(
     mut opened: impl FnMut(Channel),
 ) -> Over {
     let (mut frames, mut buffer) = (Frames::default(), Buffer::hollow());
-    let mut large = false;
+    let mut size = Size::Small;
     loop {
         if buffer.is_empty() && rest.reason().is_some() {
             // Nobody expects anything: it is waited for without a buffer.
@@ -121,7 +121,7 @@ async fn receive<N: Net, S: Stream>(
             rest.clear();
         }
         if buffer.capacity() == 0 {
-            buffer = Buffer::take(if large { Size::Large } else { Size::Small });
+            buffer = Buffer::take(size);
         } else if buffer.spare() == 0 {
             buffer.compact();
         }
@@ -134,8 +134,11 @@ async fn receive<N: Net, S: Stream>(
             }
             Ok(received) => {
                 heard.set(true);
-                // More came at once than a small one holds, or might have.
-                large = received == room || received > BUFFER_BYTES;
+                size = match received {
+                    _ if received == room => size.next(),
+                    ..=BUFFER_BYTES => Size::Small,
+                    _ => size,
+                };
             }
             Err(Error::Stopped(_)) if buffer.is_empty() => continue,
             Err(Error::Stopped(_)) => {
@@ -147,7 +150,7 @@ async fn receive<N: Net, S: Stream>(
             return Over::Broken(broken);
         }
         // Of one that channels have left bytes in, there is only the rest to be had.
-        if buffer.is_empty() && (large || buffer.spare() < buffer.capacity()) {
+        if buffer.is_empty() && (size > Size::Small || buffer.spare() < buffer.capacity()) {
             buffer = Buffer::hollow();
         }
     }

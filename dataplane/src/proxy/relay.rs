@@ -327,7 +327,7 @@ async fn one_way<N: Net>(
     let both_plain = from.plain().is_some() && to.plain().is_some();
     let is_paced = deadlines.pace().is_bound();
     let mut output = Output::new();
-    let mut full_reads = 0;
+    let (mut full_reads, mut size) = (0, Size::Small);
     let turn = Turn::default();
     loop {
         // Without descriptors left the bytes are copied.
@@ -345,12 +345,12 @@ async fn one_way<N: Net>(
             Raced::First(result) => result.map_err(|error| Failed::From(error.into()))?,
             Raced::Second(reason) => return Err(Failed::From(reason.into())),
         }
-        let size = if full_reads > 0 { Size::Large } else { Size::Small };
         match from.try_receive(&mut output, size).map_err(|error| Failed::From(error.into()))? {
             None => continue,
             Some(0) => return way.end(),
             Some(count) => {
-                full_reads = if count >= size.bytes() { full_reads + 1 } else { 0 };
+                (full_reads, size) =
+                    if count >= size.bytes() { (full_reads + 1, size.next()) } else { (0, Size::Small) };
                 let now = way.has_moved(worker, sides, count);
                 if is_paced {
                     deadlines.set(way.part, now + deadlines.pace().time_for(count), way.late);

@@ -18,9 +18,8 @@ pub const RECORD_OVERHEAD_BYTES: usize = 29;
 /// What a record of TLS 1.3 adds at least: header 5, content type 1, tag 16 (RFC 8446 section 5.2).
 pub const LEAST_OVERHEAD_BYTES: usize = 22;
 
-/// Most large sealed buffers in one send; a small one may follow them. Two, so that 64 KiB of plaintext, the most a large pool
-/// buffer gives, leave by one system call although sealing makes them a little longer than a buffer; and the small one, so that
-/// twice as many do, which a trunk sends at a time.
+/// Most sealed buffers in one send; a small one may follow them, as sealing makes what filled buffers of plaintext a little
+/// longer. Two, of up to 128 KiB: what a trunk sends at a time.
 pub const MAX_SEALED_BUFFERS: usize = 2;
 
 /// Most handshake steps of one worker in one turn of its loop. A step is a flight that came from a peer: key exchange,

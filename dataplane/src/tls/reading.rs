@@ -5,9 +5,12 @@ use std::mem;
 
 use ringmesh_ring::{BUFFER_BYTES, Buffer, Size};
 
-use super::limits::LEAST_OVERHEAD_BYTES;
+use super::limits::{LEAST_OVERHEAD_BYTES, MAX_HANDSHAKE_BYTES};
 use super::refused::Refused;
 use super::session::{HEADER_BYTES, Progress, Session, has_record, record_length};
+
+/// A read of so few bytes is none of bulk.
+const FEW_BYTES: usize = BUFFER_BYTES / 2;
 
 /// What is known of one connection's incoming bytes.
 pub(super) struct Reading {
@@ -21,8 +24,8 @@ pub(super) struct Reading {
     held: usize,
     /// A read is in flight.
     lent: bool,
-    /// The last records seen do not fit a small buffer.
-    large: bool,
+    /// Of the buffer for the next read: what the last records and reads would have filled.
+    size: Size,
     end: Option<End>,
 }
 
@@ -34,7 +37,7 @@ enum End {
     Truncated,
     /// rustls refused what came.
     Failed(rustls::Error),
-    /// A handshake message fills a large buffer and is still not whole.
+    /// A handshake message is longer than [`MAX_HANDSHAKE_BYTES`].
     TooLarge,
 }
 
@@ -50,7 +53,7 @@ pub(super) enum Decoded {
 
 impl Reading {
     pub(super) const fn new() -> Self {
-        Self { input: Buffer::hollow(), plain: Buffer::hollow(), held: 0, lent: false, large: false, end: None }
+        Self { input: Buffer::hollow(), plain: Buffer::hollow(), held: 0, lent: false, size: Size::Small, end: None }
     }
 
     /// Whether [`Self::decode`] has something to say without further input.
@@ -148,16 +151,21 @@ impl Reading {
         }
         let mut input = mem::replace(&mut self.input, Buffer::hollow());
         if input.capacity() == 0 {
-            return Ok(Buffer::take(if self.large { Size::Large } else { Size::Small }));
+            return Ok(Buffer::take(self.size));
         }
-        let record = record_length(input.filled()).unwrap_or(HEADER_BYTES);
-        self.large = record > BUFFER_BYTES;
-        let missing = record.saturating_sub(input.len()).max(1);
-        if input.spare() < missing {
-            input.compact();
+        let record = record_length(input.filled());
+        match record {
+            Some(..=BUFFER_BYTES) => self.size = Size::Small,
+            Some(_) => self.size = self.size.max(Size::Large),
+            None => {}
         }
+        let missing = record.unwrap_or(HEADER_BYTES).saturating_sub(input.len()).max(1);
         if input.spare() < missing {
-            input.grow();
+            if input.capacity() < self.size.bytes() {
+                input.grow_to(self.size);
+            } else {
+                input.compact();
+            }
         }
         Ok(input)
     }
@@ -165,6 +173,11 @@ impl Reading {
     /// Takes the lent buffer back. `received` is what the read came to, if it came to anything; 0 is the end.
     pub(super) fn give_back(&mut self, input: Buffer, received: Option<usize>) {
         self.lent = false;
+        match received {
+            Some(_) if input.spare() == 0 => self.size = input.size().next(),
+            Some(..=FEW_BYTES) => self.size = Size::Small,
+            _ => {}
+        }
         if received == Some(0) && self.end.is_none() {
             self.end = Some(End::Truncated);
         }
@@ -175,7 +188,8 @@ impl Reading {
         if self.input.spare() < input.len() {
             self.input.grow();
         }
-        if self.input.extend_from_slice(input.filled()).is_err() {
+        if self.input.len() + input.len() > MAX_HANDSHAKE_BYTES || self.input.extend_from_slice(input.filled()).is_err()
+        {
             self.end = Some(End::TooLarge);
         }
     }

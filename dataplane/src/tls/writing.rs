@@ -1,6 +1,6 @@
 //! The writing half: slices of plaintext in, records in as few buffers as possible out.
 
-use ringmesh_ring::{BUFFER_BYTES, Buffer, Output, Size};
+use ringmesh_ring::{BUFFER_BYTES, Buffer, LARGE_BUFFER_BYTES, Output, Size};
 
 use super::limits::{MAX_RECORD_BYTES, MAX_SEALED_BUFFERS, RECORD_OVERHEAD_BYTES};
 use super::session::{SealError, Sealed, Session};
@@ -8,6 +8,9 @@ use super::session::{SealError, Sealed, Session};
 /// Least room that is worth a record of its own at the end of a buffer, when more is to come: its 22 bytes and the
 /// cipher's start are then below one percent.
 const MIN_SPLIT_BYTES: usize = 4 * 1024;
+
+/// Least plaintext that is sealed into a buffer for bulk: less is for a large one and a small one beside it.
+const MIN_BULK_BYTES: usize = LARGE_BUFFER_BYTES + BUFFER_BYTES;
 
 /// Least spare room of a buffer that is still written to: a key update always fits, which rustls would drop otherwise.
 const MIN_SPARE_BYTES: usize = 256;
@@ -22,12 +25,17 @@ pub(super) fn seal(
     sealed: &mut Output,
 ) -> Result<(), SealError> {
     for filled in 0.. {
-        let small = output.len_bytes() + RECORD_OVERHEAD_BYTES <= BUFFER_BYTES;
+        let wanted = output.len_bytes();
+        let small = wanted + RECORD_OVERHEAD_BYTES <= BUFFER_BYTES;
         // What little is left behind the last goes with it.
         if output.is_empty() || filled > MAX_SEALED_BUFFERS || filled == MAX_SEALED_BUFFERS && !small {
             break;
         }
-        let mut buffer = Buffer::take(if small { Size::Small } else { Size::Large });
+        let mut buffer = Buffer::take(match wanted {
+            _ if small => Size::Small,
+            ..MIN_BULK_BYTES => Size::Large,
+            _ => Size::Bulk,
+        });
         fill_buffer(session, held, output, &mut buffer)?;
         sealed.push(buffer.slice(0..buffer.len()));
     }
