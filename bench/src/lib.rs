@@ -37,3 +37,4 @@ pub mod baseline;
 pub mod parent;
 pub mod gate;
 pub mod programs;
+pub mod package;

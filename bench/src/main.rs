@@ -15,7 +15,7 @@ use ringmesh_bench::machine::Machine;
 use ringmesh_bench::programs::Build;
 use ringmesh_bench::scenario::{self, Kind};
 use ringmesh_bench::turn::Lengths;
-use ringmesh_bench::{counts, gate, report, side_by_side};
+use ringmesh_bench::{counts, gate, package, report, side_by_side};
 
 /// Rounds of a full run: enough for an interval of the median.
 const ROUNDS: usize = 30;
@@ -54,6 +54,8 @@ const QUICK_IDLE_LENGTHS: Lengths = Lengths { warm_up: Duration::from_millis(800
       what CI runs: instructions and allocations against bench/baseline.json, and a short comparison with a wide bound
   cargo run --release -p ringmesh-bench -- --instructions
       instructions of a request by stage and of its parts, under callgrind, compared with bench/baseline.json
+  cargo run --release -p ringmesh-bench -- --package
+      the product as packages have it, optimised by counts of its own traffic: target/package/ringmesh
   cargo bench -p ringmesh-bench
       each stage by itself, in nanoseconds"
 )]
@@ -88,6 +90,9 @@ struct Cli {
     /// Count the instructions of a request
     #[arg(long, conflicts_with_all = ["scenarios", "quick", "gate"])]
     instructions: bool,
+    /// Build the product as packages have it, into target/package
+    #[arg(long, conflicts_with_all = ["scenarios", "quick", "gate", "instructions"])]
+    package: bool,
     /// Make the counted instructions the new baseline, for this reason
     #[arg(long, value_name = "WHY", requires = "instructions")]
     move_baseline: Option<String>,
@@ -99,6 +104,7 @@ fn main() -> ExitCode {
         cli if cli.list => list(),
         cli if cli.gate => run_gate(cli),
         cli if cli.instructions => count_instructions(cli),
+        cli if cli.package => make_package(cli),
         cli => compare(cli),
     };
     match outcome {
@@ -144,6 +150,12 @@ fn run_gate(cli: &Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn make_package(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let product = package::make(&build(cli)?, |line| eprintln!("{line}"))?;
+    say(&product.program("ringmesh").display().to_string());
+    Ok(ExitCode::SUCCESS)
+}
+
 fn count_instructions(cli: &Cli) -> anyhow::Result<ExitCode> {
     let build = build(cli)?;
     let mut counted = counts::count(&build.program(PROGRAM))?;
@@ -171,7 +183,8 @@ fn compare(cli: &Cli) -> anyhow::Result<ExitCode> {
     let scenarios = scenario::read(&cli.scenarios)?;
     let machine = Machine::here();
     let build = build(cli)?;
-    let product = if cli.quick || cli.no_build { build.clone() } else { build.packaged()? };
+    let product =
+        if cli.quick || cli.no_build { build.clone() } else { package::make(&build, |line| eprintln!("{line}"))? };
     let bed = Bed::new(build, product)?;
     eprintln!(
         "{}, {} cores, Linux {}, load average {:.2}, commit {}{}",

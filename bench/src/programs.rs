@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, bail};
 
 /// The profile of packages.
-const PACKAGED: &str = "dist";
+pub(crate) const PACKAGED: &str = "dist";
 
 /// Where programs of this build are, and which profile that is.
 #[derive(Clone, Debug)]
@@ -51,14 +51,9 @@ impl Build {
         build(cargo().args(["build", "--quiet", "--locked", "--workspace", "--profile", &self.profile]).args(further))
     }
 
-    /// The product as packages have it, beside this build and up to date.
-    ///
-    /// # Errors
-    /// If it cannot be built.
-    pub fn packaged(&self) -> anyhow::Result<Self> {
-        let folder = self.folder.with_file_name(PACKAGED);
-        build(cargo().args(["build", "--quiet", "--locked", "--package", "ringmesh-control", "--profile", PACKAGED]))?;
-        Ok(Self { folder, profile: PACKAGED.to_owned() })
+    /// The product as packages have it, which is in this folder.
+    pub(crate) fn packaged_in(folder: PathBuf) -> Self {
+        Self { folder, profile: PACKAGED.to_owned() }
     }
 
     /// Whether it is built as packages are.
@@ -77,7 +72,7 @@ pub fn cargo() -> Command {
     Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")))
 }
 
-fn build(cargo: &mut Command) -> anyhow::Result<()> {
+pub(crate) fn build(cargo: &mut Command) -> anyhow::Result<()> {
     let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().context("cannot run cargo")?;
     if !status.success() {
         bail!("cargo build has failed, {status}");
