@@ -1,6 +1,7 @@
 //! What the other side of a trunk may ask of it.
 
 use ringmesh_codec::mux::{HEADER_BYTES, INITIAL_WINDOW_BYTES, MAX_DATA_BYTES};
+use ringmesh_ring::LARGE_BUFFER_BYTES;
 
 /// Largest window that one channel grows to, in bytes. The other side fills it, so it bounds what a channel holds that nobody
 /// reads; 1 MiB keeps 800 Mbit/s busy over 10 ms.
@@ -42,7 +43,8 @@ pub(super) const MAX_TRUNKS: usize = 4;
 pub(super) const LAST_CHANNEL: u32 = u32::MAX / 2;
 
 const _: () = assert!(HEADER_BYTES * 4 < MAX_COPIED_BYTES && QUANTUM_BYTES <= MAX_WAITING_BYTES);
-const _: () = assert!(MIN_KEPT_BYTES < MAX_DATA_BYTES && MAX_DATA_BYTES <= MAX_TAKEN_BYTES);
+const _: () = assert!(MIN_KEPT_BYTES < MAX_DATA_BYTES && MAX_DATA_BYTES <= LARGE_BUFFER_BYTES);
+const _: () = assert!(LARGE_BUFFER_BYTES <= MAX_TAKEN_BYTES);
 const _: () = assert!(INITIAL_WINDOW_BYTES <= MAX_WINDOW_BYTES);
 
 /// What frames that do nothing a peer has to its credit at first, and at most. Twenty times what one client of HTTP/2 has: a
