@@ -71,6 +71,9 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, opening: Opening) {
     let worker = &connection.worker;
     let tables = worker.tables();
     let Some(listener) = tables.listener(connection.listener) else { return };
+    if !connection.belongs(listener) {
+        return connection.transport.reset_on_close();
+    }
     let begun = opening.since.unwrap_or_else(|| worker.net.now());
     let mut way = Way::default();
     let (received, sent) = (Cell::new(0), Cell::new(0));

@@ -226,6 +226,7 @@ fn stop(net: &Network) -> Stop {
     stop
 }
 
+#[allow(dead_code, reason = "each test binary uses a part of this")]
 pub(crate) async fn send(stream: &memory::Stream, net: &Network, bytes: &[u8]) {
     let mut output = Output::new();
     output.push_bytes(bytes);
