@@ -279,7 +279,8 @@ impl Drop for Channel {
         } else {
             state.trunk.send(&Frame::Close { channel });
         }
-        state.trunk.forget(channel);
+        let granted = if state.has_end.get() { 0 } else { state.granted.get() };
+        state.trunk.abandon(channel, granted);
     }
 }
 

@@ -483,6 +483,44 @@ fn floods_end_a_trunk_and_ordinary_use_does_not() {
 }
 
 #[test]
+fn bytes_for_channels_that_are_over_are_free_as_far_as_they_can_have_been_on_their_way() {
+    let window = INITIAL_WINDOW_BYTES as usize;
+    let data = |channel: u32, count: usize| -> Vec<u8> {
+        let frame = |part: usize| [data_header(channel, part, false).to_vec(), vec![7; part]].concat();
+        let parts = (0..count.div_ceil(16_000)).map(|part| frame((count - part * 16_000).min(16_000)));
+        parts.collect::<Vec<_>>().concat()
+    };
+    // Whatever is opened ends at once, or is refused.
+    for most in [3, 0] {
+        world(async |network| {
+            network.set_capacity_bytes(usize::MAX / 2);
+            let (near, far) = network.pair();
+            let server = Running::begin(&network, Side::Server, far, most, drop);
+            let mut raw = Raw::new(near);
+            raw.send(&frames(&[HELLO])).await;
+            // More than the whole allowance would pay for.
+            for channel in 1..=1_000 {
+                raw.send(&[&frames(&[Frame::Open { channel }]), &data(channel, window)[..]].concat()).await;
+            }
+            pass(1).await;
+            assert!(server.over.borrow().is_none(), "it could not know");
+            let begun = network.now();
+            let mut beyond = 0;
+            while server.over.borrow().is_none() && beyond < 120_000_000 {
+                raw.send(&data(1_000, 1_000_000)).await;
+                beyond += 1_000_000;
+                pass(1).await;
+            }
+            let earned = network.now().saturating_since(begun).as_secs() as usize + 1;
+            // What has come back meanwhile is added when the first is used up.
+            let allowed = 2 * limits::MAX_CREDIT as usize + earned * limits::CREDIT_PER_SECOND as usize;
+            assert!(beyond <= allowed * limits::LATE_BYTES, "{beyond} bytes for nobody");
+            assert!(matches!(server.over().await, Over::Broken(Broken::Flood)));
+        });
+    }
+}
+
+#[test]
 fn a_few_bytes_do_not_pay_for_a_reset() {
     few_bytes_do_not_pay_for(|channel| Frame::Reset { channel, cause: Cause::Cancelled });
 }

@@ -7,14 +7,15 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
-use ringmesh_codec::mux::{Cause, Fault, Frame, Frames, INITIAL_CHANNELS, data_header};
+use ringmesh_codec::mux::{Cause, Fault, Frame, Frames, INITIAL_CHANNELS, INITIAL_WINDOW_BYTES, data_header};
 use ringmesh_ring::buffer::Buffer;
 use ringmesh_ring::clock::Instant;
 use ringmesh_ring::output::Output;
 
 use super::channel::{Channel, Ended, State};
 use super::limits::{
-    CREDIT_PER_SECOND, LAST_CHANNEL, MAX_COPIED_BYTES, MAX_CREDIT, MAX_EXTRA_BYTES, MAX_OWED_BYTES, MAX_WAITING_BYTES,
+    CREDIT_PER_SECOND, LAST_CHANNEL, LATE_BYTES, MAX_COPIED_BYTES, MAX_CREDIT, MAX_EXTRA_BYTES, MAX_OWED_BYTES,
+    MAX_WAITING_BYTES,
 };
 use crate::proxy::allowance::{Allowance, MIN_EARNING_BYTES};
 use crate::tls::Refused;
@@ -99,6 +100,8 @@ pub struct Trunk {
     pub(super) awaited: Cell<u32>,
     /// Bytes by which windows may still grow.
     pub(super) extra: Cell<u32>,
+    /// Bytes that may still come for channels that we have ended: what was granted, and not used when we did.
+    late: Cell<u64>,
     allowance: RefCell<Allowance>,
     /// For channels that the other side resets.
     resets: RefCell<Allowance>,
@@ -130,6 +133,7 @@ impl Trunk {
             cause: RefCell::default(),
             awaited: Cell::new(0),
             extra: Cell::new(MAX_EXTRA_BYTES),
+            late: Cell::new(0),
             allowance: RefCell::new(Allowance::new(MAX_CREDIT, CREDIT_PER_SECOND, now)),
             resets: RefCell::new(Allowance::new(MAX_CREDIT, CREDIT_PER_SECOND, now)),
         });
@@ -314,6 +318,16 @@ impl Trunk {
         }
     }
 
+    /// Forgets a channel that we have ended. The other side may have sent so much before it hears of that.
+    pub(super) fn abandon(&self, number: u32, granted: u32) {
+        self.expect_late(granted);
+        self.forget(number);
+    }
+
+    fn expect_late(&self, bytes: u32) {
+        self.late.set(self.late.get().saturating_add(bytes.into()));
+    }
+
     fn find(&self, number: u32) -> Option<Rc<State>> {
         let channels = self.channels.borrow();
         let index = channels.binary_search_by_key(&number, |state| state.number).ok()?;
@@ -385,6 +399,7 @@ impl Trunk {
                 pay(1)?;
                 if self.left.get() || !self.has_place() {
                     self.last.set(channel);
+                    self.expect_late(INITIAL_WINDOW_BYTES);
                     self.owe()?;
                     self.send(&Frame::Reset { channel, cause: Cause::Refused });
                 } else {
@@ -403,10 +418,12 @@ impl Trunk {
                     state.arrived(bytes, end)?;
                 }
                 None => {
-                    if bytes.is_empty() {
-                        pay(1)?;
-                    }
                     self.check_old(channel)?;
+                    match self.late.get().checked_sub(bytes.len() as u64) {
+                        Some(left) if !bytes.is_empty() => self.late.set(left),
+                        // Nobody who keeps to the rules can have had so much on its way.
+                        _ => pay(1 + (bytes.len() / LATE_BYTES) as u32)?,
+                    }
                 }
             },
             Frame::Credit { channel, bytes } => {
