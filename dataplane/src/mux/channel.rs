@@ -48,6 +48,8 @@ pub(super) struct State {
     ended: Cell<Option<Ended>>,
     /// We send no more.
     sent_end: Cell<bool>,
+    /// Its place among those who wait until less waits to be sent.
+    pub(super) queued: Cell<Option<usize>>,
     /// Something has come since we have last sent something.
     pub(super) asked: Cell<bool>,
     cut: Cell<bool>,
@@ -117,6 +119,7 @@ impl State {
             has_end: Cell::new(false),
             ended: Cell::new(None),
             sent_end: Cell::new(false),
+            queued: Cell::new(None),
             asked: Cell::new(false),
             cut: Cell::new(false),
         }
@@ -133,6 +136,11 @@ impl State {
         self.has_end.set(end);
         wake(&self.reader);
         Ok(())
+    }
+
+    /// Less waits to be sent.
+    pub(super) fn has_room(&self) {
+        wake(&self.writer);
     }
 
     /// So many more bytes may be sent.
@@ -211,13 +219,13 @@ impl State {
     }
 
     /// Puts as much of `output` on the trunk as may be sent now. Whether that is all.
-    fn put(&self, output: &mut Output, context: &Context<'_>) -> Poll<io::Result<()>> {
+    fn put(self: &Rc<Self>, output: &mut Output, context: &Context<'_>) -> Poll<io::Result<()>> {
         if let Some(error) = self.refuses() {
             return Poll::Ready(Err(error));
         }
         let mut quantum = QUANTUM_BYTES;
         while !output.is_empty() {
-            if quantum == 0 || self.trunk.is_crowded(context) {
+            if quantum == 0 || self.trunk.is_crowded(self) {
                 // The end of the channel may come before there is room.
                 self.writer.set(Some(context.waker().clone()));
                 return Poll::Pending;
@@ -233,7 +241,7 @@ impl State {
             self.trunk.send_data(self.number, output, count);
             if quantum == 0 && !output.is_empty() {
                 // On with it once others have had their turn.
-                self.trunk.queue(context);
+                self.trunk.queue(self);
             }
         }
         Poll::Ready(Ok(()))
@@ -269,6 +277,7 @@ impl Drop for Channel {
         let (extra, window) = (&state.trunk.extra, state.window.get());
         extra.set(extra.get() + (window - INITIAL_WINDOW_BYTES));
         state.trunk.is_dropped();
+        state.trunk.unqueue(state);
         if state.ended.get().is_some() {
             return;
         }

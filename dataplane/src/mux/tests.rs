@@ -597,6 +597,50 @@ fn a_channel_that_waits_for_room_hears_of_its_end() {
 }
 
 #[test]
+fn channels_that_wait_for_room_wait_once_each_and_those_that_are_dropped_no_more() {
+    world(async |network| {
+        network.set_capacity_bytes(1_000);
+        let (near, far) = network.pair();
+        let client = Running::client(&network, near);
+        let mut raw = Raw::new(far);
+        raw.send(&frames(&[Frame::Hello { channels: 100 }])).await;
+        pass(1).await;
+        let (sent, left) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+        let mut stops = Vec::new();
+        for _ in 0..60 {
+            let channel = client.trunk.open().expect("there is room");
+            let (sent, left, stop) = (sent.clone(), left.clone(), network.stop());
+            stops.push(stop.clone());
+            ringmesh_ring::spawn(async move {
+                let mut output = Output::new();
+                output.push_bytes(&[7; 60_000]);
+                if channel.flush(&mut output, &stop).await.is_ok() {
+                    sent.set(sent.get() + 1);
+                    std::future::pending::<()>().await;
+                }
+                left.set(left.get() + 1);
+            });
+        }
+        pass(1).await;
+        let waiting = 60 - sent.get();
+        assert!(waiting > 50, "{waiting} wait");
+        assert_eq!(client.trunk.crowd(), waiting);
+        // Every other one has enough of it.
+        for stop in stops.iter().step_by(2) {
+            stop.trigger(StopReason::Abort);
+        }
+        pass(1).await;
+        assert!(left.get() > 20, "{} have left", left.get());
+        assert_eq!(client.trunk.crowd(), waiting - left.get());
+        // The others are woken, each where it stands now.
+        while sent.get() < 60 - left.get() {
+            raw.until(|frame| matches!(frame, Frame::Data { .. })).await;
+        }
+        assert_eq!(client.trunk.crowd(), 0);
+    });
+}
+
+#[test]
 fn who_opens_and_ends_channels_and_takes_no_answer_is_cut_off() {
     world(async |network| {
         network.set_capacity_bytes(1_000);

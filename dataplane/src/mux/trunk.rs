@@ -72,8 +72,8 @@ pub struct Trunk {
     /// What moves the trunk's bytes, and whether it will run.
     pump: RefCell<Option<Waker>>,
     woken: Cell<bool>,
-    /// Those who wait until less waits to be sent.
-    crowd: RefCell<Vec<Waker>>,
+    /// Channels that wait until less waits to be sent; each knows its place.
+    crowd: RefCell<Vec<Rc<State>>>,
     /// The highest number so far.
     last: Cell<u32>,
     /// Channels that have been opened.
@@ -260,27 +260,46 @@ impl Trunk {
         }
     }
 
-    /// Whether those who have something to send must wait, which the task of `context` does then.
-    pub(super) fn is_crowded(&self, context: &Context<'_>) -> bool {
+    /// Whether those who have something to send must wait, which this channel does then.
+    pub(super) fn is_crowded(&self, state: &Rc<State>) -> bool {
         let crowded = self.output.borrow().len_bytes() >= MAX_WAITING_BYTES;
         if crowded {
-            self.queue(context);
+            self.queue(state);
         }
         crowded
     }
 
-    /// Has the task of `context` go on when all that waits now is on its way.
-    pub(super) fn queue(&self, context: &Context<'_>) {
-        let mut crowd = self.crowd.borrow_mut();
-        if !crowd.iter().any(|waker| waker.will_wake(context.waker())) {
-            crowd.push(context.waker().clone());
+    /// Has a channel go on when all that waits now is on its way.
+    pub(super) fn queue(&self, state: &Rc<State>) {
+        if state.queued.get().is_none() {
+            let mut crowd = self.crowd.borrow_mut();
+            state.queued.set(Some(crowd.len()));
+            crowd.push(state.clone());
         }
+    }
+
+    /// A channel that waits for that does not any more.
+    pub(super) fn unqueue(&self, state: &State) {
+        let Some(place) = state.queued.take() else { return };
+        let mut crowd = self.crowd.borrow_mut();
+        crowd.swap_remove(place);
+        if let Some(moved) = crowd.get(place) {
+            moved.queued.set(Some(place));
+        }
+    }
+
+    /// How many wait for that.
+    #[cfg(test)]
+    pub(super) fn crowd(&self) -> usize {
+        self.crowd.borrow().len()
     }
 
     /// All that waited is on its way.
     pub(super) fn has_room(&self) {
-        let crowd = self.crowd.take();
-        crowd.into_iter().for_each(Waker::wake);
+        for state in self.crowd.take() {
+            state.queued.set(None);
+            state.has_room();
+        }
     }
 
     /// The task of `context` moves the bytes, and runs now. It looks for what was written last.
