@@ -187,9 +187,19 @@ impl State {
     /// Grants anew what was taken, by half windows. A reader that keeps up gets a larger one: then the way there and back may be
     /// what holds it up, and it holds little.
     fn taken(&self, bytes: u32, left: usize) {
-        let (owed, window) = (self.owed.get() + bytes, self.window.get());
-        self.owed.set(owed);
-        if owed < window / 2 || self.has_end.get() || self.ended.get().is_some() {
+        self.owed.set(self.owed.get() + bytes);
+        self.grant(left);
+    }
+
+    /// What has waited for the other side to take something.
+    pub(super) fn grant_late(&self) {
+        let left = self.input.borrow().bytes;
+        self.grant(left);
+    }
+
+    fn grant(&self, left: usize) {
+        let (owed, window) = (self.owed.get(), self.window.get());
+        if owed < window / 2 || self.has_end.get() || self.ended.get().is_some() || self.trunk.postpones_credit() {
             return;
         }
         let extra = self.trunk.extra.get();

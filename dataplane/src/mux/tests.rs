@@ -641,6 +641,32 @@ fn channels_that_wait_for_room_wait_once_each_and_those_that_are_dropped_no_more
 }
 
 #[test]
+fn credit_waits_while_the_other_side_takes_nothing_and_comes_when_it_does() {
+    world(async |network| {
+        let (near, far) = network.pair();
+        let client = Running::client(&network, near);
+        let mut raw = Raw::new(far);
+        raw.send(&frames(&[HELLO])).await;
+        pass(1).await;
+        let channel = client.trunk.open().expect("there is room");
+        let window = INITIAL_WINDOW_BYTES as usize;
+        for _ in 0..8 {
+            raw.send(&[&data_header(1, window / 8, false)[..], &vec![7; window / 8]].concat()).await;
+        }
+        pass(1).await;
+        let waits = || client.trunk.output.borrow().len_bytes();
+        while waits() < limits::MAX_OWED_BYTES {
+            client.trunk.send(&Frame::Ping([0; 8]));
+        }
+        let before = waits();
+        assert_eq!(read(&channel, window).await.expect("it has come").len(), window);
+        assert_eq!(waits(), before, "nothing is added to what it does not take");
+        let credit = raw.until(|frame| matches!(frame, Frame::Credit { .. })).await;
+        assert_eq!(credit, format!("{:?}", Frame::Credit { channel: 1, bytes: 2 * INITIAL_WINDOW_BYTES }));
+    });
+}
+
+#[test]
 fn who_opens_and_ends_channels_and_takes_no_answer_is_cut_off() {
     world(async |network| {
         network.set_capacity_bytes(1_000);

@@ -100,6 +100,8 @@ pub struct Trunk {
     pub(super) awaited: Cell<u32>,
     /// Bytes by which windows may still grow.
     pub(super) extra: Cell<u32>,
+    /// Credit was not written because too much waits to be sent.
+    postponed: Cell<bool>,
     /// Bytes that may still come for channels that we have ended: what was granted, and not used when we did.
     late: Cell<u64>,
     allowance: RefCell<Allowance>,
@@ -133,6 +135,7 @@ impl Trunk {
             cause: RefCell::default(),
             awaited: Cell::new(0),
             extra: Cell::new(MAX_EXTRA_BYTES),
+            postponed: Cell::new(false),
             late: Cell::new(0),
             allowance: RefCell::new(Allowance::new(MAX_CREDIT, CREDIT_PER_SECOND, now)),
             resets: RefCell::new(Allowance::new(MAX_CREDIT, CREDIT_PER_SECOND, now)),
@@ -300,6 +303,19 @@ impl Trunk {
             state.queued.set(None);
             state.has_room();
         }
+        if self.postponed.replace(false) {
+            self.channels.borrow().iter().for_each(|state| state.grant_late());
+        }
+    }
+
+    /// Whether credit has to wait, because the other side takes nothing of what waits for it: once it has used up what it has, it can
+    /// have us write no more.
+    pub(super) fn postpones_credit(&self) -> bool {
+        let postpones = self.output.borrow().len_bytes() >= MAX_OWED_BYTES;
+        if postpones {
+            self.postponed.set(true);
+        }
+        postpones
     }
 
     /// The task of `context` moves the bytes, and runs now. It looks for what was written last.
