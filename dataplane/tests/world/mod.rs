@@ -92,6 +92,7 @@ impl World {
     }
 
     /// A client's end of a new connection to the listener.
+    #[allow(dead_code, reason = "each test binary uses a part of this")]
     pub(crate) fn connect(&self) -> memory::Stream {
         let (near, far) = self.net.pair();
         ringmesh_ring::spawn(connection::serve(
