@@ -464,6 +464,34 @@ fn a_trunk_is_left_once_the_endpoints_certificate_has_ended_and_cut_when_it_goes
 }
 
 #[test]
+fn opaque_bytes_in_a_trunk_go_on_for_a_drain_after_the_endpoints_certificate_or_its_root() {
+    // By time, and by a bundle that has the root no more.
+    for (life, distrusts) in [(LIFE, false), (LONG, true)] {
+        let (world, root, other) = (World::opaque(), Root::new(), Root::new());
+        block_on(&world.net, async {
+            call(&world, root.svid("test", LONG), Protocol::Tcp, true);
+            let mut begun = world.net.now();
+            let mut client = End { stream: world.connect(), net: world.net.clone(), got: Vec::new() };
+            client.send(b"opaque").await;
+            let mut endpoint = endpoint(&world, &root.svid("pay", life), &[Alpn::Mesh]).await;
+            endpoint.send(&Frame::Hello { channels: 100 }.encode()).await;
+            while endpoint.frame().await.expect("bytes").0 != DATA {}
+            let mut ends = life;
+            if distrusts {
+                (begun, ends) = (world.net.now(), Duration::ZERO);
+                set_identity(&world, other.svid("test", LONG));
+            }
+            while endpoint.frame().await.expect("a goodbye").0 != GOAWAY {}
+            check_in_time(begun, ends, world.net.now());
+            endpoint.send(&data(1, b"still")).await;
+            client.take(5).await.expect("it goes on");
+            check_in_time(begun, ends + DRAIN, client.ended().await);
+        });
+        assert_eq!(world.connections(Reason::Drained), 1);
+    }
+}
+
+#[test]
 fn a_connection_of_http2_takes_no_request_once_the_endpoints_certificate_has_ended() {
     let (world, root) = (World::new(), Root::new());
     block_on(&world.net, async {

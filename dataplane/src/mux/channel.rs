@@ -16,6 +16,7 @@ use ringmesh_ring::stream::{Error, Idle, Stream};
 
 use super::limits::{MAX_WINDOW_BYTES, QUANTUM_BYTES};
 use super::trunk::{Broken, Trunk};
+use crate::standing::Standing;
 
 /// How a channel ended that its user still has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -273,6 +274,11 @@ pub struct Channel {
 impl Channel {
     pub(super) fn new(state: Rc<State>) -> Self {
         Self { state }
+    }
+
+    /// How the other side of its trunk stands, if that is an endpoint.
+    pub(crate) fn standing(&self) -> Option<&Rc<Standing>> {
+        self.state.trunk.standing()
     }
 
     fn has_something(&self) -> bool {

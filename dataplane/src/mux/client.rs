@@ -103,7 +103,9 @@ impl Trunks {
         let watched = standing.map(|standing| {
             let gently = worker.upstreams.add_of(&standing, leave.clone());
             gently.set_idle(true);
-            (gently, worker.upstreams.add_of(&standing, stop.clone()))
+            let watched = (gently, worker.upstreams.add_of(&standing, stop.clone()));
+            trunk.set_standing(standing);
+            watched
         });
         ringmesh_ring::spawn(async move {
             let _watched = watched;

@@ -18,6 +18,7 @@ use super::limits::{
     MAX_WAITING_BYTES,
 };
 use crate::proxy::allowance::{Allowance, MIN_EARNING_BYTES};
+use crate::standing::Standing;
 use crate::tls::Refused;
 
 /// Cost of a reset channel: what it carried was begun in vain.
@@ -85,6 +86,8 @@ pub struct Trunk {
     greeted: Cell<bool>,
     /// Kept until the other side has said how many channels it takes.
     until_greeted: Cell<Option<Rc<dyn Any>>>,
+    /// How the other side stands that has proved who it is.
+    standing: OnceCell<Rc<Standing>>,
     /// Closes the channels that only wait, once there shall be no further ones.
     close_unused: OnceCell<Box<dyn Fn()>>,
     /// Channels that somebody uses, those among them that the other side has ended.
@@ -127,6 +130,7 @@ impl Trunk {
             most,
             greeted: Cell::new(false),
             until_greeted: Cell::default(),
+            standing: OnceCell::new(),
             close_unused: OnceCell::new(),
             held: Cell::new(0),
             leaving: Cell::new(false),
@@ -181,6 +185,16 @@ impl Trunk {
     /// Keeps something until the other side has said how many channels it takes, or the trunk is gone.
     pub(super) fn keep_until_greeted(&self, kept: Rc<dyn Any>) {
         self.until_greeted.set(Some(kept));
+    }
+
+    /// Says how the other side stands.
+    pub(super) fn set_standing(&self, standing: Rc<Standing>) {
+        let _first = self.standing.set(standing);
+    }
+
+    /// How the other side stands, if that was said.
+    pub(super) fn standing(&self) -> Option<&Rc<Standing>> {
+        self.standing.get()
     }
 
     /// What is to be done once there shall be no further channels.

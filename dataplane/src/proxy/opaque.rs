@@ -187,7 +187,7 @@ async fn forward<'t, N: Net>(
     let service = tables.service(target.service).ok_or(Reason::NoEndpoint)?;
     way.service = Some(service);
     let _permit = worker.admit(service, &connection.stop, None).await?;
-    let lease = reach(connection, service, target.service, way).await?;
+    let lease = reach(connection, service, target.service, way).await?.watched_in_channel(worker, &connection.stop);
     received.set(first.len() as u64);
     connection.stop.set_deadline(Some(worker.net.now() + limits.idle_timeout));
     if !first.is_empty() {
