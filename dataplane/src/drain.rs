@@ -2,8 +2,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
+use ringmesh_ring::clock::Instant;
 use ringmesh_ring::stop::{Reason, Stop};
+
+use crate::standing::{Cause, Standing};
+use crate::tls::Anchor;
 
 /// All open connections of a worker.
 #[derive(Default)]
@@ -21,6 +26,7 @@ struct Entry {
     stop: Stop,
     idle: bool,
     listener: u32,
+    standing: Option<Rc<Standing>>,
 }
 
 /// A connection's entry; gone when dropped.
@@ -34,7 +40,7 @@ impl Registry {
     /// opaque connections have no moment at which they could end without a loss.
     pub fn add(self: &Rc<Self>, stop: Stop, listener: u32) -> Registered {
         let mut entries = self.entries.borrow_mut();
-        let entry = Some(Entry { stop, idle: false, listener });
+        let entry = Some(Entry { stop, idle: false, listener, standing: None });
         let index = match entries.free.pop() {
             Some(index) => {
                 entries.slots[index as usize] = entry;
@@ -46,6 +52,13 @@ impl Registry {
             }
         };
         Registered { registry: self.clone(), index: Cell::new(index) }
+    }
+
+    /// Enters something that is under way on a connection of a peer who has proved who it is.
+    pub fn add_of(self: &Rc<Self>, standing: &Rc<Standing>, stop: Stop) -> Registered {
+        let registered = self.add(stop, u32::MAX);
+        registered.set_standing(Some(standing));
+        registered
     }
 
     /// Number of connections.
@@ -74,6 +87,44 @@ impl Registry {
         self.stop_for(reason, |_| true);
     }
 
+    /// Looks how the peers of its connections stand, see [`Standing::look`]: where that holds no more, idle ones are stopped, and
+    /// the others once `grace` is over. `tell` hears of each peer's connection of which that has just come out. When to look
+    /// next.
+    pub fn look(
+        &self,
+        now: Instant,
+        grace: Duration,
+        anchors: Option<&[Anchor]>,
+        tell: &mut impl FnMut(&Standing, Cause),
+    ) -> Instant {
+        let mut next = Instant::FAR_FUTURE;
+        let mut stops = Vec::new();
+        for entry in self.entries.borrow().slots.iter().flatten() {
+            let Some(standing) = &entry.standing else { continue };
+            let (cause, look_next) = standing.look(now, anchors);
+            next = next.min(look_next);
+            if let Some(cause) = cause {
+                tell(standing, cause);
+            }
+            if standing.holds() {
+                continue;
+            }
+            let end = standing.until() + grace;
+            if entry.idle || end <= now {
+                stops.push(entry.stop.clone());
+            }
+            if !entry.idle {
+                // One that has to end is looked for again: it may have missed the word.
+                next = next.min(end);
+            }
+        }
+        // Stopping wakes tasks, and these may come back here.
+        for stop in stops {
+            stop.trigger(Reason::Drain);
+        }
+        next
+    }
+
     fn stop(&self, wanted: impl Fn(&Entry) -> bool) {
         self.stop_for(Reason::Drain, wanted);
     }
@@ -91,6 +142,13 @@ impl Registry {
 }
 
 impl Registered {
+    /// Says how its peer stands, who has proved who it is.
+    pub fn set_standing(&self, standing: Option<&Rc<Standing>>) {
+        if let Some(entry) = &mut self.registry.entries.borrow_mut().slots[self.index.get() as usize] {
+            entry.standing = standing.cloned();
+        }
+    }
+
     /// Says whether the connection waits for a request.
     pub fn set_idle(&self, idle: bool) {
         if let Some(entry) = &mut self.registry.entries.borrow_mut().slots[self.index.get() as usize] {

@@ -30,6 +30,7 @@ pub mod mux;
 pub mod proxy;
 pub mod outcome;
 pub mod drain;
+pub mod standing;
 pub mod telemetry;
 
 pub mod tables;

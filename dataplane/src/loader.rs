@@ -20,7 +20,7 @@ use crate::tables::{Endpoint, Listener, Service, Tables, Target};
 use crate::telemetry::directory::Directory;
 use crate::telemetry::layout::Kind;
 use crate::telemetry::recorder::Series;
-use crate::tls::Alpn;
+use crate::tls::{Alpn, Anchor};
 use crate::{policy, route, tls};
 
 /// Prepares tables. One of them a data plane, on the loader's thread.
@@ -158,7 +158,12 @@ impl Loader {
             };
             put(&mut listeners, listener.place.index, listener);
         }
-        Ok(Tables { version: snapshot.version, settings: Some(settings), listeners, services })
+        let anchors = match identity {
+            Some(identity) if changed.identity => Anchor::all(identity).into(),
+            Some(_) => self.tables.anchors.clone(),
+            None => Arc::default(),
+        };
+        Ok(Tables { version: snapshot.version, settings: Some(settings), listeners, services, anchors })
     }
 
     fn unchanged_listener(&mut self, name: &Name, changed: &Changed) -> Option<Arc<Listener>> {

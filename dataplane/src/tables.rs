@@ -17,6 +17,7 @@ use crate::pages::Pages;
 use crate::permit::Limit;
 use crate::places::Place;
 use crate::telemetry::recorder::Series;
+use crate::tls::Anchor;
 use crate::{policy, route};
 
 /// A map in a table. Only the config puts keys in, so nobody can choose ones that collide.
@@ -34,6 +35,8 @@ pub struct Tables {
     pub listeners: Vec<Option<Arc<Listener>>>,
     /// By the service's place.
     pub services: Pages<Service>,
+    /// The roots of the trust bundle.
+    pub anchors: Arc<[Anchor]>,
 }
 
 /// The tables in use on a worker. Cloning it touches no memory of another core.

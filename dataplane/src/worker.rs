@@ -22,6 +22,7 @@ use crate::permit::{Leases, Permit, ToCoordinator};
 use crate::pool::Pools;
 use crate::proxy::http1::Scratch;
 use crate::proxy::relay::{Raced, race};
+use crate::standing::{self, Watch};
 use crate::tables::{Current, Endpoint, Listener, Service, Tables};
 use crate::telemetry::event::{Direction, Event, Handshake, Hint, MAX_EVENT_BYTES, Unreadable};
 use crate::telemetry::layout::gauge;
@@ -51,6 +52,10 @@ pub struct Worker<N: Net> {
     pub leases: Leases,
     /// Its open downstream connections.
     pub connections: Rc<Registry>,
+    /// What it has under way on connections to endpoints that have proved who they are.
+    pub upstreams: Rc<Registry>,
+    /// Looks after how peers stand.
+    pub watch: Watch,
     /// What looks at requests before they are routed.
     pub filters: Vec<Box<dyn Filter>>,
     tables: RefCell<Current>,
@@ -112,11 +117,13 @@ impl<N: Net> Worker<N> {
     ) -> Self {
         Self {
             number,
+            watch: Watch::new(net.stop()),
             net,
             recorder,
             pools: Pools::default(),
             leases: Leases::default(),
             connections: Rc::default(),
+            upstreams: Rc::default(),
             filters,
             tables: RefCell::default(),
             events: RefCell::new(events),
@@ -138,7 +145,12 @@ impl<N: Net> Worker<N> {
     pub fn commit(&self, tables: Arc<Tables>) -> Current {
         self.leases.commit(tables.services.changed_since(&self.tables.borrow().services));
         self.recorder.gauge_set(gauge::VERSION, tables.version);
-        self.tables.replace(Rc::new(tables))
+        let before = self.tables.replace(Rc::new(tables));
+        let anchors = self.tables().anchors.clone();
+        if anchors != before.anchors {
+            standing::look(self, Some(&anchors));
+        }
+        before
     }
 
     /// Whether the worker is ending.

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringmesh_tests::certificates::{Authority, Svid, Validity};
 use ringmesh_tests::service::ok;
@@ -278,7 +278,7 @@ fn new_certificate_files_are_used_by_new_handshakes_and_open_connections_go_on()
             assert_eq!(open.get("app", "/").text(), "hello", "round {round}: the open connection goes on");
         }
 
-        // Another root: who is not of it is not let in any more, and who was in stays.
+        // Another root: who is not of it is not let in any more, and who was in is let go.
         let second = Authority::new(DOMAIN);
         second.svid("checkout").write(&folder);
         eventually("the new bundle is in force", || {
@@ -288,7 +288,43 @@ fn new_certificate_files_are_used_by_new_handshakes_and_open_connections_go_on()
         });
         let theirs = client_config(Some(&second.svid("web")));
         assert_eq!(connect(checkout.inbound, &theirs).unwrap().get("app", "/").text(), "hello");
-        assert_eq!(open.get("app", "/").text(), "hello", "who was admitted stays until it leaves");
+        open.expect_end();
+        checkout.proxy.wait_for_log(&["connections of a peer are drained", "not in the trust bundle any more"]);
+    });
+}
+
+#[test]
+fn a_certificate_that_ends_takes_its_connections_along_and_one_that_was_renewed_in_time_none() {
+    const LIFE: Duration = Duration::from_secs(8);
+    on_both_drivers(|driver| {
+        let authority = Authority::new(DOMAIN);
+        let app = Service::saying("hello");
+        let checkout = strict(driver, &authority, "checkout", app.address(), "", "");
+        let begun = Instant::now();
+        let inbound = [checkout.inbound];
+        let (web, renewing) = caller(driver, &authority.svid_for("web", LIFE), "web", "checkout", &inbound, "");
+        let (_late, forgetting) = caller(driver, &authority.svid_for("late", LIFE), "late", "checkout", &inbound, "");
+        let mut short = connect(checkout.inbound, &client_config(Some(&authority.svid_for("short", LIFE)))).unwrap();
+        let mut long = connect(checkout.inbound, &client_config(Some(&authority.svid("long")))).unwrap();
+        for client in [&mut short, &mut long] {
+            assert_eq!(client.get("app", "/").text(), "hello");
+        }
+        let (mut renewing, mut forgetting) = (Client::connect(renewing), Client::connect(forgetting));
+        assert_eq!(forgetting.get("there", "/").text(), "hello");
+        assert_eq!(renewing.get("there", "/").text(), "hello");
+        authority.svid("web").write(&web.folder().join("svid"));
+        assert!(begun.elapsed() < LIFE, "the machine is too slow for this test");
+        while begun.elapsed() < LIFE + Duration::from_secs(3) {
+            assert_eq!(renewing.get("there", "/").text(), "hello", "after {:?}", begun.elapsed());
+            hold(Duration::from_millis(20));
+        }
+        short.expect_end();
+        for who in ["short", "late"] {
+            let id = authority.id(who);
+            checkout.proxy.wait_for_log(&["connections of a peer are drained", "its certificate has ended", &id]);
+        }
+        assert_eq!(long.get("app", "/").text(), "hello");
+        assert_eq!(forgetting.get("there", "/").status(), 503, "it has nothing to show");
     });
 }
 

@@ -43,6 +43,8 @@ pub enum Validity {
     Expired,
     /// It will be, in an hour.
     Later,
+    /// Now, for so long.
+    For(Duration),
 }
 
 impl Authority {
@@ -72,6 +74,14 @@ impl Authority {
     /// A good SVID.
     pub fn svid(&self, workload: &str) -> Svid {
         self.leaf(&[&self.id(workload)], Validity::Now)
+    }
+
+    /// A good SVID that ends so long from now.
+    ///
+    /// # Panics
+    /// If the workload's name makes no URI.
+    pub fn svid_for(&self, workload: &str, life: Duration) -> Svid {
+        self.sign(vec![uri(&self.id(workload))], Validity::For(life))
     }
 
     /// An ordinary certificate for a server with these DNS names.
@@ -106,6 +116,7 @@ impl Authority {
             Validity::Now => (now - BACKDATE, now + LIFETIME),
             Validity::Expired => (now - BACKDATE, now - minute),
             Validity::Later => (now + minute * 60, now + LIFETIME),
+            Validity::For(life) => (now - BACKDATE, now + life),
         };
         params.not_before = from.into();
         params.not_after = to.into();

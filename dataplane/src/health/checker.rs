@@ -2,14 +2,16 @@
 //! and ends when they have its endpoint, or the check, no more.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::rc::{Rc, Weak};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use ringmesh_model::snapshot::HealthCheck;
+use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
+use ringmesh_ring::stop::{Reason as StopReason, Stop};
 
 use super::probe::{Failure, probe};
 use super::{Ended, Health, Streak, Verdict};
@@ -34,8 +36,8 @@ pub struct Checker(Rc<Seats>);
 /// Who has a task, and who may ask now.
 #[derive(Default)]
 struct Seats {
-    /// Endpoints by their places.
-    checked: RefCell<HashSet<Place>>,
+    /// Endpoints by their places, with what ends their waiting.
+    checked: RefCell<HashMap<Place, Stop>>,
     under_way: Cell<usize>,
     waiting: RefCell<VecDeque<Waker>>,
 }
@@ -61,16 +63,23 @@ impl Seats {
 }
 
 impl Checker {
-    /// Begins to ask whom new tables name that those before did not.
+    /// Begins to ask whom new tables name that those before did not, and has the others look at what is said of them now.
     pub fn commit<N: Net>(&self, worker: &Rc<Worker<N>>, before: &Tables) {
         let tables = worker.tables();
-        for (_, service) in tables.services.changed_since(&before.services) {
+        for (old, service) in tables.services.changed_since(&before.services) {
+            for endpoint in old.iter().flat_map(|old| &old.endpoints) {
+                if let Some(waiting) = self.0.checked.borrow().get(&endpoint.place) {
+                    waiting.trigger(StopReason::Abort);
+                }
+            }
             let Some(service) = service.filter(|service| service.config.health_check.is_some()) else { continue };
             for endpoint in &service.endpoints {
-                if self.0.checked.borrow_mut().insert(endpoint.place) {
-                    let named = Named { service: service.place, endpoint: endpoint.place };
-                    ringmesh_ring::spawn(check(Rc::downgrade(worker), self.0.clone(), named));
+                if self.0.checked.borrow().contains_key(&endpoint.place) {
+                    continue;
                 }
+                let (named, waiting) = (Named { service: service.place, endpoint: endpoint.place }, worker.net.stop());
+                self.0.checked.borrow_mut().insert(endpoint.place, waiting.clone());
+                ringmesh_ring::spawn(check(Rc::downgrade(worker), self.0.clone(), named, waiting));
             }
         }
     }
@@ -92,7 +101,7 @@ impl Named {
 }
 
 /// Asks one endpoint for as long as the tables want it.
-async fn check<N: Net>(worker: Weak<Worker<N>>, seats: Rc<Seats>, named: Named) {
+async fn check<N: Net>(worker: Weak<Worker<N>>, seats: Rc<Seats>, named: Named, waiting: Stop) {
     let counted: Cell<Option<(Series, usize)>> = Cell::new(None);
     let (left, left_seats) = (worker.clone(), seats.clone());
     // However it ends, a panic included: what nobody asks any more is not held to be sick.
@@ -107,18 +116,12 @@ async fn check<N: Net>(worker: Weak<Worker<N>>, seats: Rc<Seats>, named: Named) 
     let state = Rc::new(State::new(named.endpoint.generation));
     let _connections = OnDrop(|| state.close());
     let mut streak = Streak::default();
-    let mut wait = None;
+    let mut pause: fn(&HealthCheck, u64) -> Duration = |check, random| part(check.interval.min(SPREAD), random);
     loop {
-        let at = {
-            let Some(worker) = worker.upgrade() else { return };
-            let tables = worker.tables();
-            let Some((_, _, _, check)) = named.find(&tables) else { return };
-            let random = worker.net.random();
-            worker.net.now()
-                + wait.map_or_else(|| part(check.interval.min(SPREAD), random), |()| jittered(check, random))
-        };
-        wait = Some(());
-        ringmesh_ring::sleep_until(at).await;
+        if !wait(&worker, named, &waiting, pause).await {
+            return;
+        }
+        pause = jittered;
         let _turn = seats.enter().await;
         let Some(worker) = worker.upgrade().filter(|worker| !worker.draining()) else { return };
         let tables = worker.tables();
@@ -144,6 +147,29 @@ async fn check<N: Net>(worker: Weak<Worker<N>>, seats: Rc<Seats>, named: Named) 
         }
         let word = if streak.verdict() == Verdict::Healthy { counter::HEALTHY } else { counter::UNHEALTHY };
         count(&worker, &counted, Some((service.series, word)));
+    }
+}
+
+/// Waits until it is time to ask an endpoint again, by what the newest tables say. Whether it is to be asked at all.
+async fn wait<N: Net>(
+    worker: &Weak<Worker<N>>,
+    named: Named,
+    waiting: &Stop,
+    pause: fn(&HealthCheck, u64) -> Duration,
+) -> bool {
+    let mut since: Option<(Instant, u64)> = None;
+    loop {
+        {
+            let Some(worker) = worker.upgrade() else { return false };
+            let tables = worker.tables();
+            let Some((_, _, _, check)) = named.find(&tables) else { return false };
+            let (begun, random) = *since.get_or_insert_with(|| (worker.net.now(), worker.net.random()));
+            waiting.clear();
+            waiting.set_deadline(Some(begun + pause(check, random)));
+        }
+        if waiting.stopped().await == StopReason::Deadline {
+            return true;
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use ringmesh_ring::stream::{Error, Idle, Stream};
 
 use super::limits::{MAX_TAKEN_BYTES, MAX_WINDOW_BYTES, MIN_KEPT_BYTES, QUANTUM_BYTES};
 use super::trunk::{Broken, Trunk};
+use crate::standing::Standing;
 
 /// How a channel ended that its user still has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub(super) struct State {
     ended: Cell<Option<Ended>>,
     /// We send no more.
     sent_end: Cell<bool>,
+    /// Its place among those who wait until less waits to be sent.
+    pub(super) queued: Cell<Option<usize>>,
     /// Something has come since we have last sent something.
     pub(super) asked: Cell<bool>,
     cut: Cell<bool>,
@@ -193,6 +196,7 @@ impl State {
             has_end: Cell::new(false),
             ended: Cell::new(None),
             sent_end: Cell::new(false),
+            queued: Cell::new(None),
             asked: Cell::new(false),
             cut: Cell::new(false),
         }
@@ -213,6 +217,11 @@ impl State {
         self.has_end.set(end);
         wake(&self.reader);
         Ok(())
+    }
+
+    /// Less waits to be sent.
+    pub(super) fn has_room(&self) {
+        wake(&self.writer);
     }
 
     /// So many more bytes may be sent.
@@ -269,9 +278,19 @@ impl State {
     /// Grants anew what was taken, by half windows. A reader that keeps up gets a larger one: then the way there and back may be
     /// what holds it up, and it holds little.
     fn taken(&self, bytes: u32, left: usize) {
-        let (owed, window) = (self.owed.get() + bytes, self.window.get());
-        self.owed.set(owed);
-        if owed < window / 2 || self.has_end.get() || self.ended.get().is_some() {
+        self.owed.set(self.owed.get() + bytes);
+        self.grant(left);
+    }
+
+    /// What has waited for the other side to take something.
+    pub(super) fn grant_late(&self) {
+        let left = self.input.borrow().bytes;
+        self.grant(left);
+    }
+
+    fn grant(&self, left: usize) {
+        let (owed, window) = (self.owed.get(), self.window.get());
+        if owed < window / 2 || self.has_end.get() || self.ended.get().is_some() || self.trunk.postpones_credit() {
             return;
         }
         let extra = self.trunk.extra.get();
@@ -301,13 +320,13 @@ impl State {
     }
 
     /// Puts as much of `output` on the trunk as may be sent now. Whether that is all.
-    fn put(&self, output: &mut Output, context: &Context<'_>) -> Poll<io::Result<()>> {
+    fn put(self: &Rc<Self>, output: &mut Output, context: &Context<'_>) -> Poll<io::Result<()>> {
         if let Some(error) = self.refuses() {
             return Poll::Ready(Err(error));
         }
         let mut quantum = QUANTUM_BYTES;
         while !output.is_empty() {
-            if quantum == 0 || self.trunk.is_crowded(context) {
+            if quantum == 0 || self.trunk.is_crowded(self) {
                 // The end of the channel may come before there is room.
                 self.writer.set(Some(context.waker().clone()));
                 return Poll::Pending;
@@ -323,7 +342,7 @@ impl State {
             self.trunk.send_data(self.number, output, count);
             if quantum == 0 && !output.is_empty() {
                 // On with it once others have had their turn.
-                self.trunk.queue(context);
+                self.trunk.queue(self);
             }
         }
         Poll::Ready(Ok(()))
@@ -347,6 +366,11 @@ impl Channel {
         Self { state }
     }
 
+    /// How the other side of its trunk stands, if that is an endpoint.
+    pub(crate) fn standing(&self) -> Option<&Rc<Standing>> {
+        self.state.trunk.standing()
+    }
+
     fn has_something(&self) -> bool {
         let state = &self.state;
         state.input.borrow().bytes > 0 || state.has_end.get() || state.ended.get().is_some()
@@ -361,6 +385,7 @@ impl Drop for Channel {
         state.trunk.is_dropped();
         let unread = state.input.borrow().bytes > 0;
         state.forget_input();
+        state.trunk.unqueue(state);
         if state.ended.get().is_some() {
             return;
         }
@@ -370,7 +395,8 @@ impl Drop for Channel {
         } else {
             state.trunk.send(&Frame::Close { channel });
         }
-        state.trunk.forget(channel);
+        let granted = if state.has_end.get() { 0 } else { state.granted.get() };
+        state.trunk.abandon(channel, granted);
     }
 }
 

@@ -15,6 +15,7 @@ use super::trunk::{Ends, Side, Trunk};
 use crate::pool::State;
 use crate::pool::opening::Opening;
 use crate::proxy::transport::Transport;
+use crate::standing::Standing;
 use crate::tables::Service;
 use crate::worker::Worker;
 
@@ -76,6 +77,7 @@ impl Trunks {
         service: &Service,
         state: &Rc<State<N::Stream>>,
         transport: Transport<N::Stream>,
+        standing: Option<Rc<Standing>>,
         opening: Rc<Opening>,
     ) -> Option<Channel> {
         let ends = Ends { peer: transport.peer_address(), local: transport.local_address(), original: None };
@@ -97,8 +99,16 @@ impl Trunks {
         let net = worker.net.clone();
         let patience = Patience { greeting: service.config.connect_timeout, unused: service.config.idle_timeout };
         let name = service.config.name.clone();
+        let stop = worker.net.stop();
+        let watched = standing.map(|standing| {
+            let gently = worker.upstreams.add_of(&standing, leave.clone());
+            gently.set_idle(true);
+            let watched = (gently, worker.upstreams.add_of(&standing, stop.clone()));
+            trunk.set_standing(standing);
+            watched
+        });
         ringmesh_ring::spawn(async move {
-            let stop = net.stop();
+            let _watched = watched;
             let over = pump::run(&net, &trunk, &transport, patience, &stop, &leave, |_| {}).await;
             match over {
                 Over::Broken(broken) => {

@@ -53,3 +53,6 @@ pub(super) const MAX_CREDIT: u32 = 40_000;
 
 /// Credit that comes back each second. 1,000 clients that break off each second, as when an endpoint stands still, are no flood.
 pub(super) const CREDIT_PER_SECOND: u32 = 8_000;
+
+/// So many bytes for a channel that is over cost 1, where they are more than can have been on their way.
+pub(super) const LATE_BYTES: usize = 1024;

@@ -26,6 +26,7 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: impl Fn(Rc<Conn
     let gentle = worker.net.stop();
     let registered = worker.connections.add(gentle.clone(), connection.listener.index);
     registered.set_idle(true);
+    registered.set_standing(connection.standing());
     if worker.draining() {
         gentle.trigger(StopReason::Drain);
     }

@@ -530,6 +530,44 @@ fn floods_end_a_trunk_and_ordinary_use_does_not() {
 }
 
 #[test]
+fn bytes_for_channels_that_are_over_are_free_as_far_as_they_can_have_been_on_their_way() {
+    let window = INITIAL_WINDOW_BYTES as usize;
+    let data = |channel: u32, count: usize| -> Vec<u8> {
+        let frame = |part: usize| [data_header(channel, part, false).to_vec(), vec![7; part]].concat();
+        let parts = (0..count.div_ceil(16_000)).map(|part| frame((count - part * 16_000).min(16_000)));
+        parts.collect::<Vec<_>>().concat()
+    };
+    // Whatever is opened ends at once, or is refused.
+    for most in [3, 0] {
+        world(async |network| {
+            network.set_capacity_bytes(usize::MAX / 2);
+            let (near, far) = network.pair();
+            let server = Running::begin(&network, Side::Server, far, most, drop);
+            let mut raw = Raw::new(near);
+            raw.send(&frames(&[HELLO])).await;
+            // More than the whole allowance would pay for.
+            for channel in 1..=1_000 {
+                raw.send(&[&frames(&[Frame::Open { channel }]), &data(channel, window)[..]].concat()).await;
+            }
+            pass(1).await;
+            assert!(server.over.borrow().is_none(), "it could not know");
+            let begun = network.now();
+            let mut beyond = 0;
+            while server.over.borrow().is_none() && beyond < 120_000_000 {
+                raw.send(&data(1_000, 1_000_000)).await;
+                beyond += 1_000_000;
+                pass(1).await;
+            }
+            let earned = network.now().saturating_since(begun).as_secs() as usize + 1;
+            // What has come back meanwhile is added when the first is used up.
+            let allowed = 2 * limits::MAX_CREDIT as usize + earned * limits::CREDIT_PER_SECOND as usize;
+            assert!(beyond <= allowed * limits::LATE_BYTES, "{beyond} bytes for nobody");
+            assert!(matches!(server.over().await, Over::Broken(Broken::Flood)));
+        });
+    }
+}
+
+#[test]
 fn a_few_bytes_do_not_pay_for_a_reset() {
     few_bytes_do_not_pay_for(|channel| Frame::Reset { channel, cause: Cause::Cancelled });
 }
@@ -602,6 +640,76 @@ fn a_channel_that_waits_for_room_hears_of_its_end() {
         pass(1).await;
         assert_eq!((ended.borrow().len(), server.trunk.count()), (20, 0));
         assert_eq!(ended.borrow().iter().filter(|result| result.is_err()).count(), waiting);
+    });
+}
+
+#[test]
+fn channels_that_wait_for_room_wait_once_each_and_those_that_are_dropped_no_more() {
+    world(async |network| {
+        network.set_capacity_bytes(1_000);
+        let (near, far) = network.pair();
+        let client = Running::client(&network, near);
+        let mut raw = Raw::new(far);
+        raw.send(&frames(&[Frame::Hello { channels: 100 }])).await;
+        pass(1).await;
+        let (sent, left) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+        let mut stops = Vec::new();
+        for _ in 0..60 {
+            let channel = client.trunk.open().expect("there is room");
+            let (sent, left, stop) = (sent.clone(), left.clone(), network.stop());
+            stops.push(stop.clone());
+            ringmesh_ring::spawn(async move {
+                let mut output = Output::new();
+                output.push_bytes(&[7; 60_000]);
+                if channel.flush(&mut output, &stop).await.is_ok() {
+                    sent.set(sent.get() + 1);
+                    std::future::pending::<()>().await;
+                }
+                left.set(left.get() + 1);
+            });
+        }
+        pass(1).await;
+        let waiting = 60 - sent.get();
+        assert!(waiting > 50, "{waiting} wait");
+        assert_eq!(client.trunk.crowd(), waiting);
+        // Every other one has enough of it.
+        for stop in stops.iter().step_by(2) {
+            stop.trigger(StopReason::Abort);
+        }
+        pass(1).await;
+        assert!(left.get() > 20, "{} have left", left.get());
+        assert_eq!(client.trunk.crowd(), waiting - left.get());
+        // The others are woken, each where it stands now.
+        while sent.get() < 60 - left.get() {
+            raw.until(|frame| matches!(frame, Frame::Data { .. })).await;
+        }
+        assert_eq!(client.trunk.crowd(), 0);
+    });
+}
+
+#[test]
+fn credit_waits_while_the_other_side_takes_nothing_and_comes_when_it_does() {
+    world(async |network| {
+        let (near, far) = network.pair();
+        let client = Running::client(&network, near);
+        let mut raw = Raw::new(far);
+        raw.send(&frames(&[HELLO])).await;
+        pass(1).await;
+        let channel = client.trunk.open().expect("there is room");
+        let window = INITIAL_WINDOW_BYTES as usize;
+        for _ in 0..8 {
+            raw.send(&[&data_header(1, window / 8, false)[..], &vec![7; window / 8]].concat()).await;
+        }
+        pass(1).await;
+        let waits = || client.trunk.output.borrow().len_bytes();
+        while waits() < limits::MAX_OWED_BYTES {
+            client.trunk.send(&Frame::Ping([0; 8]));
+        }
+        let before = waits();
+        assert_eq!(read(&channel, window).await.expect("it has come").len(), window);
+        assert_eq!(waits(), before, "nothing is added to what it does not take");
+        let credit = raw.until(|frame| matches!(frame, Frame::Credit { .. })).await;
+        assert_eq!(credit, format!("{:?}", Frame::Credit { channel: 1, bytes: 2 * INITIAL_WINDOW_BYTES }));
     });
 }
 

@@ -7,17 +7,18 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
-use ringmesh_codec::mux::{Cause, Fault, Frame, Frames, INITIAL_CHANNELS, data_header};
+use ringmesh_codec::mux::{Cause, Fault, Frame, Frames, INITIAL_CHANNELS, INITIAL_WINDOW_BYTES, data_header};
 use ringmesh_ring::buffer::{Buffer, Slice};
 use ringmesh_ring::clock::Instant;
 use ringmesh_ring::output::Output;
 
 use super::channel::{Channel, Ended, State};
 use super::limits::{
-    CREDIT_PER_SECOND, LAST_CHANNEL, MAX_COPIED_BYTES, MAX_CREDIT, MAX_EXTRA_BYTES, MAX_KEPT_BYTES, MAX_OWED_BYTES,
-    MAX_WAITING_BYTES,
+    CREDIT_PER_SECOND, LAST_CHANNEL, LATE_BYTES, MAX_COPIED_BYTES, MAX_CREDIT, MAX_EXTRA_BYTES, MAX_KEPT_BYTES,
+    MAX_OWED_BYTES, MAX_WAITING_BYTES,
 };
 use crate::proxy::allowance::{Allowance, MIN_EARNING_BYTES};
+use crate::standing::Standing;
 use crate::tls::Refused;
 
 /// Cost of a reset channel: what it carried was begun in vain.
@@ -72,8 +73,8 @@ pub struct Trunk {
     /// What moves the trunk's bytes, and whether it will run.
     pump: RefCell<Option<Waker>>,
     woken: Cell<bool>,
-    /// Those who wait until less waits to be sent.
-    crowd: RefCell<Vec<Waker>>,
+    /// Channels that wait until less waits to be sent; each knows its place.
+    crowd: RefCell<Vec<Rc<State>>>,
     /// The highest number so far.
     last: Cell<u32>,
     /// Channels that have been opened.
@@ -85,6 +86,8 @@ pub struct Trunk {
     greeted: Cell<bool>,
     /// Kept until the other side has said how many channels it takes.
     until_greeted: Cell<Option<Rc<dyn Any>>>,
+    /// How the other side stands that has proved who it is.
+    standing: OnceCell<Rc<Standing>>,
     /// Closes the channels that only wait, once there shall be no further ones.
     close_unused: OnceCell<Box<dyn Fn()>>,
     /// Channels that somebody uses, those among them that the other side has ended.
@@ -102,6 +105,10 @@ pub struct Trunk {
     pub(super) extra: Cell<u32>,
     /// Bytes that channels have left where they have come.
     kept: Cell<usize>,
+    /// Credit was not written because too much waits to be sent.
+    postponed: Cell<bool>,
+    /// Bytes that may still come for channels that we have ended: what was granted, and not used when we did.
+    late: Cell<u64>,
     allowance: RefCell<Allowance>,
     /// For channels that the other side resets.
     resets: RefCell<Allowance>,
@@ -125,6 +132,7 @@ impl Trunk {
             most,
             greeted: Cell::new(false),
             until_greeted: Cell::default(),
+            standing: OnceCell::new(),
             close_unused: OnceCell::new(),
             held: Cell::new(0),
             leaving: Cell::new(false),
@@ -134,6 +142,8 @@ impl Trunk {
             awaited: Cell::new(0),
             extra: Cell::new(MAX_EXTRA_BYTES),
             kept: Cell::new(0),
+            postponed: Cell::new(false),
+            late: Cell::new(0),
             allowance: RefCell::new(Allowance::new(MAX_CREDIT, CREDIT_PER_SECOND, now)),
             resets: RefCell::new(Allowance::new(MAX_CREDIT, CREDIT_PER_SECOND, now)),
         });
@@ -178,6 +188,16 @@ impl Trunk {
     /// Keeps something until the other side has said how many channels it takes, or the trunk is gone.
     pub(super) fn keep_until_greeted(&self, kept: Rc<dyn Any>) {
         self.until_greeted.set(Some(kept));
+    }
+
+    /// Says how the other side stands.
+    pub(super) fn set_standing(&self, standing: Rc<Standing>) {
+        let _first = self.standing.set(standing);
+    }
+
+    /// How the other side stands, if that was said.
+    pub(super) fn standing(&self) -> Option<&Rc<Standing>> {
+        self.standing.get()
     }
 
     /// What is to be done once there shall be no further channels.
@@ -260,11 +280,11 @@ impl Trunk {
         }
     }
 
-    /// Whether those who have something to send must wait, which the task of `context` does then.
-    pub(super) fn is_crowded(&self, context: &Context<'_>) -> bool {
+    /// Whether those who have something to send must wait, which this channel does then.
+    pub(super) fn is_crowded(&self, state: &Rc<State>) -> bool {
         let crowded = self.output.borrow().len_bytes() >= MAX_WAITING_BYTES;
         if crowded {
-            self.queue(context);
+            self.queue(state);
         }
         crowded
     }
@@ -290,18 +310,50 @@ impl Trunk {
         self.kept.set(self.kept.get() - bytes);
     }
 
-    /// Has the task of `context` go on when all that waits now is on its way.
-    pub(super) fn queue(&self, context: &Context<'_>) {
-        let mut crowd = self.crowd.borrow_mut();
-        if !crowd.iter().any(|waker| waker.will_wake(context.waker())) {
-            crowd.push(context.waker().clone());
+    /// Has a channel go on when all that waits now is on its way.
+    pub(super) fn queue(&self, state: &Rc<State>) {
+        if state.queued.get().is_none() {
+            let mut crowd = self.crowd.borrow_mut();
+            state.queued.set(Some(crowd.len()));
+            crowd.push(state.clone());
         }
+    }
+
+    /// A channel that waits for that does not any more.
+    pub(super) fn unqueue(&self, state: &State) {
+        let Some(place) = state.queued.take() else { return };
+        let mut crowd = self.crowd.borrow_mut();
+        crowd.swap_remove(place);
+        if let Some(moved) = crowd.get(place) {
+            moved.queued.set(Some(place));
+        }
+    }
+
+    /// How many wait for that.
+    #[cfg(test)]
+    pub(super) fn crowd(&self) -> usize {
+        self.crowd.borrow().len()
     }
 
     /// All that waited is on its way.
     pub(super) fn has_room(&self) {
-        let crowd = self.crowd.take();
-        crowd.into_iter().for_each(Waker::wake);
+        for state in self.crowd.take() {
+            state.queued.set(None);
+            state.has_room();
+        }
+        if self.postponed.replace(false) {
+            self.channels.borrow().iter().for_each(|state| state.grant_late());
+        }
+    }
+
+    /// Whether credit has to wait, because the other side takes nothing of what waits for it: once it has used up what it has, it can
+    /// have us write no more.
+    pub(super) fn postpones_credit(&self) -> bool {
+        let postpones = self.output.borrow().len_bytes() >= MAX_OWED_BYTES;
+        if postpones {
+            self.postponed.set(true);
+        }
+        postpones
     }
 
     /// The task of `context` moves the bytes, and runs now. It looks for what was written last.
@@ -337,6 +389,16 @@ impl Trunk {
                 self.wake();
             }
         }
+    }
+
+    /// Forgets a channel that we have ended. The other side may have sent so much before it hears of that.
+    pub(super) fn abandon(&self, number: u32, granted: u32) {
+        self.expect_late(granted);
+        self.forget(number);
+    }
+
+    fn expect_late(&self, bytes: u32) {
+        self.late.set(self.late.get().saturating_add(bytes.into()));
     }
 
     fn find(&self, number: u32) -> Option<Rc<State>> {
@@ -413,6 +475,7 @@ impl Trunk {
                 pay(1)?;
                 if self.left.get() || !self.has_place() {
                     self.last.set(channel);
+                    self.expect_late(INITIAL_WINDOW_BYTES);
                     self.owe()?;
                     self.send(&Frame::Reset { channel, cause: Cause::Refused });
                 } else {
@@ -431,10 +494,12 @@ impl Trunk {
                     state.arrived(bytes, || keep(bytes.len()), end)?;
                 }
                 None => {
-                    if bytes.is_empty() {
-                        pay(1)?;
-                    }
                     self.check_old(channel)?;
+                    match self.late.get().checked_sub(bytes.len() as u64) {
+                        Some(left) if !bytes.is_empty() => self.late.set(left),
+                        // Nobody who keeps to the rules can have had so much on its way.
+                        _ => pay(1 + (bytes.len() / LATE_BYTES) as u32)?,
+                    }
                 }
             },
             Frame::Credit { channel, bytes } => {

@@ -11,13 +11,16 @@ use std::time::Duration;
 
 use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
+use ringmesh_ring::stop::Stop;
 use ringmesh_ring::stream::{Idle, Stream};
 
 use crate::balance::Candidate;
+use crate::drain::Registered;
 use crate::mux::Channel;
 use crate::mux::client::Trunks;
 use crate::places::Place;
 use crate::proxy::transport::Transport;
+use crate::standing::Standing;
 use crate::tables::Service;
 use crate::worker::Worker;
 
@@ -76,6 +79,8 @@ pub struct Kept<S: Stream> {
     pub transport: Transport<S>,
     /// When it is closed unless it is used.
     until: Instant,
+    /// How the endpoint stands, if it has proved who it is.
+    standing: Option<Rc<Standing>>,
     key: u64,
     preface: Preface,
     idle_timeout: Duration,
@@ -94,6 +99,8 @@ pub struct Lease<N: Net> {
     /// Whether nothing was sent on it yet.
     pub fresh: bool,
     in_flight: InFlight<N::Stream>,
+    /// Ends the request if what the endpoint has proved is over for too long.
+    watched: Option<Registered>,
 }
 
 impl<N: Net> Deref for Lease<N> {
@@ -252,7 +259,7 @@ impl<N: Net> Lease<N> {
                 // What is said of the service may be said anew.
                 kept.idle_timeout = service.config.idle_timeout;
                 kept.max_idle = service.config.max_idle_per_endpoint;
-                Ok(Self { kept, reused: true, fresh: false, in_flight: InFlight::begin(state) })
+                Ok(Self { kept, reused: true, fresh: false, in_flight: InFlight::begin(state), watched: None })
             }
             None => Err(state),
         }
@@ -263,37 +270,59 @@ impl<N: Net> Lease<N> {
         state: Rc<State<N::Stream>>,
         service: &Service,
         transport: Transport<N::Stream>,
+        standing: Option<Rc<Standing>>,
         preface: Option<&[u8]>,
     ) -> Self {
-        Self::new(state, service, transport, preface, false)
+        Self::new(state, service, transport, standing, preface, false)
     }
 
     /// A new channel of a connection that was there before.
     pub(crate) fn channel(state: Rc<State<N::Stream>>, service: &Service, channel: Channel) -> Self {
-        Self::new(state, service, Transport::Channel(channel), None, true)
+        Self::new(state, service, Transport::Channel(channel), None, None, true)
     }
 
     fn new(
         state: Rc<State<N::Stream>>,
         service: &Service,
         transport: Transport<N::Stream>,
+        standing: Option<Rc<Standing>>,
         preface: Option<&[u8]>,
         reused: bool,
     ) -> Self {
         let kept = Kept {
             transport,
             until: Instant::FAR_FUTURE,
+            standing,
             key: service.pool_key,
             preface: preface.map(Box::from),
             idle_timeout: service.config.idle_timeout,
             max_idle: service.config.max_idle_per_endpoint,
         };
-        Self { kept: kept.into(), reused, fresh: true, in_flight: InFlight::begin(state) }
+        Self { kept: kept.into(), reused, fresh: true, in_flight: InFlight::begin(state), watched: None }
+    }
+
+    /// Has `stop`, the request's, end it if it goes on for too long after the endpoint's certificate has ended.
+    pub(crate) fn watched(mut self, worker: &Worker<N>, stop: &Stop) -> Self {
+        if let Some(standing) = &self.kept.standing {
+            self.watched = Some(worker.upstreams.add_of(standing, stop.clone()));
+        }
+        self
+    }
+
+    /// The same where the connection is a channel. Requests of HTTP need it not: they end with their trunk.
+    pub(crate) fn watched_in_channel(mut self, worker: &Worker<N>, stop: &Stop) -> Self {
+        if let Transport::Channel(channel) = &self.kept.transport
+            && let Some(standing) = channel.standing()
+        {
+            self.watched = Some(worker.upstreams.add_of(standing, stop.clone()));
+        }
+        self
     }
 
     /// Keeps the connection for the next request. Only after a whole response, with nothing left to read or write.
     pub fn give_back(self, worker: &Rc<Worker<N>>) {
         let Self { mut kept, in_flight, .. } = self;
+        let proved = kept.standing.as_ref().map_or(Instant::FAR_FUTURE, |standing| standing.until());
         let max_idle = kept.max_idle as usize;
         let mut waiting = in_flight.0.waiting.borrow_mut();
         if kept.preface.is_some() && waiting.len() >= max_idle && !waiting.is_empty() {
@@ -301,7 +330,7 @@ impl<N: Net> Lease<N> {
             waiting.remove(0);
         }
         if waiting.len() < max_idle && !worker.draining() {
-            kept.until = worker.net.now() + kept.idle_timeout;
+            kept.until = (worker.net.now() + kept.idle_timeout).min(proved);
             waiting.push(kept);
             worker.pools.start_sweeping(worker);
         }

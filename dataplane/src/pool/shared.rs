@@ -25,6 +25,7 @@ use crate::proxy::http2::calm::Calm;
 use crate::proxy::http2::keeper::{self, Keeper, Seen, Verdict};
 use crate::proxy::http2::limits;
 use crate::proxy::transport::Transport;
+use crate::standing::Standing;
 use crate::tables::Service;
 use crate::worker::Worker;
 
@@ -56,6 +57,8 @@ pub struct Connection {
     unsettled: RefCell<Vec<Waker>>,
     /// The endpoint has refused the handshake after our side of it was over, and has said nothing else.
     refused: Cell<bool>,
+    /// How the endpoint stands, if it has proved who it is.
+    standing: Option<Rc<Standing>>,
 }
 
 /// What a worker has of them to one endpoint.
@@ -68,7 +71,7 @@ impl Shared {
     /// The connection with the fewest requests, if there is one with room, or no more may be made.
     fn pick(&self, key: u64) -> Option<Rc<Connection>> {
         let mut open = self.open.borrow_mut();
-        open.retain(|connection| !connection.closed.get());
+        open.retain(|connection| !connection.is_closed());
         let fitting = open.iter().filter(|connection| connection.key == key);
         let best = fitting.min_by_key(|connection| connection.streams.get())?;
         let room = best.sender.borrow().current_max_send_streams();
@@ -88,6 +91,14 @@ impl Shared {
 }
 
 impl Connection {
+    /// Whether it takes no further request. Nor does it once the endpoint has proved nothing that holds.
+    fn is_closed(&self) -> bool {
+        if self.standing.as_ref().is_some_and(|standing| !standing.holds()) {
+            self.closed.set(true);
+        }
+        self.closed.get()
+    }
+
     fn close(&self) {
         self.closed.set(true);
         self.clock.trigger(StopReason::Drain);
@@ -213,7 +224,7 @@ impl<N: Net> Drop for Lease<N> {
         let connection = &self.connection;
         let left = connection.streams.get() - 1;
         connection.streams.set(left);
-        if left == 0 && connection.closed.get() {
+        if left == 0 && connection.is_closed() {
             connection.clock.trigger(StopReason::Drain);
         }
     }
@@ -239,8 +250,9 @@ pub(crate) async fn lease_of<N: Net>(
     service: &Service,
     state: Rc<State<N::Stream>>,
     transport: Transport<N::Stream>,
+    standing: Option<Rc<Standing>>,
 ) -> Result<Lease<N>, Reason> {
-    match begin(worker, service, &state, transport).await {
+    match begin(worker, service, &state, transport, standing).await {
         Some(connection) => Ok(Lease::new(connection, InFlight::begin(state))),
         None => Err(Reason::UpstreamReset),
     }
@@ -252,6 +264,7 @@ async fn begin<N: Net>(
     service: &Service,
     state: &Rc<State<N::Stream>>,
     transport: Transport<N::Stream>,
+    standing: Option<Rc<Standing>>,
 ) -> Option<Rc<Connection>> {
     let pipe = Pipe::new(Buffer::hollow());
     let mut builder = client::Builder::new();
@@ -279,13 +292,20 @@ async fn begin<N: Net>(
         settled: Cell::new(false),
         unsettled: RefCell::default(),
         refused: Cell::new(false),
+        standing,
+    });
+    let stop = worker.net.stop();
+    let watched = connection.standing.as_ref().map(|standing| {
+        let gently = worker.upstreams.add_of(standing, connection.clock.clone());
+        gently.set_idle(true);
+        (gently, worker.upstreams.add_of(standing, stop.clone()))
     });
     state.shared.open.borrow_mut().push(connection.clone());
     let idle_timeout = service.config.idle_timeout;
     let net = worker.net.clone();
     let kept = connection.clone();
     ringmesh_ring::spawn(async move {
-        let stop = net.stop();
+        let _watched = watched;
         let heard =
             Heard { net: &net, connection: &kept, stop: &stop, since: Cell::new(false), ever: Cell::new(false) };
         let keeper = Keeper::new(idle_timeout);
@@ -372,7 +392,7 @@ impl<N: Net> Care<'_, N> {
         while let Poll::Ready(reason) = clock.poll_stopped(context) {
             clock.clear();
             let open = self.connection.streams.get();
-            if open == 0 && self.connection.closed.get() {
+            if open == 0 && self.connection.is_closed() {
                 return Poll::Ready(());
             }
             if reason != StopReason::Deadline {

@@ -31,6 +31,7 @@ use crate::proxy::preface::canonical;
 use crate::proxy::relay::{Raced, Turn, race};
 use crate::proxy::transport::Transport;
 use crate::proxy::{hop, http2};
+use crate::standing::{self, Standing};
 use crate::tables::Listener;
 use crate::telemetry::event::{Direction, Event, Refused};
 use crate::telemetry::layout::{gauge, listener as counter};
@@ -63,6 +64,7 @@ pub struct Connection<N: Net> {
     client: Option<SocketAddr>,
     client_text: OnceCell<Box<str>>,
     peer: Option<tls::Peer>,
+    standing: Option<Rc<Standing>>,
     proxied: Option<Box<Header>>,
     original: Option<Box<Original<N::Stream>>>,
     /// The connection that it is a channel of: what is known of the client, is known of that one.
@@ -118,6 +120,7 @@ impl<N: Net> Connection<N> {
             client: None,
             client_text: OnceCell::new(),
             peer: None,
+            standing: None,
             proxied: None,
             original: None,
             trunk: None,
@@ -155,6 +158,18 @@ impl<N: Net> Connection<N> {
     /// Who the client's certificate says it is.
     pub fn peer_id(&self) -> Option<&SpiffeId> {
         self.root().peer.as_ref().and_then(|peer| peer.id.as_deref())
+    }
+
+    /// How who has proved who it is stands.
+    #[inline]
+    pub fn standing(&self) -> Option<&Rc<Standing>> {
+        self.root().standing.as_ref()
+    }
+
+    /// Whether new things may begin on it, by what its peer has proved.
+    #[inline]
+    fn is_proved(&self) -> bool {
+        self.standing().is_none_or(|standing| standing.holds())
     }
 
     /// Where its client wanted to go, if it was intercepted.
@@ -355,6 +370,8 @@ async fn admit<N: Net>(
             (transport, Some(peer))
         }
     };
+    let standing = peer.as_ref().and_then(|peer| standing::begin(&worker, peer));
+    registered.set_standing(standing.as_ref());
     let protocol = found.config.protocol;
     let connection = Connection {
         worker,
@@ -365,6 +382,7 @@ async fn admit<N: Net>(
         client,
         client_text,
         peer,
+        standing,
         proxied,
         original,
         trunk: None,
@@ -572,14 +590,20 @@ impl<N: Net> Connection<N> {
         !self.served.get() && self.root().peer.as_ref().is_none_or(|peer| peer.alpn.is_none())
     }
 
-    /// Whether another request may come on it: the worker does not drain, and the listener still serves it.
+    /// Whether another request may come on it: the worker does not drain, the listener still serves it, and what its client has
+    /// proved holds.
     pub fn goes_on(&self) -> bool {
-        !self.worker.draining() && self.worker.tables().listener(self.listener).is_some_and(|to| self.belongs(to))
+        !self.worker.draining()
+            && self.is_proved()
+            && self.worker.tables().listener(self.listener).is_some_and(|to| self.belongs(to))
     }
 
     /// Whether a listener serves this connection. One that has begun to demand TLS, or an identity, has no word of who
-    /// calls on a connection from before.
+    /// calls on a connection from before; and what such a word rests on does not last for ever.
     pub fn belongs(&self, listener: &Listener) -> bool {
+        if self.standing().is_some_and(|standing| standing.is_over()) {
+            return false;
+        }
         match listener.config.mtls {
             Mtls::Strict => self.peer_id().is_some(),
             Mtls::Off => listener.tls.is_none() || self.transport.plain().is_none(),
@@ -625,9 +649,10 @@ impl<N: Net> Connection<N> {
         matches!(race(self.transport.readable(), self.stop.stopped()).await, Raced::First(Ok(())))
     }
 
-    /// How long it may wait for a request; None if it may not: the worker drains or the listener is gone.
+    /// How long it may wait for a request; None if it may not: the worker drains, the listener is gone, or what its client has
+    /// proved holds no more.
     fn idle_timeout(&self) -> Option<Duration> {
-        if self.worker.draining() {
+        if self.worker.draining() || !self.is_proved() {
             return None;
         }
         let tables = self.worker.tables();

@@ -71,6 +71,9 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, opening: Opening) {
     let worker = &connection.worker;
     let tables = worker.tables();
     let Some(listener) = tables.listener(connection.listener) else { return };
+    if !connection.belongs(listener) {
+        return connection.transport.reset_on_close();
+    }
     let begun = opening.since.unwrap_or_else(|| worker.net.now());
     let mut way = Way::default();
     let (received, sent) = (Cell::new(0), Cell::new(0));
@@ -184,7 +187,7 @@ async fn forward<'t, N: Net>(
     let service = tables.service(target.service).ok_or(Reason::NoEndpoint)?;
     way.service = Some(service);
     let _permit = worker.admit(service, &connection.stop, None).await?;
-    let lease = reach(connection, service, target.service, way).await?;
+    let lease = reach(connection, service, target.service, way).await?.watched_in_channel(worker, &connection.stop);
     received.set(first.len() as u64);
     connection.stop.set_deadline(Some(worker.net.now() + limits.idle_timeout));
     if !first.is_empty() {

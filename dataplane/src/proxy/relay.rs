@@ -185,7 +185,7 @@ pub enum How {
     Broken,
     /// A limit of ours was reached.
     Limit,
-    /// We are shutting down.
+    /// We are shutting down, or what the peer has proved holds no more.
     Drain,
     /// It was not served at all.
     Refused,

@@ -301,7 +301,7 @@ impl Own {
         let (leaf, intermediates) = own.key.cert.split_first().ok_or_else(|| Error::NoCertificate(id.clone()))?;
         let fault = |cause| Error::Certificate { id: id.clone(), cause };
         for side in [Side::Client, Side::Server] {
-            let found = own.bundle.identify(leaf, intermediates, UnixTime::now(), side).map_err(fault)?;
+            let (found, _) = own.bundle.identify(leaf, intermediates, UnixTime::now(), side).map_err(fault)?;
             if found != *id {
                 return Err(Error::WrongIdentity { expected: id.clone(), found });
             }

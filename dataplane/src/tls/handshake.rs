@@ -14,6 +14,7 @@ use rustls::{ClientConfig, CommonState, ProtocolVersion, ServerConfig};
 use super::budget;
 use super::config::take_asked_name;
 use super::limits::MAX_REFUSED_BYTES;
+use super::proof::{Proof, take_found};
 use super::refused::Refused;
 use super::session::{Progress, Session, has_record};
 use super::shared::{Shared, State};
@@ -26,6 +27,8 @@ use crate::outcome::Reason;
 pub struct Peer {
     /// Its SPIFFE ID, checked. None only where none was asked for, see [`super::accept_as`].
     pub id: Option<Rc<SpiffeId>>,
+    /// What proves that, where there is an identity.
+    pub proof: Option<Proof>,
     /// The protocol version.
     pub version: &'static str,
     /// The cipher suite as IANA names it.
@@ -157,7 +160,7 @@ pub(super) fn known<S: Stream>((stream, peer): (TlsStream<S>, Peer)) -> Result<(
 async fn run<S: Stream>(shared: Rc<Shared<S>>, stop: &Stop) -> Result<(TlsStream<S>, Peer), Refused> {
     let mut output = Output::new();
     let mut first = true;
-    let mut name = None;
+    let (mut name, mut proof) = (None, None);
     let mut has_received = !shared.state.borrow().reading.input.is_empty();
     loop {
         if has_received && std::mem::take(&mut first) && !speaks_tls(&shared.state.borrow()) {
@@ -169,11 +172,13 @@ async fn run<S: Stream>(shared: Rc<Shared<S>>, stop: &Stop) -> Result<(TlsStream
         let stage = shared.state.borrow_mut().advance(&mut output);
         // The library tells it to who chooses the certificate, on this thread and within this step.
         name = take_asked_name().or(name);
+        // So does the verifier.
+        proof = take_found().or(proof);
         let sent = shared.inner.flush(&mut output, stop).await;
         match stage {
             Ok(Stage::Over) => {
                 sent?;
-                let peer = peer(shared.state.borrow().session.common(), name)?;
+                let peer = peer(shared.state.borrow().session.common(), name, proof)?;
                 return Ok((TlsStream { shared }, peer));
             }
             Ok(Stage::Waiting) => sent?,
@@ -292,13 +297,14 @@ fn version(version: ProtocolVersion) -> Option<&'static str> {
     }
 }
 
-fn peer(connection: &CommonState, asked_name: Option<Box<str>>) -> Result<Peer, Refused> {
+fn peer(connection: &CommonState, asked_name: Option<Box<str>>, proof: Option<Proof>) -> Result<Peer, Refused> {
     let asked = Asked { name: asked_name, protocol: connection.alpn_protocol().map(Box::from) };
     // There is one only where our verifier has checked it.
-    let leaf = connection.peer_certificates().and_then(|chain| chain.first());
+    let leaf = connection.peer_certificates().and_then(|chain| chain.first()).filter(|_| proof.is_some());
     let name = |name: Option<&'static str>| name.unwrap_or("unknown");
     Ok(Peer {
         id: leaf.map(spiffe_id).transpose()?.map(Rc::new),
+        proof: proof.filter(|_| leaf.is_some()),
         version: name(connection.protocol_version().and_then(version)),
         cipher_suite: name(connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str())),
         alpn: connection.alpn_protocol().and_then(Alpn::from_name),

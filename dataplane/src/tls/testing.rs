@@ -23,10 +23,23 @@ pub(crate) struct Authority {
 
 impl Authority {
     pub(crate) fn new() -> Self {
+        Self::whose_intermediate_ends_in(4000)
+    }
+
+    pub(crate) fn whose_intermediate_ends_in(year: i32) -> Self {
         let key = || KeyPair::generate().unwrap();
         let root = CertifiedIssuer::self_signed(ca("root"), key()).unwrap();
-        let intermediate = CertifiedIssuer::signed_by(ca("intermediate"), key(), &root).unwrap();
+        let mut params = ca("intermediate");
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let intermediate = CertifiedIssuer::signed_by(params, key(), &root).unwrap();
         Self { root, intermediate }
+    }
+
+    /// Another certificate of the same root.
+    pub(crate) fn renewed_root(&self) -> Vec<u8> {
+        let mut params = ca("root");
+        params.not_after = rcgen::date_time_ymd(3999, 1, 1);
+        params.self_signed(self.root.key()).unwrap().der().to_vec()
     }
 
     /// A sound SVID.

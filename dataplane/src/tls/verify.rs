@@ -2,6 +2,7 @@
 //! grants an identity.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ringmesh_model::spiffe::SpiffeId;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -12,6 +13,7 @@ use rustls::{DigitallySignedStruct, DistinguishedName, PeerIncompatible, RootCer
 use x509_parser::extensions::GeneralName;
 
 use super::fault::Fault;
+use super::proof::{self, Anchor, Proof};
 use super::proven;
 
 /// Which side of a handshake a certificate is shown by.
@@ -29,19 +31,21 @@ pub(super) struct Bundle {
 }
 
 impl Bundle {
-    /// Checks the chain (RFC 5280 section 6, by webpki) and what X.509-SVID section 5.2 asks of a leaf; says who it is.
+    /// Checks the chain (RFC 5280 section 6, by webpki) and what X.509-SVID section 5.2 asks of a leaf; says who it is, and for
+    /// how long that is proved. A root's own end is not looked at.
     pub(super) fn identify(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
         side: Side,
-    ) -> Result<SpiffeId, Fault> {
+    ) -> Result<(SpiffeId, Proof), Fault> {
         let usage = match side {
             Side::Client => webpki::KeyUsage::client_auth(),
             Side::Server => webpki::KeyUsage::server_auth(),
         };
-        webpki::EndEntityCert::try_from(leaf)?.verify_for_usage(
+        let end_entity = webpki::EndEntityCert::try_from(leaf)?;
+        let path = end_entity.verify_for_usage(
             proven::algorithms(),
             &self.roots.roots,
             intermediates,
@@ -50,7 +54,11 @@ impl Bundle {
             None,
             None,
         )?;
-        spiffe_id(leaf)
+        let (id, mut ends) = read(leaf)?;
+        for intermediate in path.intermediate_certificates() {
+            ends = ends.min(proof::end_of(&intermediate.der())?);
+        }
+        Ok((id, Proof { ends, anchor: Anchor::of(path.anchor()) }))
     }
 
     fn verify_signature(
@@ -69,6 +77,11 @@ impl Bundle {
 /// If it is no leaf, or has not exactly one URI name that is a SPIFFE ID. Doubt is refusal: a name that cannot be read
 /// is not skipped, since it could be the second URI.
 pub(super) fn spiffe_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, Fault> {
+    read(leaf).map(|(id, _)| id)
+}
+
+/// Whom a leaf names, and when it ends.
+fn read(leaf: &CertificateDer<'_>) -> Result<(SpiffeId, Duration), Fault> {
     let (rest, certificate) = x509_parser::parse_x509_certificate(leaf).map_err(|_| Fault::Malformed)?;
     if !rest.is_empty() {
         return Err(Fault::Malformed);
@@ -94,7 +107,8 @@ pub(super) fn spiffe_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, Fault> {
             _ => {}
         }
     }
-    found.ok_or(Fault::NoUri)?.parse().map_err(Fault::BadSpiffeId)
+    let id = found.ok_or(Fault::NoUri)?.parse().map_err(Fault::BadSpiffeId)?;
+    Ok((id, proof::end(&certificate)))
 }
 
 /// A server's check of its clients: any identity of the own trust domain.
@@ -116,10 +130,11 @@ impl ClientCertVerifier for Clients {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let found = self.bundle.identify(leaf, intermediates, now, Side::Client)?;
+        let (found, proof) = self.bundle.identify(leaf, intermediates, now, Side::Client)?;
         if found.trust_domain() != self.trust_domain {
             return Err(Fault::WrongTrustDomain { expected: self.trust_domain.clone(), found }.into());
         }
+        proof::found(proof);
         Ok(ClientCertVerified::assertion())
     }
 
@@ -163,13 +178,14 @@ impl ServerCertVerifier for Servers {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let found = self.bundle.identify(leaf, intermediates, now, Side::Server)?;
+        let (found, proof) = self.bundle.identify(leaf, intermediates, now, Side::Server)?;
         if found.trust_domain() != self.trust_domain {
             return Err(Fault::WrongTrustDomain { expected: self.trust_domain.clone(), found }.into());
         }
         if found != self.peer {
             return Err(Fault::WrongIdentity { expected: self.peer.clone(), found }.into());
         }
+        proof::found(proof);
         Ok(ServerCertVerified::assertion())
     }
 

@@ -16,6 +16,7 @@ use crate::outcome::Reason;
 use crate::pool::opening::{Found, Opening};
 use crate::pool::{Lease, Leased, Mesh, State, shared};
 use crate::proxy::transport::Transport;
+use crate::standing::{self, Standing};
 use crate::tables::{Endpoint, Service};
 use crate::telemetry::event::Direction;
 use crate::telemetry::layout::{gauge, service as counter};
@@ -85,7 +86,7 @@ pub async fn lease<N: Net>(
         _ => match Lease::unused(state, service, way.preface, worker.net.now()) {
             Ok(lease) => {
                 worker.recorder.add(service.series, counter::REUSED, 1);
-                return Ok(Leased::Own(lease));
+                return Ok(Leased::Own(lease.watched(worker, stop)));
             }
             Err(state) => state,
         },
@@ -123,11 +124,16 @@ pub async fn connect<N: Net>(
     let make = async |opening| {
         let transport = dial(worker, service, endpoint, &state, way, stop, deadline).await?;
         match transport {
-            Dialled::Trunk(transport) => trunk(worker, service, &state, transport, opening).map(Leased::Own),
-            Dialled::Own(transport) if is_http2 => {
-                shared::lease_of(worker, service, state.clone(), transport).await.map(Leased::Shared)
+            Dialled::Trunk(transport, standing) => {
+                trunk(worker, service, &state, transport, standing, opening).map(Leased::Own)
             }
-            Dialled::Own(transport) => Ok(Leased::Own(Lease::fresh(state.clone(), service, transport, way.preface))),
+            Dialled::Own(transport, standing) if is_http2 => {
+                shared::lease_of(worker, service, state.clone(), transport, standing).await.map(Leased::Shared)
+            }
+            Dialled::Own(transport, standing) => {
+                let lease = Lease::fresh(state.clone(), service, transport, standing, way.preface);
+                Ok(Leased::Own(lease.watched(worker, stop)))
+            }
         }
     };
     let own = service.config.connect_timeout;
@@ -151,10 +157,12 @@ fn trunk<N: Net>(
     service: &Service,
     state: &Rc<State<N::Stream>>,
     transport: Transport<N::Stream>,
+    standing: Option<Rc<Standing>>,
     opening: Rc<Opening>,
 ) -> Result<Lease<N>, Reason> {
-    let channel = state.trunks.begin(worker, service, state, transport, opening).ok_or(Reason::UpstreamReset)?;
-    Ok(Lease::fresh(state.clone(), service, Transport::Channel(channel), None))
+    let channel =
+        state.trunks.begin(worker, service, state, transport, standing, opening).ok_or(Reason::UpstreamReset)?;
+    Ok(Lease::fresh(state.clone(), service, Transport::Channel(channel), None, None))
 }
 
 /// A new connection to an endpoint for one client, or a new channel of one that many share.
@@ -178,17 +186,19 @@ pub async fn dedicated<N: Net>(
         };
     }
     match dial(worker, service, endpoint, &state, way, stop, deadline).await? {
-        Dialled::Own(transport) => Ok(Lease::fresh(state, service, transport, way.preface)),
-        Dialled::Trunk(transport) => trunk(worker, service, &state, transport, Rc::default()),
+        Dialled::Own(transport, standing) => {
+            Ok(Lease::fresh(state, service, transport, standing, way.preface).watched(worker, stop))
+        }
+        Dialled::Trunk(transport, standing) => trunk(worker, service, &state, transport, standing, Rc::default()),
     }
 }
 
 /// A connection that was just made.
 enum Dialled<S: Stream> {
     /// For one request or client at a time, or for HTTP/2.
-    Own(Transport<S>),
+    Own(Transport<S>, Option<Rc<Standing>>),
     /// For channels.
-    Trunk(Transport<S>),
+    Trunk(Transport<S>, Option<Rc<Standing>>),
 }
 
 async fn dial<N: Net>(
@@ -278,7 +288,7 @@ async fn open<N: Net>(
             Err(StreamError::Io(_)) => return Err(Reason::ConnectFailed),
         }
     }
-    let Some(config) = &service.tls else { return Ok(Dialled::Own(Transport::Plain(stream))) };
+    let Some(config) = &service.tls else { return Ok(Dialled::Own(Transport::Plain(stream), None)) };
     let ends = Worker::<N>::ends(&stream);
     let offers_mesh = way.shares(service) && state.mesh.get() != Mesh::Never;
     let config = if offers_mesh { config.clone() } else { tls::without_mesh(config) };
@@ -291,7 +301,7 @@ async fn open<N: Net>(
         Ok((stream, peer)) if matches!(peer.alpn, Some(Alpn::Mesh | Alpn::MeshHttp)) => {
             worker.recorder.add(service.series, counter::HANDSHAKES, 1);
             worker.tell_handshake(Direction::Outbound, &service.config.name, ends, Ok(&peer));
-            Ok(Dialled::Trunk(Transport::Tls(stream)))
+            Ok(Dialled::Trunk(Transport::Tls(stream), standing::begin(worker, &peer)))
         }
         // What we would say next, it would not understand. One that knows no ALPN may still speak HTTP/1.
         Ok((_, peer)) if service.config.protocol == Protocol::Http2 && peer.alpn != Some(Alpn::Http2) => {
@@ -305,7 +315,7 @@ async fn open<N: Net>(
         Ok((stream, peer)) => {
             worker.recorder.add(service.series, counter::HANDSHAKES, 1);
             worker.tell_handshake(Direction::Outbound, &service.config.name, ends, Ok(&peer));
-            Ok(Dialled::Own(Transport::Tls(stream)))
+            Ok(Dialled::Own(Transport::Tls(stream), standing::begin(worker, &peer)))
         }
         // It agrees to nothing that it does not know (RFC 7301 section 3.2), and knows us no more than before.
         Err(tls::Refused::PeerAlert(AlertDescription::NoApplicationProtocol)) if offers_mesh => {

@@ -92,6 +92,7 @@ impl World {
     }
 
     /// A client's end of a new connection to the listener.
+    #[allow(dead_code, reason = "each test binary uses a part of this")]
     pub(crate) fn connect(&self) -> memory::Stream {
         let (near, far) = self.net.pair();
         ringmesh_ring::spawn(connection::serve(
@@ -226,6 +227,7 @@ fn stop(net: &Network) -> Stop {
     stop
 }
 
+#[allow(dead_code, reason = "each test binary uses a part of this")]
 pub(crate) async fn send(stream: &memory::Stream, net: &Network, bytes: &[u8]) {
     let mut output = Output::new();
     output.push_bytes(bytes);

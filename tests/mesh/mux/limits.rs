@@ -57,6 +57,37 @@ fn a_client_of_channels_never_has_more_than_it_may() {
 }
 
 #[test]
+fn a_trunk_is_one_connection_of_its_listener_and_what_it_carries_is_counted_by_the_service() {
+    on_both_drivers(|driver| {
+        let authority = Authority::new(DOMAIN);
+        let app = Service::conversing(|talk| {
+            talk.send(b"first")?;
+            talk.rest().map(drop)
+        });
+        for (app_keys, expected) in [("", 3), ("max_in_flight = 2\n", 2)] {
+            let inbound = "protocol = \"tcp\"\nmax_connections = 1\nmax_streams = 3\n";
+            let keys = Keys { inbound, app: app_keys, workers: 1, ..Keys::default() };
+            let (there, inbound) = far(driver, &authority, app.address(), keys);
+            let config = client_config_offering(Some(&authority.svid("web")), &[mux::NAME]);
+            let mut peer = Peer::greeted(inbound, &config);
+            let opened: Vec<u32> = (0..4).map(|_| peer.next_channel()).collect();
+            opened.iter().for_each(|channel| peer.send(open(*channel)).unwrap());
+            let served = peer.until(|peer| {
+                let known = opened.iter().map(|channel| peer.channels.get(channel));
+                let told =
+                    known.map(|channel| channel.filter(|channel| channel.is_over() || !channel.bytes.is_empty()));
+                let told: Option<Vec<bool>> = told.map(|channel| Some(channel?.bytes == b"first")).collect();
+                Some(told?.into_iter().filter(|served| *served).count())
+            });
+            assert_eq!(served.unwrap(), expected, "{app_keys}");
+            // Another connection is one too many.
+            assert!(Peer::connect(inbound, &config).is_err());
+            there.wait_for_metric("ringmesh_listener_connections_outcome_total", &[("reason", "connection_limit")], 1);
+        }
+    });
+}
+
+#[test]
 fn limits_of_heads_bodies_and_paths_hold_in_channels() {
     on_both_drivers(|driver| {
         let app = Service::echo();

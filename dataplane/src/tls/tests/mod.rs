@@ -103,6 +103,26 @@ fn both_sides_learn_who_the_other_is() {
 }
 
 #[test]
+fn what_a_peer_has_proved_ends_with_the_first_certificate_of_its_chain_and_names_its_root() {
+    let second = |year| Duration::from_secs(rcgen::date_time_ymd(year, 1, 1).unix_timestamp() as u64 + 1);
+    // The leaf's, or the intermediate's above it.
+    for (intermediate, leaf, ends) in [(3000, 2900, 2900), (2950, 3000, 2950)] {
+        let ca = Authority::whose_intermediate_ends_in(intermediate);
+        let svid = |id| ca.issue(id, |params| params.not_after = rcgen::date_time_ymd(leaf, 1, 1));
+        let (web, pay) = (svid(WEB), svid(PAY));
+        let configs = (super::client(&web, &id(PAY), &[]).unwrap(), super::server(&pay, DOMAIN, &[]).unwrap());
+        let net = Network::new(1);
+        let (client, server) = block_on(&net, shake(net.pair(), configs, &stop_in(&net, 5)));
+        let expected = super::Proof { ends: second(ends), anchor: super::Anchor::all(&web)[0] };
+        assert_eq!((client.unwrap().1.proof, server.unwrap().1.proof), (Some(expected), Some(expected)));
+    }
+    let (one, other) = (Authority::new(), Authority::new());
+    let anchors = |ca: &Authority| super::Anchor::all(&ca.svid(WEB));
+    assert_eq!(anchors(&one), super::Anchor::all(&Identity { bundle: vec![one.renewed_root()], ..one.svid(WEB) }));
+    assert_ne!(anchors(&one), anchors(&other), "another key under the same name");
+}
+
+#[test]
 fn where_it_is_found_out_what_is_spoken_no_protocol_keeps_a_client_out() {
     let ca = Authority::new();
     let server = super::server(&ca.svid(PAY), DOMAIN, &[Alpn::Http2, Alpn::Http1]).unwrap();
