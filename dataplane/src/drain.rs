@@ -54,13 +54,6 @@ impl Registry {
         Registered { registry: self.clone(), index: Cell::new(index) }
     }
 
-    /// Enters something that is under way on a connection of a peer who has proved who it is.
-    pub fn add_of(self: &Rc<Self>, standing: &Rc<Standing>, stop: Stop) -> Registered {
-        let registered = self.add(stop, u32::MAX);
-        registered.set_standing(Some(standing));
-        registered
-    }
-
     /// Number of connections.
     pub fn count(&self) -> usize {
         let entries = self.entries.borrow();

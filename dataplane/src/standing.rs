@@ -11,6 +11,7 @@ use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::Stop;
 
+use crate::drain::Registered;
 use crate::tls::{Anchor, Peer};
 use crate::worker::Worker;
 
@@ -145,6 +146,16 @@ pub fn begin<N: Net>(worker: &Rc<Worker<N>>, peer: &Peer) -> Option<Rc<Standing>
         ringmesh_ring::spawn(run(Rc::downgrade(worker), watch.clock.clone()));
     }
     Some(Rc::new(Standing { id, anchor: proof.anchor, ends: Cell::new(ends), stage: Cell::new(stage) }))
+}
+
+/// Has `stop` end what is under way on a connection to an endpoint, once it goes on for too long after what the endpoint has
+/// proved; an idle one, as soon as that holds no more.
+pub fn watch<N: Net>(worker: &Worker<N>, standing: &Rc<Standing>, stop: Stop) -> Registered {
+    // Nothing may have stood for it since it was last used.
+    worker.watch.expect(standing.until());
+    let registered = worker.upstreams.add(stop, u32::MAX);
+    registered.set_standing(Some(standing));
+    registered
 }
 
 async fn run<N: Net>(worker: Weak<Worker<N>>, clock: Stop) {

@@ -437,6 +437,33 @@ fn a_request_that_goes_on_for_longer_than_a_drain_after_its_endpoints_certificat
 }
 
 #[test]
+fn a_connection_that_has_waited_in_the_pool_is_looked_after_again_when_it_is_used() {
+    let (world, root) = (World::new(), Root::new());
+    block_on(&world.net, async {
+        let begun = world.net.now();
+        let (mut client, mut first) = called(&world, &root, Protocol::Http, &[Alpn::Http1], LIFE).await;
+        // Another one ends meanwhile, when nothing is under way on the first.
+        let mut other = End { stream: world.connect(), net: world.net.clone(), got: Vec::new() };
+        other.send(REQUEST).await;
+        let mut second = endpoint(&world, &root.svid("pay", SHORT), &[Alpn::Http1]).await;
+        second.head().await;
+        first.head().await;
+        first.send(ANSWER).await;
+        client.head().await;
+        pass(&world, Duration::from_secs(4)).await;
+        second.send(ANSWER).await;
+        other.head().await;
+        pass(&world, LIFE - Duration::from_secs(5)).await;
+        client.send(REQUEST).await;
+        first.head().await;
+        first.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        client.head().await;
+        check_in_time(begun, LIFE + DRAIN, client.ended().await);
+    });
+    assert_eq!(world.ended(Reason::Drained), 1);
+}
+
+#[test]
 fn a_trunk_is_left_once_the_endpoints_certificate_has_ended_and_cut_when_it_goes_on() {
     let (world, root) = (World::new(), Root::new());
     block_on(&world.net, async {

@@ -15,7 +15,7 @@ use super::trunk::{Ends, Side, Trunk};
 use crate::pool::State;
 use crate::pool::opening::Opening;
 use crate::proxy::transport::Transport;
-use crate::standing::Standing;
+use crate::standing::{self, Standing};
 use crate::tables::Service;
 use crate::worker::Worker;
 
@@ -101,9 +101,9 @@ impl Trunks {
         let name = service.config.name.clone();
         let stop = worker.net.stop();
         let watched = standing.map(|standing| {
-            let gently = worker.upstreams.add_of(&standing, leave.clone());
+            let gently = standing::watch(worker, &standing, leave.clone());
             gently.set_idle(true);
-            let watched = (gently, worker.upstreams.add_of(&standing, stop.clone()));
+            let watched = (gently, standing::watch(worker, &standing, stop.clone()));
             trunk.set_standing(standing);
             watched
         });

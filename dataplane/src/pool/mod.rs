@@ -20,7 +20,7 @@ use crate::mux::Channel;
 use crate::mux::client::Trunks;
 use crate::places::Place;
 use crate::proxy::transport::Transport;
-use crate::standing::Standing;
+use crate::standing::{self, Standing};
 use crate::tables::Service;
 use crate::worker::Worker;
 
@@ -304,7 +304,7 @@ impl<N: Net> Lease<N> {
     /// Has `stop`, the request's, end it if it goes on for too long after the endpoint's certificate has ended.
     pub(crate) fn watched(mut self, worker: &Worker<N>, stop: &Stop) -> Self {
         if let Some(standing) = &self.kept.standing {
-            self.watched = Some(worker.upstreams.add_of(standing, stop.clone()));
+            self.watched = Some(standing::watch(worker, standing, stop.clone()));
         }
         self
     }
@@ -314,7 +314,7 @@ impl<N: Net> Lease<N> {
         if let Transport::Channel(channel) = &self.kept.transport
             && let Some(standing) = channel.standing()
         {
-            self.watched = Some(worker.upstreams.add_of(standing, stop.clone()));
+            self.watched = Some(standing::watch(worker, standing, stop.clone()));
         }
         self
     }

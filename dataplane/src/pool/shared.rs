@@ -25,7 +25,7 @@ use crate::proxy::http2::calm::Calm;
 use crate::proxy::http2::keeper::{self, Keeper, Seen, Verdict};
 use crate::proxy::http2::limits;
 use crate::proxy::transport::Transport;
-use crate::standing::Standing;
+use crate::standing::{self, Standing};
 use crate::tables::Service;
 use crate::worker::Worker;
 
@@ -296,9 +296,9 @@ async fn begin<N: Net>(
     });
     let stop = worker.net.stop();
     let watched = connection.standing.as_ref().map(|standing| {
-        let gently = worker.upstreams.add_of(standing, connection.clock.clone());
+        let gently = standing::watch(worker, standing, connection.clock.clone());
         gently.set_idle(true);
-        (gently, worker.upstreams.add_of(standing, stop.clone()))
+        (gently, standing::watch(worker, standing, stop.clone()))
     });
     state.shared.open.borrow_mut().push(connection.clone());
     let idle_timeout = service.config.idle_timeout;
