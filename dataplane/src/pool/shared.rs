@@ -11,7 +11,7 @@ use h2::client::{self, ResponseFuture, SendRequest};
 use h2::{PingPong, SendStream};
 use http::Request;
 use ringmesh_ring::buffer::Buffer;
-use ringmesh_ring::duplex::{Pipe, Watcher, pump};
+use ringmesh_ring::duplex::{Duplex, Pipe, Watcher, pump};
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use ringmesh_ring::stream::Error;
@@ -27,6 +27,8 @@ use crate::proxy::http2::limits;
 use crate::proxy::transport::Transport;
 use crate::tables::Service;
 use crate::worker::Worker;
+
+type Library = client::Connection<Duplex, Data>;
 
 /// Most connections that a worker keeps to one endpoint. More than one only where the endpoint allows few streams.
 const MAX_CONNECTIONS: usize = 8;
@@ -263,7 +265,6 @@ async fn begin<N: Net>(
         .enable_push(false);
     // Nothing is waited for: the preface is written into the pipe.
     let (sender, mut library) = builder.handshake::<_, Data>(pipe.duplex()).await.ok()?;
-    let ping = library.ping_pong();
     let hop = if transport.plain().is_some() { Hop::Plain } else { Hop::Tls };
     let connection = Rc::new(Connection {
         key: service.pool_key,
@@ -290,14 +291,18 @@ async fn begin<N: Net>(
             Heard { net: &net, connection: &kept, stop: &stop, since: Cell::new(false), ever: Cell::new(false) };
         let keeper = Keeper::new(idle_timeout);
         kept.clock.set_deadline(Some(net.now() + keeper.tick()));
-        let mut care = Care { net: &net, connection: &kept, heard: &heard, ping, keeper, stop: &stop };
+        let mut care = Care { net: &net, connection: &kept, heard: &heard, ping: None, keeper, stop: &stop };
         let looked_after = async {
-            let ended = poll_fn(|context| match std::pin::Pin::new(&mut library).poll(context) {
-                Poll::Pending => {
-                    kept.has_looked();
-                    care.poll(context).map(Ok)
+            let ended = poll_fn(|context| {
+                // First, since it may have something to send; and what was to be sent last is.
+                let over = care.poll(&mut library, context);
+                match std::pin::Pin::new(&mut library).poll(context) {
+                    Poll::Pending => {
+                        kept.has_looked();
+                        over.map(Ok)
+                    }
+                    ended => ended,
                 }
-                ended => ended,
             })
             .await;
             // What was written last may wait for an endpoint that takes nothing, and nobody looks after it any more.
@@ -360,6 +365,7 @@ struct Care<'a, N: Net> {
     net: &'a N,
     connection: &'a Connection,
     heard: &'a Heard<'a, N>,
+    /// Taken when it is first needed: from then on the library looks at it at each turn.
     ping: Option<PingPong>,
     keeper: Keeper,
     stop: &'a Stop,
@@ -367,7 +373,7 @@ struct Care<'a, N: Net> {
 
 impl<N: Net> Care<'_, N> {
     /// Ready when the connection is to be closed.
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    fn poll(&mut self, library: &mut Library, context: &mut Context<'_>) -> Poll<()> {
         let clock = &self.connection.clock;
         while let Poll::Ready(reason) = clock.poll_stopped(context) {
             clock.clear();
@@ -381,7 +387,7 @@ impl<N: Net> Care<'_, N> {
             let seen = Seen { open, served: self.connection.served.get(), heard: self.heard.since.replace(false) };
             match self.keeper.look(seen) {
                 Verdict::Stay => {}
-                Verdict::Ask => keeper::ask(self.ping.as_mut()),
+                Verdict::Ask => keeper::ask(&mut self.ping, || library.ping_pong()),
                 Verdict::Dead => {
                     self.connection.closed.set(true);
                     self.stop.trigger(StopReason::Deadline);

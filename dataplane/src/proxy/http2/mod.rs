@@ -108,9 +108,8 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: Start<N>, arriv
         }
         let keeper = Keeper::new(limits.idle_timeout);
         session.clock.set_deadline(Some(worker.net.now() + keeper.tick()));
-        let ping = library.ping_pong();
-        let mut care =
-            Care { session: &session, gentle: &gentle, registered: Some(registered), keeper, ping, farewell: false };
+        let (registered, ping) = (Some(registered), None);
+        let mut care = Care { session: &session, gentle: &gentle, registered, keeper, ping, farewell: false };
         let ended = poll_fn(|context| care.poll(&mut library, context)).await;
         // What was written last may wait for a client that takes nothing, and nobody looks after it any more.
         connection.stop.set_deadline(Some(worker.net.now() + limits.idle_timeout.max(FAREWELL)));
@@ -209,6 +208,7 @@ struct Care<'a, N: Net> {
     /// Where that comes from; gone once it has come, so that the connection is counted once.
     registered: Option<Registered>,
     keeper: Keeper,
+    /// Taken when it is first needed: from then on the library looks at it at each turn.
     ping: Option<PingPong>,
     /// It was unused for too long, and said goodbye to.
     farewell: bool,
@@ -249,7 +249,7 @@ impl<N: Net> Care<'_, N> {
         let (net, stop) = (&session.connection.worker.net, &session.connection.stop);
         match self.keeper.look(seen) {
             Verdict::Stay => {}
-            Verdict::Ask => keeper::ask(self.ping.as_mut()),
+            Verdict::Ask => keeper::ask(&mut self.ping, || library.ping_pong()),
             Verdict::Dead => stop.trigger(StopReason::Deadline),
             // It has its time already: looking again must not give it more.
             Verdict::Unused if self.farewell => {}
