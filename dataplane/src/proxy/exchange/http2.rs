@@ -119,6 +119,17 @@ impl Source for Body {
     }
 }
 
+/// Sends bytes if the peer's windows have room for all of them.
+fn send_at_once(stream: &mut SendStream<Data>, data: Data, more: More) -> Result<Option<Data>, Lost> {
+    let bytes = data.remaining();
+    stream.reserve_capacity(bytes);
+    if stream.capacity() < bytes {
+        return Ok(Some(data));
+    }
+    stream.send_data(data, more == More::Nothing)?;
+    Ok(None)
+}
+
 /// Sends bytes as the peer's windows allow, so that no more than one piece waits here.
 fn poll_send(
     stream: &mut SendStream<Data>,
@@ -202,11 +213,22 @@ impl<F: Fn(usize)> Sink for Upload<F> {
         Ok(())
     }
 
+    fn data_at_once(&mut self, data: Data, more: More) -> Result<Option<Data>, Lost> {
+        let bytes = data.remaining();
+        let left = if std::mem::take(&mut self.first) && more == More::Nothing && bytes <= MAX_UNASKED_BYTES {
+            self.stream.send_data(data, true)?;
+            None
+        } else {
+            send_at_once(&mut self.stream, data, more)?
+        };
+        if left.is_none() {
+            (self.sends)(bytes);
+        }
+        Ok(left)
+    }
+
     async fn data(&mut self, data: Data, more: More, stop: &Stop) -> Result<(), Lost> {
         (self.sends)(data.remaining());
-        if std::mem::take(&mut self.first) && more == More::Nothing && data.remaining() <= MAX_UNASKED_BYTES {
-            return Ok(self.stream.send_data(data, true)?);
-        }
         let mut left = Some(data);
         until(stop, |context| poll_send(&mut self.stream, &mut left, more, context)).await
     }
@@ -345,6 +367,16 @@ impl<F: Fn(usize)> Sink for Download<'_, F> {
     /// What was sent is on its way, once the connection has its turn.
     async fn flush(&mut self, _stop: &Stop) -> Result<(), Lost> {
         Ok(())
+    }
+
+    fn data_at_once(&mut self, data: Data, more: More) -> Result<Option<Data>, Lost> {
+        let bytes = data.remaining();
+        let way = &mut *self.way.0.borrow_mut();
+        let left = send_at_once(way.body.as_mut().ok_or(Lost::Gone)?, data, more)?;
+        if left.is_none() {
+            (self.sends)(bytes);
+        }
+        Ok(left)
     }
 
     async fn data(&mut self, data: Data, more: More, stop: &Stop) -> Result<(), Lost> {
