@@ -301,23 +301,43 @@ impl Answer for Awaited {
     }
 }
 
+/// What a connection may still be given without asking whether its peer takes it, which costs as much as sending a small
+/// body. That it took the last one is a good sign and no promise, so that it is asked again after a few bytes: what it does
+/// not take waits where nobody knows for how long, as it does in a socket.
+#[derive(Default)]
+pub struct Unasked(Cell<usize>);
+
+impl Unasked {
+    fn take(&self, bytes: usize) -> bool {
+        let left = self.0.get().checked_sub(bytes);
+        left.inspect(|left| self.0.set(*left)).is_some()
+    }
+
+    fn has_asked(&self, had_room: bool) {
+        self.0.set(if had_room { MAX_UNASKED_BYTES } else { 0 });
+    }
+}
+
 /// The way of a response, for those who send it and for who looks whether the client still wants it.
-pub struct Shared(RefCell<Way>);
+pub struct Shared<'a> {
+    way: RefCell<Way>,
+    unasked: &'a Unasked,
+}
 
 struct Way {
     respond: SendResponse<Data>,
     body: Option<SendStream<Data>>,
 }
 
-impl Shared {
+impl<'a> Shared<'a> {
     /// Nothing was sent yet.
-    pub fn new(respond: SendResponse<Data>) -> Self {
-        Self(RefCell::new(Way { respond, body: None }))
+    pub fn new(respond: SendResponse<Data>, unasked: &'a Unasked) -> Self {
+        Self { way: RefCell::new(Way { respond, body: None }), unasked }
     }
 
     /// Ready when the client has reset the stream, or is gone.
     pub fn poll_reset(&self, context: &mut Context<'_>) -> Poll<()> {
-        let way = &mut *self.0.borrow_mut();
+        let way = &mut *self.way.borrow_mut();
         match &mut way.body {
             Some(body) => body.poll_reset(context).map(drop),
             None => way.respond.poll_reset(context).map(drop),
@@ -326,7 +346,7 @@ impl Shared {
 
     /// Resets the stream.
     pub fn reset(&self, code: Code) {
-        let way = &mut *self.0.borrow_mut();
+        let way = &mut *self.way.borrow_mut();
         match &mut way.body {
             Some(body) => body.send_reset(code),
             None => way.respond.send_reset(code),
@@ -338,7 +358,7 @@ impl Shared {
     /// # Errors
     /// If the client has gone.
     pub fn send(&self, response: Response<()>, body: String) -> Result<(), Lost> {
-        let respond = &mut self.0.borrow_mut().respond;
+        let respond = &mut self.way.borrow_mut().respond;
         let mut stream = respond.send_response(response, body.is_empty())?;
         if !body.is_empty() {
             stream.send_data(Data::Bytes(body.into()), true)?;
@@ -349,14 +369,14 @@ impl Shared {
 
 /// What a client gets in its stream.
 pub struct Download<'a, F> {
-    way: &'a Shared,
+    way: &'a Shared<'a>,
     /// Is told how many bytes are sent.
     sends: F,
 }
 
 impl<'a, F: Fn(usize)> Download<'a, F> {
     /// Nothing was sent yet.
-    pub fn new(way: &'a Shared, sends: F) -> Self {
+    pub fn new(way: &'a Shared<'a>, sends: F) -> Self {
         Self { way, sends }
     }
 }
@@ -371,8 +391,17 @@ impl<F: Fn(usize)> Sink for Download<'_, F> {
 
     fn data_at_once(&mut self, data: Data, more: More) -> Result<Option<Data>, Lost> {
         let bytes = data.remaining();
-        let way = &mut *self.way.0.borrow_mut();
-        let left = send_at_once(way.body.as_mut().ok_or(Lost::Gone)?, data, more)?;
+        let Shared { way, unasked } = self.way;
+        let way = &mut *way.borrow_mut();
+        let body = way.body.as_mut().ok_or(Lost::Gone)?;
+        let left = if more == More::Nothing && unasked.take(bytes) {
+            body.send_data(data, true)?;
+            None
+        } else {
+            let left = send_at_once(body, data, more)?;
+            unasked.has_asked(left.is_none());
+            left
+        };
         if left.is_none() {
             (self.sends)(bytes);
         }
@@ -383,7 +412,7 @@ impl<F: Fn(usize)> Sink for Download<'_, F> {
         (self.sends)(data.remaining());
         let mut left = Some(data);
         until(stop, |context| {
-            let way = &mut *self.way.0.borrow_mut();
+            let way = &mut *self.way.way.borrow_mut();
             match &mut way.body {
                 Some(body) => poll_send(body, &mut left, more, context),
                 None => Poll::Ready(Err(Lost::Gone)),
@@ -393,7 +422,7 @@ impl<F: Fn(usize)> Sink for Download<'_, F> {
     }
 
     async fn end(&mut self, trailers: Option<HeaderMap>, _stop: &Stop) -> Result<(), Lost> {
-        match &mut self.way.0.borrow_mut().body {
+        match &mut self.way.way.borrow_mut().body {
             Some(body) => end(body, trailers),
             None => Err(Lost::Gone),
         }
@@ -403,12 +432,12 @@ impl<F: Fn(usize)> Sink for Download<'_, F> {
 impl<F: Fn(usize)> Reply for Download<'_, F> {
     async fn interim(&mut self, response: Response<()>, _stop: &Stop) -> Result<(), Lost> {
         (self.sends)(0);
-        self.way.0.borrow_mut().respond.send_informational(response).map_err(Lost::from)
+        self.way.way.borrow_mut().respond.send_informational(response).map_err(Lost::from)
     }
 
     fn begin(&mut self, response: Response<()>, more: More) -> Result<(), Lost> {
         (self.sends)(0);
-        let way = &mut *self.way.0.borrow_mut();
+        let way = &mut *self.way.way.borrow_mut();
         way.body = Some(way.respond.send_response(response, more == More::Nothing)?);
         Ok(())
     }

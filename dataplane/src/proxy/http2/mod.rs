@@ -24,6 +24,7 @@ use crate::drain::{Registered, Registry};
 use crate::outcome::Reason;
 use crate::proxy::connection::Connection;
 use crate::proxy::exchange::data::Data;
+use crate::proxy::exchange::http2::Unasked;
 use crate::telemetry::layout::listener as counter;
 use calm::Calm;
 use keeper::{Keeper, Seen, Verdict};
@@ -44,6 +45,8 @@ pub enum End {
 pub struct Session<N: Net> {
     /// The connection below.
     pub connection: Rc<Connection<N>>,
+    /// What the client may be given without asking whether it takes it.
+    pub unasked: Unasked,
     /// The streams that are being served.
     streams: Rc<Registry>,
     /// Streams since the beginning.
@@ -80,6 +83,7 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: Start<N>, arriv
         gentle.trigger(StopReason::Drain);
     }
     let session = Rc::new(Session {
+        unasked: Unasked::default(),
         streams: Rc::default(),
         served: Cell::new(0),
         calm: RefCell::new(Calm::of_client(worker.net.now())),

@@ -74,7 +74,7 @@ pub async fn serve<N: Net>(begun: Begun<N>) {
     };
     let (parts, body) = request.into_parts();
     let (head, checked) = Head::check(parts, body.is_end_stream(), &listener.head_limits);
-    let reply = http2::Shared::new(respond);
+    let reply = http2::Shared::new(respond, &session.unasked);
     let mut call = Stream {
         session: &session,
         worker,
@@ -123,7 +123,7 @@ struct Stream<'a, N: Net> {
     stop: &'a Stop,
     head: Head,
     body: http2::Body,
-    reply: &'a http2::Shared,
+    reply: &'a http2::Shared<'a>,
     kept: Kept,
     /// The head's fields, once they have gone to an endpoint that may not look at them.
     sent: Option<KeptFields>,
