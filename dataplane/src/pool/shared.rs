@@ -41,6 +41,8 @@ pub struct Connection {
     sender: RefCell<SendRequest<Data>>,
     /// Requests under way.
     streams: Cell<u32>,
+    /// As many as the endpoint allows, when the library has had its turn last.
+    room: Cell<usize>,
     /// Whether it takes no further request.
     closed: Cell<bool>,
     /// Requests since it was opened.
@@ -51,7 +53,7 @@ pub struct Connection {
     /// The endpoint sent more frames that do nothing for anybody than it may.
     flooded: Cell<bool>,
     /// A stream that has ended. Dropping it wakes the connection, which the next request does anyhow.
-    resting: Cell<Option<SendStream<Data>>>,
+    resting: Cell<Option<ResponseFuture>>,
     /// Whether the library knows the endpoint's settings.
     settled: Cell<bool>,
     /// Who waits for them.
@@ -73,8 +75,7 @@ impl Shared {
         open.retain(|connection| !connection.closed.get());
         let fitting = open.iter().filter(|connection| connection.key == key);
         let best = fitting.min_by_key(|connection| connection.streams.get())?;
-        let room = best.sender.borrow().current_max_send_streams();
-        let full = best.streams.get() as usize >= room.max(1);
+        let full = best.streams.get() as usize >= best.room.get().max(1);
         (!full || open.len() >= MAX_CONNECTIONS).then(|| best.clone())
     }
 
@@ -97,6 +98,7 @@ impl Connection {
 
     /// The library has seen all that has come.
     fn has_looked(&self) {
+        self.room.set(self.sender.borrow().current_max_send_streams());
         if !self.settled.get() && self.calm.borrow().has_settings() {
             self.settled.set(true);
             self.wake_unsettled();
@@ -156,7 +158,7 @@ impl<N: Net> Lease<N> {
     }
 
     /// Keeps the only stream, which has ended on both sides, until there is another one.
-    pub fn rest(&self, stream: SendStream<Data>) {
+    pub fn rest(&self, stream: ResponseFuture) {
         if self.connection.streams.get() == 1 {
             self.connection.resting.set(Some(stream));
         }
@@ -269,6 +271,7 @@ async fn begin<N: Net>(
     let connection = Rc::new(Connection {
         key: service.pool_key,
         hop,
+        room: Cell::new(sender.current_max_send_streams()),
         sender: RefCell::new(sender),
         streams: Cell::new(0),
         closed: Cell::new(worker.draining()),

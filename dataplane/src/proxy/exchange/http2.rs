@@ -62,9 +62,9 @@ pub struct Body {
 }
 
 impl Body {
-    /// The body of a message whose head has come.
-    pub fn new(stream: RecvStream) -> Self {
-        Self { stream, done: Cell::new(false) }
+    /// The body of a message whose head has come. `ends`: it is known to have none.
+    pub fn new(stream: RecvStream, ends: bool) -> Self {
+        Self { stream, done: Cell::new(ends) }
     }
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Part, Lost>> {
@@ -198,11 +198,6 @@ impl<F: Fn(usize)> Upload<F> {
     pub fn new(stream: SendStream<Data>, sends: F) -> Self {
         Self { stream, sends, first: true }
     }
-
-    /// The stream itself.
-    pub fn into_stream(self) -> SendStream<Data> {
-        self.stream
-    }
 }
 
 impl<F: Fn(usize)> Sink for Upload<F> {
@@ -250,6 +245,11 @@ impl Awaited {
         Self { head, body: None }
     }
 
+    /// What of the stream is left once the body has ended.
+    pub fn into_head(self) -> ResponseFuture {
+        self.head
+    }
+
     fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<Response<()>, Lost>> {
         match self.head.poll_informational(context) {
             // No part of HTTP/2, and to a client that asked for an upgrade the end of HTTP (RFC 9113 section 8.6).
@@ -267,7 +267,7 @@ impl Awaited {
             // A final head cannot be one (RFC 9113 section 8.1).
             return Poll::Ready(Err(Lost::Broken));
         }
-        self.body = Some(Body::new(stream));
+        self.body = Some(Body::new(stream, false));
         Poll::Ready(Ok(Response::from_parts(parts, ())))
     }
 }

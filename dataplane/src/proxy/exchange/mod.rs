@@ -585,13 +585,19 @@ pub async fn over_http2<N: Net>(
     account: &mut Account,
 ) -> Result<(), Failed> {
     let (head, upload) = lease.send(request, body.is_done()).map_err(|lost| exchange.of_endpoint(lost))?;
-    let mut upload = http2::Upload::new(upload, |bytes| lease.sends(bytes));
     let mut answer = http2::Awaited::new(head);
-    let result = exchange.run(body, &mut upload, &mut answer, reply, stage, account).await;
+    let result = if exchange.uploaded.is_whole() {
+        // The library has less to do for what goes before the stream ends.
+        drop(upload);
+        exchange.respond(&mut answer, reply, stage, account).await
+    } else {
+        let mut upload = http2::Upload::new(upload, |bytes| lease.sends(bytes));
+        exchange.run(body, &mut upload, &mut answer, reply, stage, account).await
+    };
     match result {
         Ok(()) => {
             if exchange.uploaded.is_whole() {
-                lease.rest(upload.into_stream());
+                lease.rest(answer.into_head());
             }
             Ok(())
         }

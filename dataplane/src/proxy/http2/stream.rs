@@ -73,7 +73,8 @@ pub async fn serve<N: Net>(begun: Begun<N>) {
         return;
     };
     let (parts, body) = request.into_parts();
-    let (head, checked) = Head::check(parts, body.is_end_stream(), &listener.head_limits);
+    let ends = body.is_end_stream();
+    let (head, checked) = Head::check(parts, ends, &listener.head_limits);
     let reply = http2::Shared::new(respond, &session.unasked);
     let mut call = Stream {
         session: &session,
@@ -81,7 +82,7 @@ pub async fn serve<N: Net>(begun: Begun<N>) {
         listener,
         stop: &stop,
         head,
-        body: http2::Body::new(body),
+        body: http2::Body::new(body, ends),
         reply: &reply,
         kept: Kept::default(),
         sent: None,
