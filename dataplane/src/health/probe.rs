@@ -232,7 +232,7 @@ impl<'a> Asked<'a> {
                 upload.data(message, More::Nothing, stop).await?;
             }
         }
-        let answered = read(&mut http2::Awaited::new(head), stop).await;
+        let answered = read(&mut http2::Awaited::new(head, lease.may_be_interim()), stop).await;
         lease.close_if_over();
         answered
     }

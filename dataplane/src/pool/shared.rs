@@ -50,6 +50,8 @@ pub struct Connection {
     /// Wakes what looks after it.
     clock: Stop,
     calm: RefCell<Calm>,
+    /// The endpoint may have sent an interim head.
+    interim: Cell<bool>,
     /// The endpoint sent more frames that do nothing for anybody than it may.
     flooded: Cell<bool>,
     /// A stream that has ended. Dropping it wakes the connection, which the next request does anyhow.
@@ -193,6 +195,11 @@ impl<N: Net> Lease<N> {
         self.connection.calm.borrow_mut().earn_for(bytes);
     }
 
+    /// Whether the endpoint may have sent an interim head to anybody on the connection.
+    pub fn may_be_interim(&self) -> &Cell<bool> {
+        &self.connection.interim
+    }
+
     /// Whether the connection was ended because the endpoint flooded it.
     pub fn flooded(&self) -> bool {
         self.connection.flooded.get()
@@ -278,6 +285,7 @@ async fn begin<N: Net>(
         served: Cell::new(0),
         clock: worker.net.stop(),
         calm: RefCell::new(Calm::of_endpoint(worker.net.now())),
+        interim: Cell::new(false),
         flooded: Cell::new(false),
         resting: Cell::new(None),
         settled: Cell::new(false),
@@ -343,7 +351,11 @@ impl<N: Net> Watcher for Heard<'_, N> {
     fn received(&self, bytes: &[u8]) {
         self.since.set(true);
         self.ever.set(true);
-        if !self.connection.calm.borrow_mut().look(bytes, || self.net.now()) {
+        let mut calm = self.connection.calm.borrow_mut();
+        let is_calm = calm.look(bytes, || self.net.now());
+        self.connection.interim.set(calm.may_be_interim());
+        drop(calm);
+        if !is_calm {
             self.connection.flooded.set(true);
             self.connection.closed.set(true);
             self.stop.trigger(StopReason::Abort);

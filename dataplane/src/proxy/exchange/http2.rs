@@ -234,15 +234,18 @@ impl<F: Fn(usize)> Sink for Upload<F> {
 }
 
 /// An endpoint's response.
-pub struct Awaited {
+pub struct Awaited<'a> {
     head: ResponseFuture,
+    /// Whether an interim head may have come. The library keeps them apart from final ones, and drops those that were not asked
+    /// for before a final one.
+    may_be_interim: &'a Cell<bool>,
     body: Option<Body>,
 }
 
-impl Awaited {
+impl<'a> Awaited<'a> {
     /// The response that was promised.
-    pub fn new(head: ResponseFuture) -> Self {
-        Self { head, body: None }
+    pub fn new(head: ResponseFuture, may_be_interim: &'a Cell<bool>) -> Self {
+        Self { head, may_be_interim, body: None }
     }
 
     /// What of the stream is left once the body has ended.
@@ -251,16 +254,18 @@ impl Awaited {
     }
 
     fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<Response<()>, Lost>> {
-        match self.head.poll_informational(context) {
-            // No part of HTTP/2, and to a client that asked for an upgrade the end of HTTP (RFC 9113 section 8.6).
-            Poll::Ready(Some(Ok(interim))) if interim.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                return Poll::Ready(Err(Lost::Broken));
+        if self.may_be_interim.get() {
+            match self.head.poll_informational(context) {
+                // No part of HTTP/2, and to a client that asked for an upgrade the end of HTTP (RFC 9113 section 8.6).
+                Poll::Ready(Some(Ok(interim))) if interim.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    return Poll::Ready(Err(Lost::Broken));
+                }
+                Poll::Ready(Some(Ok(interim))) => return Poll::Ready(Ok(interim)),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.into())),
+                // Neither an interim head nor a final one.
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => {}
             }
-            Poll::Ready(Some(Ok(interim))) => return Poll::Ready(Ok(interim)),
-            Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.into())),
-            // Neither an interim head nor a final one.
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(None) => {}
         }
         let (parts, stream) = ready!(std::pin::Pin::new(&mut self.head).poll(context))?.into_parts();
         if parts.status.is_informational() {
@@ -272,7 +277,7 @@ impl Awaited {
     }
 }
 
-impl Source for Awaited {
+impl Source for Awaited<'_> {
     fn is_done(&self) -> bool {
         self.body.as_ref().is_some_and(Source::is_done)
     }
@@ -295,7 +300,7 @@ impl Source for Awaited {
     }
 }
 
-impl Answer for Awaited {
+impl Answer for Awaited<'_> {
     async fn head(&mut self, stop: &Stop) -> Result<Response<()>, Lost> {
         until(stop, |context| self.poll_head(context)).await
     }

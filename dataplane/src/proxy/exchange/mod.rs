@@ -585,7 +585,7 @@ pub async fn over_http2<N: Net>(
     account: &mut Account,
 ) -> Result<(), Failed> {
     let (head, upload) = lease.send(request, body.is_done()).map_err(|lost| exchange.of_endpoint(lost))?;
-    let mut answer = http2::Awaited::new(head);
+    let mut answer = http2::Awaited::new(head, lease.may_be_interim());
     let result = if exchange.uploaded.is_whole() {
         // The library has less to do for what goes before the stream ends.
         drop(upload);
