@@ -1,10 +1,12 @@
 //! A request's head as it comes in a stream: what the library has checked, and the rest (RFC 9113 section 8.3).
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
+use std::mem;
+
 use h2::ext::Protocol;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::Authority;
-use http::{Method, Uri, request};
+use http::{Method, Request, Uri};
 use ringmesh_codec::authority;
 use ringmesh_codec::framing::BodyLength;
 use ringmesh_codec::grpc;
@@ -34,6 +36,7 @@ pub struct Head {
     /// Its method. That of an extended CONNECT is GET, as it is where HTTP/1.1 asks for the same: policies, routes and the next
     /// hop are to take them for one thing.
     pub method: Method,
+    known: Known,
     /// Scheme, authority and path, as they came.
     pub uri: Uri,
     /// What else it asks for.
@@ -53,10 +56,10 @@ pub struct Head {
 }
 
 impl Head {
-    /// Checks a head, and says what the request ends in if it must not go on. `ends`: there is no body.
-    pub fn check(parts: request::Parts, ends: bool, limits: &Limits) -> (Self, Result<(), Reason>) {
-        let request::Parts { mut method, uri, headers: fields, mut extensions, .. } = parts;
-        let asks = match extensions.remove::<Protocol>() {
+    /// Takes the head of a request, which is to be checked. `ends`: there is no body.
+    pub fn of<B>(request: &mut Request<B>, ends: bool) -> Self {
+        let mut method = mem::take(request.method_mut());
+        let asks = match request.extensions_mut().remove::<Protocol>() {
             Some(protocol) => {
                 method = Method::GET;
                 Asks::Upgrade(protocol)
@@ -64,15 +67,31 @@ impl Head {
             None if method == Method::CONNECT => Asks::Connect,
             None => Asks::Nothing,
         };
-        let length = if ends { BodyLength::None } else { BodyLength::Chunked };
-        let (host, is_grpc, expects_continue) = (None, false, false);
-        let mut head = Self { method, uri, asks, fields, query: 0, host, length, is_grpc, expects_continue };
-        let checked = head.interpret(limits);
+        Self {
+            known: Known::from_bytes(method.as_str().as_bytes()),
+            method,
+            uri: mem::take(request.uri_mut()),
+            asks,
+            fields: mem::take(request.headers_mut()),
+            query: 0,
+            host: None,
+            length: if ends { BodyLength::None } else { BodyLength::Chunked },
+            is_grpc: false,
+            expects_continue: false,
+        }
+    }
+
+    /// Checks it.
+    ///
+    /// # Errors
+    /// What the request ends in if it must not go on.
+    pub fn check(&mut self, limits: &Limits) -> Result<(), Reason> {
+        let checked = self.interpret(limits);
         if checked == Err(Reason::HeaderTooLarge) {
             // It may be several times as large as one that is passed on, and its stream may last a while.
-            head.fields = HeaderMap::new();
+            self.fields = HeaderMap::new();
         }
-        (head, checked)
+        checked
     }
 
     fn interpret(&mut self, limits: &Limits) -> Result<(), Reason> {
@@ -188,7 +207,7 @@ impl Head {
 
     /// The method, as far as the proxy has to know it.
     pub fn known_method(&self) -> Known {
-        Known::from_bytes(self.method.as_str().as_bytes())
+        self.known
     }
 }
 
