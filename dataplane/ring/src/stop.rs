@@ -145,6 +145,11 @@ impl Stop {
         }
     }
 
+    /// Wakes who waits for it, although it is not triggered.
+    pub fn wake(&self) {
+        self.0.waiters.take().wake();
+    }
+
     /// Announces an operation that can be cancelled by the returned handle.
     pub(crate) fn begin(&self) -> Result<(CancelHandle, Operation<'_>), Reason> {
         if let Some(reason) = self.0.reason.get() {
@@ -167,8 +172,7 @@ impl Inner {
         if let Some(canceller) = self.canceller.take() {
             self.canceller.set(Some(canceller.cancel()));
         }
-        let Waiters { first, others } = self.waiters.take();
-        first.into_iter().chain(others).for_each(Waker::wake);
+        self.waiters.take().wake();
     }
 
     fn arm(stop: &Rc<Inner>, deadline: Instant) {
@@ -200,6 +204,10 @@ impl Drop for Inner {
 }
 
 impl Waiters {
+    fn wake(self) {
+        self.first.into_iter().chain(self.others).for_each(Waker::wake);
+    }
+
     fn add(&mut self, waker: &Waker) {
         match &self.first {
             None => self.first = Some(waker.clone()),

@@ -63,6 +63,8 @@ pub struct Calm {
     in_head: bool,
     /// Heads so far, those of trailers among them.
     heads: u64,
+    /// A stream was reset.
+    reset: bool,
     /// The next byte is a response's first, if it is not that of trailers.
     in_status: bool,
     /// There was a head that may have been an interim one.
@@ -89,6 +91,7 @@ impl Calm {
             owed: 0,
             in_head: false,
             heads: 0,
+            reset: false,
             in_status: false,
             interim: false,
             frames: 0,
@@ -134,6 +137,11 @@ impl Calm {
         self.heads
     }
 
+    /// Whether the peer has ever reset a stream.
+    pub fn has_reset(&self) -> bool {
+        self.reset
+    }
+
     /// Whether an interim head may have come of an endpoint: what cannot be told from one at a glance counts.
     pub fn may_be_interim(&self) -> bool {
         self.interim
@@ -160,6 +168,7 @@ impl Calm {
             self.in_head = flags & flag::END_HEADERS == 0;
             self.heads += u64::from(!self.in_head);
         }
+        self.reset |= kind == kind::RST_STREAM;
         // What ends the stream is none.
         if kind == kind::HEADERS && !self.asks && flags & flag::END_STREAM == 0 {
             let is_bare = !empty && flags & (flag::PADDED | flag::PRIORITY) == 0;

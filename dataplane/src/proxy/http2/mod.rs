@@ -54,6 +54,8 @@ pub struct Session<N: Net> {
     calm: RefCell<Calm>,
     flooded: Cell<bool>,
     heard: Cell<bool>,
+    /// The client has reset a stream.
+    reset: Cell<bool>,
     /// A head has begun and not ended, and has a deadline.
     in_head: Cell<bool>,
     /// When to look after it again.
@@ -89,6 +91,7 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: Start<N>, arriv
         calm: RefCell::new(Calm::of_client(worker.net.now())),
         flooded: Cell::new(false),
         heard: Cell::new(false),
+        reset: Cell::new(false),
         in_head: Cell::new(false),
         clock: worker.net.stop(),
         header_timeout: limits.header_timeout,
@@ -115,13 +118,14 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: Start<N>, arriv
         let (registered, ping) = (Some(registered), None);
         let mut care = Care { session: &session, gentle: &gentle, registered, keeper, ping, farewell: false };
         let ended = poll_fn(|context| care.poll(&mut library, context)).await;
+        session.end_streams();
         // What was written last may wait for a client that takes nothing, and nobody looks after it any more.
         connection.stop.set_deadline(Some(worker.net.now() + limits.idle_timeout.max(FAREWELL)));
         ended
     };
     let ended = pump(&connection.transport, &pipe, library, &connection.stop, &*session).await;
     let stopped = connection.stop.reason();
-    session.streams.end_all(if stopped == Some(StopReason::Drain) { StopReason::Drain } else { StopReason::Abort });
+    session.end_streams();
     let error = match ended {
         Ok(Err(error)) if !error.is_io() => Some(error),
         _ => None,
@@ -171,6 +175,19 @@ impl<N: Net> Session<N> {
         self.calm.borrow_mut().earn_for(bytes);
     }
 
+    /// Whether the client has ever reset a stream. Its streams are woken when it does so first, and are to look from then on
+    /// whether it was theirs: many clients never do so, and each look takes the library's lock. What waits for nothing but a
+    /// stream's stop is woken by the connection's end too.
+    pub fn has_reset(&self) -> bool {
+        self.reset.get()
+    }
+
+    /// Nobody is left to be answered.
+    fn end_streams(&self) {
+        let is_drain = self.connection.stop.reason() == Some(StopReason::Drain);
+        self.streams.end_all(if is_drain { StopReason::Drain } else { StopReason::Abort });
+    }
+
     /// Whether there is no request that has come and not begun. There may be none too where trailers have come.
     fn has_begun_all(&self) -> bool {
         self.served.get() == self.calm.borrow().heads()
@@ -196,6 +213,9 @@ impl<N: Net> Watcher for Session<N> {
             self.in_head.set(calm.is_in_head());
             let until = calm.is_in_head().then(|| net.now() + self.header_timeout);
             self.connection.stop.set_deadline(until);
+        }
+        if calm.has_reset() && !self.reset.replace(true) {
+            self.streams.wake_all();
         }
     }
 

@@ -100,7 +100,10 @@ pub async fn serve<N: Net>(begun: Begun<N>) {
             if let Poll::Ready(_reason) = serving.as_mut().poll(context) {
                 return Poll::Ready(());
             }
-            if !left && reply.poll_reset(context).is_ready() {
+            if !session.has_reset() {
+                // Wakes this when that changes. What is triggered was seen above.
+                let _pending = stop.poll_stopped(context);
+            } else if !left && reply.poll_reset(context).is_ready() {
                 // Nobody waits for it any more. What is under way is stopped and awaited.
                 left = true;
                 stop.trigger(StopReason::Abort);
