@@ -149,13 +149,13 @@ impl Head {
     }
 
     /// One walk over the fields. The sizes are those that the same head had in HTTP/1, so that one limit serves both.
-    fn check_fields(&self, limits: &Limits) -> Result<Seen, Reason> {
+    fn check_fields(&mut self, limits: &Limits) -> Result<Seen, Reason> {
         if self.fields.len() > limits.max_fields {
             return Err(Reason::HeaderTooLarge);
         }
         let mut seen = Seen::default();
         let mut bytes = self.target_bytes().len();
-        for (name, value) in &self.fields {
+        for (name, value) in &mut self.fields {
             let name = name.as_str().as_bytes();
             bytes += name.len() + value.len() + 4;
             match Name::from_bytes(name) {
@@ -169,6 +169,7 @@ impl Head {
                 Name::ContentLength if seen.length.is_some() => return Err(Reason::BadRequest),
                 Name::ContentLength => seen.length = Some(parse_length(value).ok_or(Reason::BadRequest)?),
                 Name::Other if name == b"content-type" => seen.is_grpc = grpc::is_grpc(value.as_bytes()),
+                Name::Other if is_of_one_request(name) => value.set_sensitive(true),
                 _ => {}
             }
         }
@@ -209,6 +210,24 @@ impl Head {
     pub fn known_method(&self) -> Known {
         self.known
     }
+}
+
+/// Whether this field's value is another one with each request, so that it must not be indexed for the next hop (RFC 7541 section
+/// 6.2.3): it would push out of the table what comes again, and the library compares it with all others of its name there.
+fn is_of_one_request(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"b3"
+            | b"traceparent"
+            | b"uber-trace-id"
+            | b"x-amzn-trace-id"
+            | b"x-b3-parentspanid"
+            | b"x-b3-spanid"
+            | b"x-b3-traceid"
+            | b"x-cloud-trace-context"
+            | b"x-correlation-id"
+            | b"x-request-id"
+    )
 }
 
 /// What a walk over the fields has found.
