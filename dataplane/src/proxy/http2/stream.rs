@@ -64,7 +64,7 @@ pub struct Begun<N: Net> {
 
 /// Serves one request.
 pub async fn serve<N: Net>(begun: Begun<N>) {
-    let Begun { session, stop, registered, mut request, mut respond } = begun;
+    let Begun { session, stop, registered, request, mut respond } = begun;
     let connection = &session.connection;
     let worker = &connection.worker;
     let tables = worker.tables();
@@ -72,15 +72,16 @@ pub async fn serve<N: Net>(begun: Begun<N>) {
         respond.send_reset(Code::REFUSED_STREAM);
         return;
     };
-    let ends = request.body().is_end_stream();
+    let (parts, body) = request.into_parts();
+    let ends = body.is_end_stream();
     let reply = http2::Shared::new(respond, &session.unasked);
     let mut call = Stream {
         session: &session,
         worker,
         listener,
         stop: &stop,
-        head: Head::of(&mut request, ends),
-        body: http2::Body::new(request.into_body(), ends),
+        head: Head::of(parts, ends),
+        body: http2::Body::new(body, ends),
         reply: &reply,
         kept: Kept::default(),
         sent: None,
