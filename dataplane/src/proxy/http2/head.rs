@@ -268,3 +268,20 @@ impl head::Head for &Head {
         self.fields.iter().for_each(|(name, value)| visit(name.as_str().as_bytes(), value.as_bytes()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_one_request_are_not_indexed_for_the_next_hop_and_others_are() {
+        let request = http::Request::get("http://s/").header("user-agent", "a").header("x-request-id", "1");
+        let request = request.header("traceparent", "00-1-1-00").body(()).unwrap();
+        let mut head = Head::of(request.into_parts().0, true);
+        head.check(&Limits::default()).unwrap();
+        let sensitive = head.fields.iter().filter(|(_, value)| value.is_sensitive());
+        let mut names: Vec<_> = sensitive.map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["traceparent", "x-request-id"]);
+    }
+}
