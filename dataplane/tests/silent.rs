@@ -264,12 +264,18 @@ fn a_client_that_breaks_the_rules_and_takes_nothing_is_let_go() {
         client.say(SETTINGS, 0, 0, &[0, 4, 1, 0, 0, 0]).await;
         client.say(WINDOW_UPDATE, 0, 0, &[1, 0, 0, 0]).await;
         client.say(HEADERS, END_STREAM_AND_HEADERS, 1, GET).await;
+        let waiting = Peer { world: &world, stream: world.accept().await };
+        read_head(&waiting.stream, &world.net).await;
+        client.say(HEADERS, END_STREAM_AND_HEADERS, 3, GET).await;
         let upstream = world.accept().await;
         read_head(&upstream, &world.net).await;
         let body = [&b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"[..], &[b'x'; 100_000]].concat();
         send(&upstream, &world.net, &body).await;
         // No stream has this number.
         client.say(DATA, 0, 0, b"x").await;
+        let begun = world.net.now();
+        assert!(waiting.bytes(1).await.is_none(), "nobody waits for the endpoint's answer any more");
+        check_took(&world, begun, Duration::ZERO..Duration::from_secs(1));
         check_let_go(&client).await;
     });
     assert_eq!(world.connections(Reason::Http2Error), 1);
