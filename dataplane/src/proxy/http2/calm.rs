@@ -48,6 +48,7 @@ const FINAL: std::ops::RangeInclusive<u8> = 0x88..=0x8e;
 /// Follows the frames of one connection.
 #[derive(Debug)]
 pub struct Calm {
+    /// What there is of a frame's header that comes in pieces.
     header: [u8; HEADER],
     /// Bytes of the frame's header that are there.
     have: usize,
@@ -110,18 +111,25 @@ impl Calm {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
             bytes = &bytes[skipped..];
-            let taken = (HEADER - self.have).min(bytes.len());
-            if taken == 0 {
-                return true;
-            }
-            self.header[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
-            self.have += taken;
-            bytes = &bytes[taken..];
-            if self.have < HEADER {
-                return true;
-            }
-            self.have = 0;
-            if !self.frame(&now) {
+            let header = match bytes.split_first_chunk() {
+                // Nearly all are there whole.
+                Some((header, rest)) if self.have == 0 => {
+                    bytes = rest;
+                    *header
+                }
+                _ => {
+                    let taken = (HEADER - self.have).min(bytes.len());
+                    self.header[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
+                    self.have += taken;
+                    bytes = &bytes[taken..];
+                    if self.have < HEADER {
+                        return true;
+                    }
+                    self.have = 0;
+                    self.header
+                }
+            };
+            if !self.frame(header, &now) {
                 return false;
             }
         }
@@ -159,8 +167,8 @@ impl Calm {
         self.resets.earn(1);
     }
 
-    fn frame(&mut self, now: &impl Fn() -> Instant) -> bool {
-        let [high, middle, low, kind, flags, ..] = self.header;
+    fn frame(&mut self, header: [u8; HEADER], now: &impl Fn() -> Instant) -> bool {
+        let [high, middle, low, kind, flags, ..] = header;
         self.skip = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
         let empty = self.skip == 0;
         self.frames = self.frames.saturating_add(1);
