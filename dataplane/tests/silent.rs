@@ -23,6 +23,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Types of frames and their flags (RFC 9113 section 6).
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
@@ -279,6 +280,34 @@ fn a_client_that_breaks_the_rules_and_takes_nothing_is_let_go() {
         check_let_go(&client).await;
     });
     assert_eq!(world.connections(Reason::Http2Error), 1);
+}
+
+#[test]
+fn a_request_whose_stream_the_client_makes_us_reset_ends_at_once() {
+    // A field, and a method behind it.
+    let second_head: &[u8] = &[0, 1, b'a', 1, b'b', 0x82];
+    let table: [(&str, u8, u8, u32, &[u8]); 4] = [
+        ("more than the largest window", WINDOW_UPDATE, 0, 1, &[0x7f, 0xff, 0xff, 0xff]),
+        ("a stream that depends on itself", PRIORITY, 0, 1, &[0, 0, 0, 1, 16]),
+        ("a second head", HEADERS, END_STREAM_AND_HEADERS, 1, second_head),
+        ("a second head with the bit that means nothing", HEADERS, END_STREAM_AND_HEADERS, 0x8000_0001, second_head),
+    ];
+    for (name, kind, flags, stream, payload) in table {
+        let world = world(Protocol::Http);
+        block_on(&world.net, async {
+            let client = Peer::connect(&world).await;
+            client.say(HEADERS, END_STREAM_AND_HEADERS, 1, GET).await;
+            let upstream = Peer { world: &world, stream: world.accept().await };
+            read_head(&upstream.stream, &world.net).await;
+            let begun = world.net.now();
+            client.say(kind, flags, stream, payload).await;
+            assert_eq!(client.next(RST_STREAM).await.stream, 1, "{name}");
+            assert!(upstream.bytes(1).await.is_none(), "{name}: nobody waits for the endpoint's answer any more");
+            let took = world.net.now().saturating_since(begun);
+            assert!(took < Duration::from_secs(1), "{name}: {took:?}");
+        });
+        assert_eq!(world.ended(Reason::ClientAborted), 1, "{name}");
+    }
 }
 
 #[test]

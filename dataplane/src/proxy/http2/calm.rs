@@ -27,6 +27,7 @@ const RESET: u32 = 6;
 mod kind {
     pub(super) const DATA: u8 = 0;
     pub(super) const HEADERS: u8 = 1;
+    pub(super) const PRIORITY: u8 = 2;
     pub(super) const RST_STREAM: u8 = 3;
     pub(super) const SETTINGS: u8 = 4;
     pub(super) const WINDOW_UPDATE: u8 = 8;
@@ -64,7 +65,9 @@ pub struct Calm {
     in_head: bool,
     /// Heads so far, those of trailers among them.
     heads: u64,
-    /// A stream was reset.
+    /// The newest stream of which a head has begun.
+    newest: u32,
+    /// A stream may have been reset.
     reset: bool,
     /// The next byte is a response's first, if it is not that of trailers.
     in_status: bool,
@@ -92,6 +95,7 @@ impl Calm {
             owed: 0,
             in_head: false,
             heads: 0,
+            newest: 0,
             reset: false,
             in_status: false,
             interim: false,
@@ -145,8 +149,9 @@ impl Calm {
         self.heads
     }
 
-    /// Whether the peer has ever reset a stream.
-    pub fn has_reset(&self) -> bool {
+    /// Whether a stream may ever have been reset: by the peer, or by the library for one of the few frames that it may reset a
+    /// stream for of which it has the request whole (a window too large, a stream that depends on itself, a second head).
+    pub fn may_have_reset(&self) -> bool {
         self.reset
     }
 
@@ -168,7 +173,9 @@ impl Calm {
     }
 
     fn frame(&mut self, header: [u8; HEADER], now: &impl Fn() -> Instant) -> bool {
-        let [high, middle, low, kind, flags, ..] = header;
+        let [high, middle, low, kind, flags, stream @ ..] = header;
+        // Its first bit is reserved, and means nothing.
+        let stream = u32::from_be_bytes(stream) & (u32::MAX >> 1);
         self.skip = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
         let empty = self.skip == 0;
         self.frames = self.frames.saturating_add(1);
@@ -176,7 +183,15 @@ impl Calm {
             self.in_head = flags & flag::END_HEADERS == 0;
             self.heads += u64::from(!self.in_head);
         }
-        self.reset |= kind == kind::RST_STREAM;
+        self.reset |= match kind {
+            kind::RST_STREAM | kind::PRIORITY => true,
+            kind::WINDOW_UPDATE => stream != 0,
+            kind::HEADERS => stream <= self.newest,
+            _ => false,
+        };
+        if kind == kind::HEADERS {
+            self.newest = self.newest.max(stream);
+        }
         // What ends the stream is none.
         if kind == kind::HEADERS && !self.asks && flags & flag::END_STREAM == 0 {
             let is_bare = !empty && flags & (flag::PADDED | flag::PRIORITY) == 0;

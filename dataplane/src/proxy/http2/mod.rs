@@ -54,7 +54,7 @@ pub struct Session<N: Net> {
     calm: RefCell<Calm>,
     flooded: Cell<bool>,
     heard: Cell<bool>,
-    /// The client has reset a stream.
+    /// A stream may have been reset.
     reset: Cell<bool>,
     /// A head has begun and not ended, and has a deadline.
     in_head: Cell<bool>,
@@ -175,10 +175,10 @@ impl<N: Net> Session<N> {
         self.calm.borrow_mut().earn_for(bytes);
     }
 
-    /// Whether the client has ever reset a stream. Its streams are woken when it does so first, and are to look from then on
-    /// whether it was theirs: many clients never do so, and each look takes the library's lock. What waits for nothing but a
-    /// stream's stop is woken by the connection's end too.
-    pub fn has_reset(&self) -> bool {
+    /// Whether a stream may ever have been reset, by the client or for what it has sent. Its streams are woken when that is so
+    /// first, and are to look from then on whether it was theirs: with many clients it never is, and each look takes the
+    /// library's lock. What waits for nothing but a stream's stop is woken by the connection's end too.
+    pub fn may_have_reset(&self) -> bool {
         self.reset.get()
     }
 
@@ -214,7 +214,7 @@ impl<N: Net> Watcher for Session<N> {
             let until = calm.is_in_head().then(|| net.now() + self.header_timeout);
             self.connection.stop.set_deadline(until);
         }
-        if calm.has_reset() && !self.reset.replace(true) {
+        if calm.may_have_reset() && !self.reset.replace(true) {
             self.streams.wake_all();
         }
     }

@@ -101,7 +101,7 @@ pub async fn serve<N: Net>(begun: Begun<N>) {
             if let Poll::Ready(_reason) = serving.as_mut().poll(context) {
                 return Poll::Ready(());
             }
-            if !session.has_reset() {
+            if !session.may_have_reset() {
                 // Wakes this when that changes. What is triggered was seen above.
                 let _pending = stop.poll_stopped(context);
             } else if !left && reply.poll_reset(context).is_ready() {
