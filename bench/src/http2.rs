@@ -170,8 +170,15 @@ impl Frames {
         }
     }
 
-    fn push_request(&self, frames: &mut Vec<u8>, stream: u32) {
-        let block = if stream == 1 { &self.first } else { &self.others };
+    fn push_request(&mut self, frames: &mut Vec<u8>, stream: u32) {
+        let block = if stream == 1 { &mut self.first } else { &mut self.others };
+        // The last field's value ends in digits and perhaps one letter.
+        let end = block.len() - 1;
+        let mut number = stream / 2;
+        for digit in block[end - 3..end].iter_mut().rev() {
+            *digit = b'0' + (number % 10) as u8;
+            number /= 10;
+        }
         match &self.message {
             None => frames.extend(frame(HEADERS, END_HEADERS | END_STREAM, stream, block)),
             Some(message) => {
@@ -198,7 +205,7 @@ impl Frames {
 /// # Panics
 /// If what comes is not what was sent.
 pub fn run(world: &World, kind: Kind, at_once: usize, rounds: u64) {
-    let frames = Frames::of(kind);
+    let mut frames = Frames::of(kind);
     block_on(&world.net, async {
         let (near, far) = world.net.pair();
         let exchanges = pooled::<Network>();

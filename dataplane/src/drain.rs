@@ -118,19 +118,23 @@ impl Registry {
         next
     }
 
+    /// Wakes all that wait for their stop, although it does not come.
+    pub fn wake_all(&self) {
+        self.stops(|_| true).iter().for_each(Stop::wake);
+    }
+
     fn stop(&self, wanted: impl Fn(&Entry) -> bool) {
         self.stop_for(Reason::Drain, wanted);
     }
 
     fn stop_for(&self, reason: Reason, wanted: impl Fn(&Entry) -> bool) {
-        // Collected first: stopping wakes tasks, and these may come back here.
-        let stops: Vec<_> = {
-            let entries = self.entries.borrow();
-            entries.slots.iter().flatten().filter(|entry| wanted(entry)).map(|entry| entry.stop.clone()).collect()
-        };
-        for stop in stops {
-            stop.trigger(reason);
-        }
+        self.stops(wanted).iter().for_each(|stop| stop.trigger(reason));
+    }
+
+    /// Collected first: stopping wakes tasks, and these may come back here.
+    fn stops(&self, wanted: impl Fn(&Entry) -> bool) -> Vec<Stop> {
+        let entries = self.entries.borrow();
+        entries.slots.iter().flatten().filter(|entry| wanted(entry)).map(|entry| entry.stop.clone()).collect()
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ringmesh_dataplane::health::Checker;
 use ringmesh_dataplane::outcome::Reason;
-use ringmesh_dataplane::proxy::http2::limits::{PONG_TIMEOUT, SILENCE};
+use ringmesh_dataplane::proxy::http2::limits::{MAX_UNASKED_BYTES, PONG_TIMEOUT, SILENCE};
 use ringmesh_model::health::Probe;
 use ringmesh_model::snapshot::{HealthCheck, Key, Object, Protocol, Service};
 use ringmesh_ring::memory::{self, block_on};
@@ -23,6 +23,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Types of frames and their flags (RFC 9113 section 6).
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
@@ -263,15 +265,86 @@ fn a_client_that_breaks_the_rules_and_takes_nothing_is_let_go() {
         client.say(SETTINGS, 0, 0, &[0, 4, 1, 0, 0, 0]).await;
         client.say(WINDOW_UPDATE, 0, 0, &[1, 0, 0, 0]).await;
         client.say(HEADERS, END_STREAM_AND_HEADERS, 1, GET).await;
+        let waiting = Peer { world: &world, stream: world.accept().await };
+        read_head(&waiting.stream, &world.net).await;
+        client.say(HEADERS, END_STREAM_AND_HEADERS, 3, GET).await;
         let upstream = world.accept().await;
         read_head(&upstream, &world.net).await;
         let body = [&b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"[..], &[b'x'; 100_000]].concat();
         send(&upstream, &world.net, &body).await;
         // No stream has this number.
         client.say(DATA, 0, 0, b"x").await;
+        let begun = world.net.now();
+        assert!(waiting.bytes(1).await.is_none(), "nobody waits for the endpoint's answer any more");
+        check_took(&world, begun, Duration::ZERO..Duration::from_secs(1));
         check_let_go(&client).await;
     });
     assert_eq!(world.connections(Reason::Http2Error), 1);
+}
+
+#[test]
+fn a_request_whose_stream_the_client_makes_us_reset_ends_at_once() {
+    // A field, and a method behind it.
+    let second_head: &[u8] = &[0, 1, b'a', 1, b'b', 0x82];
+    let table: [(&str, u8, u8, u32, &[u8]); 4] = [
+        ("more than the largest window", WINDOW_UPDATE, 0, 1, &[0x7f, 0xff, 0xff, 0xff]),
+        ("a stream that depends on itself", PRIORITY, 0, 1, &[0, 0, 0, 1, 16]),
+        ("a second head", HEADERS, END_STREAM_AND_HEADERS, 1, second_head),
+        ("a second head with the bit that means nothing", HEADERS, END_STREAM_AND_HEADERS, 0x8000_0001, second_head),
+    ];
+    for (name, kind, flags, stream, payload) in table {
+        let world = world(Protocol::Http);
+        block_on(&world.net, async {
+            let client = Peer::connect(&world).await;
+            client.say(HEADERS, END_STREAM_AND_HEADERS, 1, GET).await;
+            let upstream = Peer { world: &world, stream: world.accept().await };
+            read_head(&upstream.stream, &world.net).await;
+            let begun = world.net.now();
+            client.say(kind, flags, stream, payload).await;
+            assert_eq!(client.next(RST_STREAM).await.stream, 1, "{name}");
+            assert!(upstream.bytes(1).await.is_none(), "{name}: nobody waits for the endpoint's answer any more");
+            let took = world.net.now().saturating_since(begun);
+            assert!(took < Duration::from_secs(1), "{name}: {took:?}");
+        });
+        assert_eq!(world.ended(Reason::ClientAborted), 1, "{name}");
+    }
+}
+
+#[test]
+fn a_client_that_shuts_its_windows_between_two_responses_is_noticed_after_a_bound() {
+    let world = World::with(|listener| listener.limits.request_timeout = None);
+    let unasked = MAX_UNASKED_BYTES / 1_000;
+    block_on(&world.net, async {
+        let client = Peer::connect(&world).await;
+        let answer = [&b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"[..], &[b'x'; 1_000]].concat();
+        let mut upstream = None;
+        let mut streams = (1..).step_by(2);
+        let mut ask = async || {
+            client.say(HEADERS, END_STREAM_AND_HEADERS, streams.next().expect("without an end"), GET).await;
+            let upstream = match &mut upstream {
+                Some(upstream) => upstream,
+                none => none.insert(world.accept().await),
+            };
+            read_head(upstream, &world.net).await;
+            send(upstream, &world.net, &answer).await;
+        };
+        ask().await;
+        assert_eq!(client.next(DATA).await.stream, 1);
+        // A window of no byte for each stream.
+        client.say(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]).await;
+        for _ in 0..unasked + 1 {
+            ask().await;
+        }
+        let begun = world.net.now();
+        let waits = 2 * unasked as u32 + 3;
+        assert_eq!(client.next(RST_STREAM).await.stream, waits, "the first that was asked for");
+        check_took(&world, begun, Duration::from_secs(1)..PATIENCE);
+        assert_eq!((world.ended(Reason::Ok), world.ended(Reason::ClientReadsSlowly)), (1 + unasked as u64, 1));
+        client.say(SETTINGS, 0, 0, &[0, 4, 0, 0, 0xff, 0xff]).await;
+        for stream in (3..waits).step_by(2) {
+            assert_eq!(client.next(DATA).await.stream, stream, "what was given waits for the window");
+        }
+    });
 }
 
 #[test]

@@ -4,6 +4,7 @@ use crate::authority;
 use crate::head::Method;
 use crate::http1::target::find_query;
 use crate::refusal::Refusal;
+use crate::words;
 
 /// What a client says first that speaks HTTP/2 (RFC 9113 section 3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -21,7 +22,7 @@ pub fn begins_preface(bytes: &[u8]) -> bool {
 /// # Errors
 /// [`Refusal::BadTarget`].
 pub fn check_path(path: &[u8], method: Method) -> Result<usize, Refusal> {
-    if !path.iter().all(u8::is_ascii_graphic) {
+    if words::find(path, words::not_graphic).is_some() {
         return Err(Refusal::BadTarget);
     }
     let query = find_query(path)?;

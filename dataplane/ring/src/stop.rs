@@ -32,7 +32,8 @@ pub struct Stop(Rc<Inner>);
 
 pub(crate) struct Inner {
     deadline: Cell<Instant>,
-    /// When the entry in the wheel comes out; at or before the deadline, so that postponing is a cell write.
+    /// The earliest deadline that the entry in the wheel is in time for; at or before the deadline, so that postponing it or setting
+    /// it once more is a cell write.
     armed: Cell<Instant>,
     timer: Rc<Timer>,
     /// Present while something is in flight.
@@ -145,6 +146,11 @@ impl Stop {
         }
     }
 
+    /// Wakes who waits for it, although it is not triggered.
+    pub fn wake(&self) {
+        self.0.waiters.take().wake();
+    }
+
     /// Announces an operation that can be cancelled by the returned handle.
     pub(crate) fn begin(&self) -> Result<(CancelHandle, Operation<'_>), Reason> {
         if let Some(reason) = self.0.reason.get() {
@@ -167,14 +173,13 @@ impl Inner {
         if let Some(canceller) = self.canceller.take() {
             self.canceller.set(Some(canceller.cancel()));
         }
-        let Waiters { first, others } = self.waiters.take();
-        first.into_iter().chain(others).for_each(Waker::wake);
+        self.waiters.take().wake();
     }
 
     fn arm(stop: &Rc<Inner>, deadline: Instant) {
-        let (key, at) = stop.timer.arm(stop, stop.key.get(), deadline);
+        let (key, earliest) = stop.timer.arm(stop, stop.key.get(), deadline);
         stop.key.set(Some(key));
-        stop.armed.set(at);
+        stop.armed.set(earliest);
     }
 
     /// The entry came out of the wheel: is the deadline over, or was it moved meanwhile?
@@ -200,6 +205,10 @@ impl Drop for Inner {
 }
 
 impl Waiters {
+    fn wake(self) {
+        self.first.into_iter().chain(self.others).for_each(Waker::wake);
+    }
+
     fn add(&mut self, waker: &Waker) {
         match &self.first {
             None => self.first = Some(waker.clone()),
@@ -305,6 +314,19 @@ mod tests {
             stop.set_deadline(Some(begun + 3 * second));
             assert_eq!(stop.stopped().await, Reason::Deadline);
         });
+    }
+
+    #[test]
+    fn a_deadline_that_is_set_again_is_entered_once() {
+        let net = Network::new(1);
+        for millis in [1, 1_000, 1_003] {
+            let (stop, deadline) = (net.stop(), net.now() + std::time::Duration::from_millis(millis));
+            stop.set_deadline(Some(deadline));
+            let earliest = stop.0.armed.get();
+            assert!(earliest <= deadline, "{millis}: an entry for {earliest:?} is too late for {deadline:?}");
+            stop.set_deadline(Some(deadline + std::time::Duration::from_nanos(1)));
+            assert_eq!(stop.0.armed.get(), earliest, "{millis}");
+        }
     }
 
     #[test]

@@ -43,7 +43,7 @@ impl Timer {
         TIMER.with(Rc::clone)
     }
 
-    /// Puts `stop` in the wheel for `deadline`, or moves it there. Returns when its entry will come out.
+    /// Puts `stop` in the wheel for `deadline`, or moves it there. Returns the earliest deadline that its entry is in time for.
     pub(crate) fn arm(&self, stop: &Rc<stop::Inner>, key: Option<Key>, deadline: Instant) -> (Key, Instant) {
         // Rounded up: never early.
         let tick = deadline.as_nanos().div_ceil(TICK_NANOS);
@@ -63,7 +63,7 @@ impl Timer {
                 driver.wake();
             }
         }
-        (key, Instant::from_nanos(tick.saturating_mul(TICK_NANOS)))
+        (key, Instant::from_nanos(tick.saturating_sub(1).saturating_mul(TICK_NANOS).saturating_add(1)))
     }
 
     pub(crate) fn disarm(&self, key: Key) {

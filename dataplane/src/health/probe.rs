@@ -227,9 +227,12 @@ impl<'a> Asked<'a> {
         let (head, upload) = lease.send(request, message.is_none())?;
         let mut upload = http2::Upload::new(upload, |bytes| lease.sends(bytes));
         if let Some(message) = message {
-            upload.data(Data::Bytes(Bytes::from(message)), More::Nothing, stop).await?;
+            let message = Data::Bytes(Bytes::from(message));
+            if let Some(message) = upload.data_at_once(message, More::Nothing)? {
+                upload.data(message, More::Nothing, stop).await?;
+            }
         }
-        let answered = read(&mut http2::Awaited::new(head), stop).await;
+        let answered = read(&mut http2::Awaited::new(head, lease.may_be_interim()), stop).await;
         lease.close_if_over();
         answered
     }

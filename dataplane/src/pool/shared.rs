@@ -11,7 +11,7 @@ use h2::client::{self, ResponseFuture, SendRequest};
 use h2::{PingPong, SendStream};
 use http::Request;
 use ringmesh_ring::buffer::Buffer;
-use ringmesh_ring::duplex::{Pipe, Watcher, pump};
+use ringmesh_ring::duplex::{Duplex, Pipe, Watcher, pump};
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use ringmesh_ring::stream::Error;
@@ -29,6 +29,8 @@ use crate::standing::{self, Standing};
 use crate::tables::Service;
 use crate::worker::Worker;
 
+type Library = client::Connection<Duplex, Data>;
+
 /// Most connections that a worker keeps to one endpoint. More than one only where the endpoint allows few streams.
 const MAX_CONNECTIONS: usize = 8;
 
@@ -40,6 +42,8 @@ pub struct Connection {
     sender: RefCell<SendRequest<Data>>,
     /// Requests under way.
     streams: Cell<u32>,
+    /// As many as the endpoint allows, when the library has had its turn last.
+    room: Cell<usize>,
     /// Whether it takes no further request.
     closed: Cell<bool>,
     /// Requests since it was opened.
@@ -47,10 +51,12 @@ pub struct Connection {
     /// Wakes what looks after it.
     clock: Stop,
     calm: RefCell<Calm>,
+    /// The endpoint may have sent an interim head.
+    interim: Cell<bool>,
     /// The endpoint sent more frames that do nothing for anybody than it may.
     flooded: Cell<bool>,
     /// A stream that has ended. Dropping it wakes the connection, which the next request does anyhow.
-    resting: Cell<Option<SendStream<Data>>>,
+    resting: Cell<Option<ResponseFuture>>,
     /// Whether the library knows the endpoint's settings.
     settled: Cell<bool>,
     /// Who waits for them.
@@ -74,8 +80,7 @@ impl Shared {
         open.retain(|connection| !connection.is_closed());
         let fitting = open.iter().filter(|connection| connection.key == key);
         let best = fitting.min_by_key(|connection| connection.streams.get())?;
-        let room = best.sender.borrow().current_max_send_streams();
-        let full = best.streams.get() as usize >= room.max(1);
+        let full = best.streams.get() as usize >= best.room.get().max(1);
         (!full || open.len() >= MAX_CONNECTIONS).then(|| best.clone())
     }
 
@@ -106,6 +111,7 @@ impl Connection {
 
     /// The library has seen all that has come.
     fn has_looked(&self) {
+        self.room.set(self.sender.borrow().current_max_send_streams());
         if !self.settled.get() && self.calm.borrow().has_settings() {
             self.settled.set(true);
             self.wake_unsettled();
@@ -165,7 +171,7 @@ impl<N: Net> Lease<N> {
     }
 
     /// Keeps the only stream, which has ended on both sides, until there is another one.
-    pub fn rest(&self, stream: SendStream<Data>) {
+    pub fn rest(&self, stream: ResponseFuture) {
         if self.connection.streams.get() == 1 {
             self.connection.resting.set(Some(stream));
         }
@@ -198,6 +204,11 @@ impl<N: Net> Lease<N> {
     /// The endpoint gets something that it has to acknowledge.
     pub fn sends(&self, bytes: usize) {
         self.connection.calm.borrow_mut().earn_for(bytes);
+    }
+
+    /// Whether the endpoint may have sent an interim head to anybody on the connection.
+    pub fn may_be_interim(&self) -> &Cell<bool> {
+        &self.connection.interim
     }
 
     /// Whether the connection was ended because the endpoint flooded it.
@@ -276,17 +287,18 @@ async fn begin<N: Net>(
         .enable_push(false);
     // Nothing is waited for: the preface is written into the pipe.
     let (sender, mut library) = builder.handshake::<_, Data>(pipe.duplex()).await.ok()?;
-    let ping = library.ping_pong();
     let hop = if transport.plain().is_some() { Hop::Plain } else { Hop::Tls };
     let connection = Rc::new(Connection {
         key: service.pool_key,
         hop,
+        room: Cell::new(sender.current_max_send_streams()),
         sender: RefCell::new(sender),
         streams: Cell::new(0),
         closed: Cell::new(worker.draining()),
         served: Cell::new(0),
         clock: worker.net.stop(),
         calm: RefCell::new(Calm::of_endpoint(worker.net.now())),
+        interim: Cell::new(false),
         flooded: Cell::new(false),
         resting: Cell::new(None),
         settled: Cell::new(false),
@@ -310,14 +322,18 @@ async fn begin<N: Net>(
             Heard { net: &net, connection: &kept, stop: &stop, since: Cell::new(false), ever: Cell::new(false) };
         let keeper = Keeper::new(idle_timeout);
         kept.clock.set_deadline(Some(net.now() + keeper.tick()));
-        let mut care = Care { net: &net, connection: &kept, heard: &heard, ping, keeper, stop: &stop };
+        let mut care = Care { net: &net, connection: &kept, heard: &heard, ping: None, keeper, stop: &stop };
         let looked_after = async {
-            let ended = poll_fn(|context| match std::pin::Pin::new(&mut library).poll(context) {
-                Poll::Pending => {
-                    kept.has_looked();
-                    care.poll(context).map(Ok)
+            let ended = poll_fn(|context| {
+                // First, since it may have something to send; and what was to be sent last is.
+                let over = care.poll(&mut library, context);
+                match std::pin::Pin::new(&mut library).poll(context) {
+                    Poll::Pending => {
+                        kept.has_looked();
+                        over.map(Ok)
+                    }
+                    ended => ended,
                 }
-                ended => ended,
             })
             .await;
             // What was written last may wait for an endpoint that takes nothing, and nobody looks after it any more.
@@ -355,7 +371,11 @@ impl<N: Net> Watcher for Heard<'_, N> {
     fn received(&self, bytes: &[u8]) {
         self.since.set(true);
         self.ever.set(true);
-        if !self.connection.calm.borrow_mut().look(bytes, || self.net.now()) {
+        let mut calm = self.connection.calm.borrow_mut();
+        let is_calm = calm.look(bytes, || self.net.now());
+        self.connection.interim.set(calm.may_be_interim());
+        drop(calm);
+        if !is_calm {
             self.connection.flooded.set(true);
             self.connection.closed.set(true);
             self.stop.trigger(StopReason::Abort);
@@ -380,6 +400,7 @@ struct Care<'a, N: Net> {
     net: &'a N,
     connection: &'a Connection,
     heard: &'a Heard<'a, N>,
+    /// Taken when it is first needed: from then on the library looks at it at each turn.
     ping: Option<PingPong>,
     keeper: Keeper,
     stop: &'a Stop,
@@ -387,7 +408,7 @@ struct Care<'a, N: Net> {
 
 impl<N: Net> Care<'_, N> {
     /// Ready when the connection is to be closed.
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    fn poll(&mut self, library: &mut Library, context: &mut Context<'_>) -> Poll<()> {
         let clock = &self.connection.clock;
         while let Poll::Ready(reason) = clock.poll_stopped(context) {
             clock.clear();
@@ -401,7 +422,7 @@ impl<N: Net> Care<'_, N> {
             let seen = Seen { open, served: self.connection.served.get(), heard: self.heard.since.replace(false) };
             match self.keeper.look(seen) {
                 Verdict::Stay => {}
-                Verdict::Ask => keeper::ask(self.ping.as_mut()),
+                Verdict::Ask => keeper::ask(&mut self.ping, || library.ping_pong()),
                 Verdict::Dead => {
                     self.connection.closed.set(true);
                     self.stop.trigger(StopReason::Deadline);

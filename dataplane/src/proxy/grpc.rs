@@ -34,7 +34,9 @@ pub fn timeout(fields: &HeaderMap) -> Option<Duration> {
 /// Tells the endpoint of a call how long the caller still waits: until `deadline`, if there is one.
 pub fn pass_timeout_on(fields: &mut HeaderMap, deadline: Option<Instant>, now: Instant) {
     let Some(deadline) = deadline else { return };
-    if let Ok(value) = HeaderValue::try_from(grpc::write_timeout(deadline.saturating_since(now))) {
+    if let Ok(mut value) = HeaderValue::try_from(grpc::write_timeout(deadline.saturating_since(now))) {
+        // It is another one with each call: see `http2::head`.
+        value.set_sensitive(true);
         fields.insert(&TIMEOUT, value);
     }
 }

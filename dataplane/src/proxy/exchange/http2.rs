@@ -62,9 +62,9 @@ pub struct Body {
 }
 
 impl Body {
-    /// The body of a message whose head has come.
-    pub fn new(stream: RecvStream) -> Self {
-        Self { stream, done: Cell::new(false) }
+    /// The body of a message whose head has come. `ends`: it is known to have none.
+    pub fn new(stream: RecvStream, ends: bool) -> Self {
+        Self { stream, done: Cell::new(ends) }
     }
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Part, Lost>> {
@@ -117,6 +117,17 @@ impl Source for Body {
             let _ended = self.stream.flow_control().release_capacity(bytes);
         }
     }
+}
+
+/// Sends bytes if the peer's windows have room for all of them.
+fn send_at_once(stream: &mut SendStream<Data>, data: Data, more: More) -> Result<Option<Data>, Lost> {
+    let bytes = data.remaining();
+    stream.reserve_capacity(bytes);
+    if stream.capacity() < bytes {
+        return Ok(Some(data));
+    }
+    stream.send_data(data, more == More::Nothing)?;
+    Ok(None)
 }
 
 /// Sends bytes as the peer's windows allow, so that no more than one piece waits here.
@@ -187,11 +198,6 @@ impl<F: Fn(usize)> Upload<F> {
     pub fn new(stream: SendStream<Data>, sends: F) -> Self {
         Self { stream, sends, first: true }
     }
-
-    /// The stream itself.
-    pub fn into_stream(self) -> SendStream<Data> {
-        self.stream
-    }
 }
 
 impl<F: Fn(usize)> Sink for Upload<F> {
@@ -202,11 +208,22 @@ impl<F: Fn(usize)> Sink for Upload<F> {
         Ok(())
     }
 
+    fn data_at_once(&mut self, data: Data, more: More) -> Result<Option<Data>, Lost> {
+        let bytes = data.remaining();
+        let left = if std::mem::take(&mut self.first) && more == More::Nothing && bytes <= MAX_UNASKED_BYTES {
+            self.stream.send_data(data, true)?;
+            None
+        } else {
+            send_at_once(&mut self.stream, data, more)?
+        };
+        if left.is_none() {
+            (self.sends)(bytes);
+        }
+        Ok(left)
+    }
+
     async fn data(&mut self, data: Data, more: More, stop: &Stop) -> Result<(), Lost> {
         (self.sends)(data.remaining());
-        if std::mem::take(&mut self.first) && more == More::Nothing && data.remaining() <= MAX_UNASKED_BYTES {
-            return Ok(self.stream.send_data(data, true)?);
-        }
         let mut left = Some(data);
         until(stop, |context| poll_send(&mut self.stream, &mut left, more, context)).await
     }
@@ -217,40 +234,50 @@ impl<F: Fn(usize)> Sink for Upload<F> {
 }
 
 /// An endpoint's response.
-pub struct Awaited {
+pub struct Awaited<'a> {
     head: ResponseFuture,
+    /// Whether an interim head may have come. The library keeps them apart from final ones, and drops those that were not asked
+    /// for before a final one.
+    may_be_interim: &'a Cell<bool>,
     body: Option<Body>,
 }
 
-impl Awaited {
+impl<'a> Awaited<'a> {
     /// The response that was promised.
-    pub fn new(head: ResponseFuture) -> Self {
-        Self { head, body: None }
+    pub fn new(head: ResponseFuture, may_be_interim: &'a Cell<bool>) -> Self {
+        Self { head, may_be_interim, body: None }
+    }
+
+    /// What of the stream is left once the body has ended.
+    pub fn into_head(self) -> ResponseFuture {
+        self.head
     }
 
     fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<Response<()>, Lost>> {
-        match self.head.poll_informational(context) {
-            // No part of HTTP/2, and to a client that asked for an upgrade the end of HTTP (RFC 9113 section 8.6).
-            Poll::Ready(Some(Ok(interim))) if interim.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                return Poll::Ready(Err(Lost::Broken));
+        if self.may_be_interim.get() {
+            match self.head.poll_informational(context) {
+                // No part of HTTP/2, and to a client that asked for an upgrade the end of HTTP (RFC 9113 section 8.6).
+                Poll::Ready(Some(Ok(interim))) if interim.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    return Poll::Ready(Err(Lost::Broken));
+                }
+                Poll::Ready(Some(Ok(interim))) => return Poll::Ready(Ok(interim)),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.into())),
+                // Neither an interim head nor a final one.
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => {}
             }
-            Poll::Ready(Some(Ok(interim))) => return Poll::Ready(Ok(interim)),
-            Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.into())),
-            // Neither an interim head nor a final one.
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(None) => {}
         }
         let (parts, stream) = ready!(std::pin::Pin::new(&mut self.head).poll(context))?.into_parts();
         if parts.status.is_informational() {
             // A final head cannot be one (RFC 9113 section 8.1).
             return Poll::Ready(Err(Lost::Broken));
         }
-        self.body = Some(Body::new(stream));
+        self.body = Some(Body::new(stream, false));
         Poll::Ready(Ok(Response::from_parts(parts, ())))
     }
 }
 
-impl Source for Awaited {
+impl Source for Awaited<'_> {
     fn is_done(&self) -> bool {
         self.body.as_ref().is_some_and(Source::is_done)
     }
@@ -273,29 +300,49 @@ impl Source for Awaited {
     }
 }
 
-impl Answer for Awaited {
+impl Answer for Awaited<'_> {
     async fn head(&mut self, stop: &Stop) -> Result<Response<()>, Lost> {
         until(stop, |context| self.poll_head(context)).await
     }
 }
 
+/// What a connection may still be given without asking whether its peer takes it, which costs as much as sending a small
+/// body. That it took the last one is a good sign and no promise, so that it is asked again after a few bytes: what it does
+/// not take waits where nobody knows for how long, as it does in a socket.
+#[derive(Default)]
+pub struct Unasked(Cell<usize>);
+
+impl Unasked {
+    fn take(&self, bytes: usize) -> bool {
+        let left = self.0.get().checked_sub(bytes);
+        left.inspect(|left| self.0.set(*left)).is_some()
+    }
+
+    fn has_asked(&self, had_room: bool) {
+        self.0.set(if had_room { MAX_UNASKED_BYTES } else { 0 });
+    }
+}
+
 /// The way of a response, for those who send it and for who looks whether the client still wants it.
-pub struct Shared(RefCell<Way>);
+pub struct Shared<'a> {
+    way: RefCell<Way>,
+    unasked: &'a Unasked,
+}
 
 struct Way {
     respond: SendResponse<Data>,
     body: Option<SendStream<Data>>,
 }
 
-impl Shared {
+impl<'a> Shared<'a> {
     /// Nothing was sent yet.
-    pub fn new(respond: SendResponse<Data>) -> Self {
-        Self(RefCell::new(Way { respond, body: None }))
+    pub fn new(respond: SendResponse<Data>, unasked: &'a Unasked) -> Self {
+        Self { way: RefCell::new(Way { respond, body: None }), unasked }
     }
 
     /// Ready when the client has reset the stream, or is gone.
     pub fn poll_reset(&self, context: &mut Context<'_>) -> Poll<()> {
-        let way = &mut *self.0.borrow_mut();
+        let way = &mut *self.way.borrow_mut();
         match &mut way.body {
             Some(body) => body.poll_reset(context).map(drop),
             None => way.respond.poll_reset(context).map(drop),
@@ -304,7 +351,7 @@ impl Shared {
 
     /// Resets the stream.
     pub fn reset(&self, code: Code) {
-        let way = &mut *self.0.borrow_mut();
+        let way = &mut *self.way.borrow_mut();
         match &mut way.body {
             Some(body) => body.send_reset(code),
             None => way.respond.send_reset(code),
@@ -316,7 +363,7 @@ impl Shared {
     /// # Errors
     /// If the client has gone.
     pub fn send(&self, response: Response<()>, body: String) -> Result<(), Lost> {
-        let respond = &mut self.0.borrow_mut().respond;
+        let respond = &mut self.way.borrow_mut().respond;
         let mut stream = respond.send_response(response, body.is_empty())?;
         if !body.is_empty() {
             stream.send_data(Data::Bytes(body.into()), true)?;
@@ -327,14 +374,14 @@ impl Shared {
 
 /// What a client gets in its stream.
 pub struct Download<'a, F> {
-    way: &'a Shared,
+    way: &'a Shared<'a>,
     /// Is told how many bytes are sent.
     sends: F,
 }
 
 impl<'a, F: Fn(usize)> Download<'a, F> {
     /// Nothing was sent yet.
-    pub fn new(way: &'a Shared, sends: F) -> Self {
+    pub fn new(way: &'a Shared<'a>, sends: F) -> Self {
         Self { way, sends }
     }
 }
@@ -347,11 +394,30 @@ impl<F: Fn(usize)> Sink for Download<'_, F> {
         Ok(())
     }
 
+    fn data_at_once(&mut self, data: Data, more: More) -> Result<Option<Data>, Lost> {
+        let bytes = data.remaining();
+        let Shared { way, unasked } = self.way;
+        let way = &mut *way.borrow_mut();
+        let body = way.body.as_mut().ok_or(Lost::Gone)?;
+        let left = if more == More::Nothing && unasked.take(bytes) {
+            body.send_data(data, true)?;
+            None
+        } else {
+            let left = send_at_once(body, data, more)?;
+            unasked.has_asked(left.is_none());
+            left
+        };
+        if left.is_none() {
+            (self.sends)(bytes);
+        }
+        Ok(left)
+    }
+
     async fn data(&mut self, data: Data, more: More, stop: &Stop) -> Result<(), Lost> {
         (self.sends)(data.remaining());
         let mut left = Some(data);
         until(stop, |context| {
-            let way = &mut *self.way.0.borrow_mut();
+            let way = &mut *self.way.way.borrow_mut();
             match &mut way.body {
                 Some(body) => poll_send(body, &mut left, more, context),
                 None => Poll::Ready(Err(Lost::Gone)),
@@ -361,7 +427,7 @@ impl<F: Fn(usize)> Sink for Download<'_, F> {
     }
 
     async fn end(&mut self, trailers: Option<HeaderMap>, _stop: &Stop) -> Result<(), Lost> {
-        match &mut self.way.0.borrow_mut().body {
+        match &mut self.way.way.borrow_mut().body {
             Some(body) => end(body, trailers),
             None => Err(Lost::Gone),
         }
@@ -371,12 +437,12 @@ impl<F: Fn(usize)> Sink for Download<'_, F> {
 impl<F: Fn(usize)> Reply for Download<'_, F> {
     async fn interim(&mut self, response: Response<()>, _stop: &Stop) -> Result<(), Lost> {
         (self.sends)(0);
-        self.way.0.borrow_mut().respond.send_informational(response).map_err(Lost::from)
+        self.way.way.borrow_mut().respond.send_informational(response).map_err(Lost::from)
     }
 
     fn begin(&mut self, response: Response<()>, more: More) -> Result<(), Lost> {
         (self.sends)(0);
-        let way = &mut *self.way.0.borrow_mut();
+        let way = &mut *self.way.way.borrow_mut();
         way.body = Some(way.respond.send_response(response, more == More::Nothing)?);
         Ok(())
     }

@@ -112,11 +112,19 @@ pub trait Source {
 
 /// Where a body goes.
 pub trait Sink {
-    /// Whether anything waits until it is flushed: else a flush does nothing, and is not worth a deadline.
+    /// Whether anything waits until it is flushed: else neither flush nor end ever waits, and they are not worth a deadline.
     const HOLDS_BACK: bool = true;
 
     /// Sends what waits, be it a head.
     fn flush(&mut self, stop: &Stop) -> impl Future<Output = Result<(), Lost>>;
+
+    /// Sends bytes if that needs no wait, and so no deadline either; else they come back.
+    ///
+    /// # Errors
+    /// If nobody is left to take them.
+    fn data_at_once(&mut self, data: Data, _more: More) -> Result<Option<Data>, Lost> {
+        Ok(Some(data))
+    }
 
     /// Sends bytes.
     fn data(&mut self, data: Data, more: More, stop: &Stop) -> impl Future<Output = Result<(), Lost>>;
@@ -284,8 +292,16 @@ impl<N: Net> Exchange<'_, N> {
                     let bytes = data.remaining();
                     room = room.checked_sub(bytes as u64).ok_or(Uploading::Client(Reason::BodyTooLarge))?;
                     let more = if source.is_done() { More::Nothing } else { More::Follows };
-                    self.taking(bytes);
-                    sink.data(data, more, self.stop).await.map_err(|_lost| Uploading::Upstream)?;
+                    let left = sink.data_at_once(data, more).map_err(|_lost| Uploading::Upstream)?;
+                    match left {
+                        Some(data) => {
+                            self.taking(bytes);
+                            sink.data(data, more, self.stop).await.map_err(|_lost| Uploading::Upstream)?;
+                        }
+                        // It may go on like this for longer than a wait may last.
+                        None if more == More::Follows => self.deadlines.forget(Wait::Forth),
+                        None => {}
+                    }
                     source.passed(bytes);
                     *passed += bytes as u64;
                     if more == More::Nothing {
@@ -293,7 +309,9 @@ impl<N: Net> Exchange<'_, N> {
                     }
                 }
                 Part::End(trailers) => {
-                    self.taking(0);
+                    if S::HOLDS_BACK {
+                        self.taking(0);
+                    }
                     return sink.end(trailers, self.stop).await.map_err(|_lost| Uploading::Upstream);
                 }
             }
@@ -440,9 +458,16 @@ impl<N: Net> Exchange<'_, N> {
                 Part::Data(data) => {
                     let bytes = data.remaining();
                     done = answer.is_done();
-                    self.giving(bytes);
                     let more = if done { More::Nothing } else { More::Follows };
-                    reply.data(data, more, self.stop).await.map_err(|lost| self.of_client(&lost))?;
+                    let left = reply.data_at_once(data, more).map_err(|lost| self.of_client(&lost))?;
+                    match left {
+                        Some(data) => {
+                            self.giving(bytes);
+                            reply.data(data, more, self.stop).await.map_err(|lost| self.of_client(&lost))?;
+                        }
+                        None if more == More::Follows => self.deadlines.forget(Wait::Back),
+                        None => {}
+                    }
                     answer.passed(bytes);
                     account.response_bytes += bytes as u64;
                 }
@@ -450,7 +475,9 @@ impl<N: Net> Exchange<'_, N> {
                     if let Some(trailers) = &trailers {
                         self.note_grpc_status(trailers, account);
                     }
-                    self.giving(0);
+                    if R::HOLDS_BACK {
+                        self.giving(0);
+                    }
                     reply.end(trailers, self.stop).await.map_err(|lost| self.of_client(&lost))?;
                     done = true;
                 }
@@ -558,13 +585,19 @@ pub async fn over_http2<N: Net>(
     account: &mut Account,
 ) -> Result<(), Failed> {
     let (head, upload) = lease.send(request, body.is_done()).map_err(|lost| exchange.of_endpoint(lost))?;
-    let mut upload = http2::Upload::new(upload, |bytes| lease.sends(bytes));
-    let mut answer = http2::Awaited::new(head);
-    let result = exchange.run(body, &mut upload, &mut answer, reply, stage, account).await;
+    let mut answer = http2::Awaited::new(head, lease.may_be_interim());
+    let result = if exchange.uploaded.is_whole() {
+        // The library has less to do for what goes before the stream ends.
+        drop(upload);
+        exchange.respond(&mut answer, reply, stage, account).await
+    } else {
+        let mut upload = http2::Upload::new(upload, |bytes| lease.sends(bytes));
+        exchange.run(body, &mut upload, &mut answer, reply, stage, account).await
+    };
     match result {
         Ok(()) => {
             if exchange.uploaded.is_whole() {
-                lease.rest(upload.into_stream());
+                lease.rest(answer.into_head());
             }
             Ok(())
         }

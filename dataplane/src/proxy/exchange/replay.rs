@@ -33,8 +33,8 @@ impl KeptFields {
         for (name, value) in fields {
             let name = name.as_str().as_bytes();
             // A head is far shorter than half of what these can tell.
-            text.extend_from_slice(&(name.len() as u32).to_le_bytes());
-            text.extend_from_slice(&((value.len() as u32) << 1 | u32::from(value.is_sensitive())).to_le_bytes());
+            let lengths = (value.len() as u64) << 33 | u64::from(value.is_sensitive()) << 32 | name.len() as u64;
+            text.extend_from_slice(&lengths.to_le_bytes());
             text.extend_from_slice(name);
             text.extend_from_slice(value.as_bytes());
         }

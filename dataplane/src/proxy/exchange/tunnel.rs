@@ -176,9 +176,10 @@ pub fn open<'l, N: Net>(
     exchange: &Exchange<'_, N>,
     lease: &'l shared::Lease<N>,
     request: Request<()>,
-) -> Result<(http2::Upload<impl Fn(usize) + use<'l, N>>, http2::Awaited), Failed> {
+) -> Result<(http2::Upload<impl Fn(usize) + use<'l, N>>, http2::Awaited<'l>), Failed> {
     let (head, upload) = lease.send(request, false).map_err(|lost| exchange.of_endpoint(lost))?;
-    Ok((http2::Upload::new(upload, |bytes| lease.sends(bytes)), http2::Awaited::new(head)))
+    let answer = http2::Awaited::new(head, lease.may_be_interim());
+    Ok((http2::Upload::new(upload, |bytes| lease.sends(bytes)), answer))
 }
 
 /// Sends the head that begins a tunnel to a client of HTTP/2.

@@ -27,21 +27,29 @@ const RESET: u32 = 6;
 mod kind {
     pub(super) const DATA: u8 = 0;
     pub(super) const HEADERS: u8 = 1;
+    pub(super) const PRIORITY: u8 = 2;
     pub(super) const RST_STREAM: u8 = 3;
     pub(super) const SETTINGS: u8 = 4;
     pub(super) const WINDOW_UPDATE: u8 = 8;
     pub(super) const CONTINUATION: u8 = 9;
 }
 
-/// END_HEADERS of HEADERS and CONTINUATION; END_STREAM of DATA.
+/// END_HEADERS of HEADERS and CONTINUATION; END_STREAM of DATA and HEADERS, the others of HEADERS.
 mod flag {
     pub(super) const END_STREAM: u8 = 1;
     pub(super) const END_HEADERS: u8 = 4;
+    pub(super) const PADDED: u8 = 8;
+    pub(super) const PRIORITY: u8 = 32;
 }
+
+/// How a head begins with the commonest final statuses: by their place in the static table, from 200 to 500 (RFC 7541
+/// appendix A). A status is the first field there is, and the only one of its name (RFC 9113 section 8.3).
+const FINAL: std::ops::RangeInclusive<u8> = 0x88..=0x8e;
 
 /// Follows the frames of one connection.
 #[derive(Debug)]
 pub struct Calm {
+    /// What there is of a frame's header that comes in pieces.
     header: [u8; HEADER],
     /// Bytes of the frame's header that are there.
     have: usize,
@@ -57,6 +65,14 @@ pub struct Calm {
     in_head: bool,
     /// Heads so far, those of trailers among them.
     heads: u64,
+    /// The newest stream of which a head has begun.
+    newest: u32,
+    /// A stream may have been reset.
+    reset: bool,
+    /// The next byte is a response's first, if it is not that of trailers.
+    in_status: bool,
+    /// There was a head that may have been an interim one.
+    interim: bool,
     /// Frames that have begun, as far as it matters.
     frames: u8,
 }
@@ -79,6 +95,10 @@ impl Calm {
             owed: 0,
             in_head: false,
             heads: 0,
+            newest: 0,
+            reset: false,
+            in_status: false,
+            interim: false,
             frames: 0,
         }
     }
@@ -86,21 +106,34 @@ impl Calm {
     /// Looks at bytes that have come; whether the peer has credit left. The clock is only asked when it has not.
     pub fn look(&mut self, mut bytes: &[u8], now: impl Fn() -> Instant) -> bool {
         loop {
+            if self.in_status
+                && let Some(first) = bytes.first()
+            {
+                self.in_status = false;
+                self.interim |= !FINAL.contains(first);
+            }
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
             bytes = &bytes[skipped..];
-            let taken = (HEADER - self.have).min(bytes.len());
-            if taken == 0 {
-                return true;
-            }
-            self.header[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
-            self.have += taken;
-            bytes = &bytes[taken..];
-            if self.have < HEADER {
-                return true;
-            }
-            self.have = 0;
-            if !self.frame(&now) {
+            let header = match bytes.split_first_chunk() {
+                // Nearly all are there whole.
+                Some((header, rest)) if self.have == 0 => {
+                    bytes = rest;
+                    *header
+                }
+                _ => {
+                    let taken = (HEADER - self.have).min(bytes.len());
+                    self.header[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
+                    self.have += taken;
+                    bytes = &bytes[taken..];
+                    if self.have < HEADER {
+                        return true;
+                    }
+                    self.have = 0;
+                    self.header
+                }
+            };
+            if !self.frame(header, &now) {
                 return false;
             }
         }
@@ -116,6 +149,17 @@ impl Calm {
         self.heads
     }
 
+    /// Whether a stream may ever have been reset: by the peer, or by the library for one of the few frames that it may reset a
+    /// stream for of which it has the request whole (a window too large, a stream that depends on itself, a second head).
+    pub fn may_have_reset(&self) -> bool {
+        self.reset
+    }
+
+    /// Whether an interim head may have come of an endpoint: what cannot be told from one at a glance counts.
+    pub fn may_be_interim(&self) -> bool {
+        self.interim
+    }
+
     /// Whether the first frame has come whole: a peer's settings, when it keeps to the rules (RFC 9113 section 3.4).
     pub fn has_settings(&self) -> bool {
         self.frames > 1 || self.frames == 1 && self.skip == 0
@@ -128,14 +172,31 @@ impl Calm {
         self.resets.earn(1);
     }
 
-    fn frame(&mut self, now: &impl Fn() -> Instant) -> bool {
-        let [high, middle, low, kind, flags, ..] = self.header;
+    fn frame(&mut self, header: [u8; HEADER], now: &impl Fn() -> Instant) -> bool {
+        let [high, middle, low, kind, flags, stream @ ..] = header;
+        // Its first bit is reserved, and means nothing.
+        let stream = u32::from_be_bytes(stream) & (u32::MAX >> 1);
         self.skip = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
         let empty = self.skip == 0;
         self.frames = self.frames.saturating_add(1);
         if matches!(kind, kind::HEADERS | kind::CONTINUATION) {
             self.in_head = flags & flag::END_HEADERS == 0;
             self.heads += u64::from(!self.in_head);
+        }
+        self.reset |= match kind {
+            kind::RST_STREAM | kind::PRIORITY => true,
+            kind::WINDOW_UPDATE => stream != 0,
+            kind::HEADERS => stream <= self.newest,
+            _ => false,
+        };
+        if kind == kind::HEADERS {
+            self.newest = self.newest.max(stream);
+        }
+        // What ends the stream is none.
+        if kind == kind::HEADERS && !self.asks && flags & flag::END_STREAM == 0 {
+            let is_bare = !empty && flags & (flag::PADDED | flag::PRIORITY) == 0;
+            self.in_status = is_bare;
+            self.interim |= !is_bare;
         }
         match kind {
             kind::HEADERS if self.asks => {
@@ -259,6 +320,36 @@ mod tests {
         let mut flooding = Calm::of_endpoint(Instant::ZERO);
         flooding.earn_for(0);
         assert!((1_000..3_000).contains(&taken(&mut flooding, &[head], Instant::ZERO)));
+    }
+
+    #[test]
+    fn a_head_that_may_be_interim_is_seen_however_its_bytes_arrive() {
+        let head = |flags: u8, block: &[u8]| {
+            let mut frame = frame(kind::HEADERS, flags, block.len());
+            frame[HEADER..].copy_from_slice(block);
+            frame
+        };
+        let (final_head, trailers) = (head(flag::END_HEADERS, &[0x88, 0x5f]), head(5, &[0x40, 0x0b]));
+        let body = frame(kind::DATA, 0, 20);
+        let ordinary = [final_head.clone(), body, trailers, head(5, &[0x8d])].concat();
+        let table = [
+            ("100 by its text", head(flag::END_HEADERS, b"\x48\x03100"), true),
+            ("103 from the table", head(flag::END_HEADERS, &[0xbe]), true),
+            ("the table's size", head(flag::END_HEADERS, &[0x3f, 0xe1, 0x1f, 0x88]), true),
+            ("padding", head(flag::END_HEADERS | flag::PADDED, &[0x88, 0x88]), true),
+            ("a priority", head(flag::END_HEADERS | flag::PRIORITY, &[0x88; 6]), true),
+            ("nothing yet", head(0, &[]), true),
+            ("500", head(flag::END_HEADERS, &[0x8e]), false),
+            ("the end", head(5, b"\x48\x03201"), false),
+        ];
+        for (name, frame, expected) in table {
+            let bytes = [&ordinary[..], &frame, &final_head].concat();
+            for step in [1, 9, 10, 1_000] {
+                let mut calm = Calm::of_endpoint(Instant::ZERO);
+                assert!(bytes.chunks(step).all(|part| calm.look(part, || Instant::ZERO)), "{name}");
+                assert_eq!(calm.may_be_interim(), expected, "{name} in steps of {step}");
+            }
+        }
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub struct Head {
     /// Its method. That of an extended CONNECT is GET, as it is where HTTP/1.1 asks for the same: policies, routes and the next
     /// hop are to take them for one thing.
     pub method: Method,
+    known: Known,
     /// Scheme, authority and path, as they came.
     pub uri: Uri,
     /// What else it asks for.
@@ -53,8 +54,10 @@ pub struct Head {
 }
 
 impl Head {
-    /// Checks a head, and says what the request ends in if it must not go on. `ends`: there is no body.
-    pub fn check(parts: request::Parts, ends: bool, limits: &Limits) -> (Self, Result<(), Reason>) {
+    /// Takes a request's head, which is to be checked. `ends`: there is no body.
+    // Inlined, so that each part moves once.
+    #[inline]
+    pub fn of(parts: request::Parts, ends: bool) -> Self {
         let request::Parts { mut method, uri, headers: fields, mut extensions, .. } = parts;
         let asks = match extensions.remove::<Protocol>() {
             Some(protocol) => {
@@ -64,15 +67,23 @@ impl Head {
             None if method == Method::CONNECT => Asks::Connect,
             None => Asks::Nothing,
         };
+        let known = Known::from_bytes(method.as_str().as_bytes());
         let length = if ends { BodyLength::None } else { BodyLength::Chunked };
         let (host, is_grpc, expects_continue) = (None, false, false);
-        let mut head = Self { method, uri, asks, fields, query: 0, host, length, is_grpc, expects_continue };
-        let checked = head.interpret(limits);
+        Self { method, known, uri, asks, fields, query: 0, host, length, is_grpc, expects_continue }
+    }
+
+    /// Checks it.
+    ///
+    /// # Errors
+    /// What the request ends in if it must not go on.
+    pub fn check(&mut self, limits: &Limits) -> Result<(), Reason> {
+        let checked = self.interpret(limits);
         if checked == Err(Reason::HeaderTooLarge) {
             // It may be several times as large as one that is passed on, and its stream may last a while.
-            head.fields = HeaderMap::new();
+            self.fields = HeaderMap::new();
         }
-        (head, checked)
+        checked
     }
 
     fn interpret(&mut self, limits: &Limits) -> Result<(), Reason> {
@@ -130,13 +141,13 @@ impl Head {
     }
 
     /// One walk over the fields. The sizes are those that the same head had in HTTP/1, so that one limit serves both.
-    fn check_fields(&self, limits: &Limits) -> Result<Seen, Reason> {
+    fn check_fields(&mut self, limits: &Limits) -> Result<Seen, Reason> {
         if self.fields.len() > limits.max_fields {
             return Err(Reason::HeaderTooLarge);
         }
         let mut seen = Seen::default();
         let mut bytes = self.target_bytes().len();
-        for (name, value) in &self.fields {
+        for (name, value) in &mut self.fields {
             let name = name.as_str().as_bytes();
             bytes += name.len() + value.len() + 4;
             match Name::from_bytes(name) {
@@ -150,6 +161,7 @@ impl Head {
                 Name::ContentLength if seen.length.is_some() => return Err(Reason::BadRequest),
                 Name::ContentLength => seen.length = Some(parse_length(value).ok_or(Reason::BadRequest)?),
                 Name::Other if name == b"content-type" => seen.is_grpc = grpc::is_grpc(value.as_bytes()),
+                Name::Other if is_of_one_request(name) => value.set_sensitive(true),
                 _ => {}
             }
         }
@@ -188,8 +200,26 @@ impl Head {
 
     /// The method, as far as the proxy has to know it.
     pub fn known_method(&self) -> Known {
-        Known::from_bytes(self.method.as_str().as_bytes())
+        self.known
     }
+}
+
+/// Whether this field's value is another one with each request, so that it must not be indexed for the next hop (RFC 7541 section
+/// 6.2.3): it would push out of the table what comes again, and the library compares it with all others of its name there.
+fn is_of_one_request(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"b3"
+            | b"traceparent"
+            | b"uber-trace-id"
+            | b"x-amzn-trace-id"
+            | b"x-b3-parentspanid"
+            | b"x-b3-spanid"
+            | b"x-b3-traceid"
+            | b"x-cloud-trace-context"
+            | b"x-correlation-id"
+            | b"x-request-id"
+    )
 }
 
 /// What a walk over the fields has found.
@@ -236,5 +266,22 @@ impl head::Head for &Head {
     fn for_each_field(&self, visit: &mut dyn FnMut(&[u8], &[u8])) {
         visit(b"host", self.authority_bytes());
         self.fields.iter().for_each(|(name, value)| visit(name.as_str().as_bytes(), value.as_bytes()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_one_request_are_not_indexed_for_the_next_hop_and_others_are() {
+        let request = http::Request::get("http://s/").header("user-agent", "a").header("x-request-id", "1");
+        let request = request.header("traceparent", "00-1-1-00").body(()).unwrap();
+        let mut head = Head::of(request.into_parts().0, true);
+        head.check(&Limits::default()).unwrap();
+        let sensitive = head.fields.iter().filter(|(_, value)| value.is_sensitive());
+        let mut names: Vec<_> = sensitive.map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["traceparent", "x-request-id"]);
     }
 }

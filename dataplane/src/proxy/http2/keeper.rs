@@ -80,8 +80,11 @@ impl Keeper {
     }
 }
 
-/// Asks the peer whether it is still there.
-pub fn ask(ping: Option<&mut PingPong>) {
+/// Asks the peer whether it is still there, once the library has its next turn. `take`: from the library.
+pub fn ask(ping: &mut Option<PingPong>, take: impl FnOnce() -> Option<PingPong>) {
+    if ping.is_none() {
+        *ping = take();
+    }
     let Some(ping) = ping else { return };
     // The library holds the answer to the last one until somebody has taken it, and sends no other before. That it came was
     // heard as a byte already.

@@ -45,5 +45,6 @@ pub const MAX_CREDIT: u32 = 2_000;
 pub const CREDIT_PER_SECOND: u32 = 100;
 
 /// A whole body of up to so many bytes is given to the library with its head, so that both leave in one send: it says only
-/// later, in a turn of its own, that the endpoint takes something. Until then it holds them.
+/// later, in a turn of its own, that the endpoint takes something. Until then it holds them. The last pieces of
+/// bodies go to clients in this way too, so many bytes on each connection before it is asked again.
 pub const MAX_UNASKED_BYTES: usize = 16 * 1024;

@@ -24,6 +24,7 @@ use crate::drain::{Registered, Registry};
 use crate::outcome::Reason;
 use crate::proxy::connection::Connection;
 use crate::proxy::exchange::data::Data;
+use crate::proxy::exchange::http2::Unasked;
 use crate::telemetry::layout::listener as counter;
 use calm::Calm;
 use keeper::{Keeper, Seen, Verdict};
@@ -44,6 +45,8 @@ pub enum End {
 pub struct Session<N: Net> {
     /// The connection below.
     pub connection: Rc<Connection<N>>,
+    /// What the client may be given without asking whether it takes it.
+    pub unasked: Unasked,
     /// The streams that are being served.
     streams: Rc<Registry>,
     /// Streams since the beginning.
@@ -51,6 +54,8 @@ pub struct Session<N: Net> {
     calm: RefCell<Calm>,
     flooded: Cell<bool>,
     heard: Cell<bool>,
+    /// A stream may have been reset.
+    reset: Cell<bool>,
     /// A head has begun and not ended, and has a deadline.
     in_head: Cell<bool>,
     /// When to look after it again.
@@ -81,11 +86,13 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: Start<N>, arriv
         gentle.trigger(StopReason::Drain);
     }
     let session = Rc::new(Session {
+        unasked: Unasked::default(),
         streams: Rc::default(),
         served: Cell::new(0),
         calm: RefCell::new(Calm::of_client(worker.net.now())),
         flooded: Cell::new(false),
         heard: Cell::new(false),
+        reset: Cell::new(false),
         in_head: Cell::new(false),
         clock: worker.net.stop(),
         header_timeout: limits.header_timeout,
@@ -109,17 +116,17 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: Start<N>, arriv
         }
         let keeper = Keeper::new(limits.idle_timeout);
         session.clock.set_deadline(Some(worker.net.now() + keeper.tick()));
-        let ping = library.ping_pong();
-        let mut care =
-            Care { session: &session, gentle: &gentle, registered: Some(registered), keeper, ping, farewell: false };
+        let (registered, ping) = (Some(registered), None);
+        let mut care = Care { session: &session, gentle: &gentle, registered, keeper, ping, farewell: false };
         let ended = poll_fn(|context| care.poll(&mut library, context)).await;
+        session.end_streams();
         // What was written last may wait for a client that takes nothing, and nobody looks after it any more.
         connection.stop.set_deadline(Some(worker.net.now() + limits.idle_timeout.max(FAREWELL)));
         ended
     };
     let ended = pump(&connection.transport, &pipe, library, &connection.stop, &*session).await;
     let stopped = connection.stop.reason();
-    session.streams.end_all(if stopped == Some(StopReason::Drain) { StopReason::Drain } else { StopReason::Abort });
+    session.end_streams();
     let error = match ended {
         Ok(Err(error)) if !error.is_io() => Some(error),
         _ => None,
@@ -169,6 +176,19 @@ impl<N: Net> Session<N> {
         self.calm.borrow_mut().earn_for(bytes);
     }
 
+    /// Whether a stream may ever have been reset, by the client or for what it has sent. Its streams are woken when that is so
+    /// first, and are to look from then on whether it was theirs: with many clients it never is, and each look takes the
+    /// library's lock. What waits for nothing but a stream's stop is woken by the connection's end too.
+    pub fn may_have_reset(&self) -> bool {
+        self.reset.get()
+    }
+
+    /// Nobody is left to be answered.
+    fn end_streams(&self) {
+        let is_drain = self.connection.stop.reason() == Some(StopReason::Drain);
+        self.streams.end_all(if is_drain { StopReason::Drain } else { StopReason::Abort });
+    }
+
     /// Whether there is no request that has come and not begun. There may be none too where trailers have come.
     fn has_begun_all(&self) -> bool {
         self.served.get() == self.calm.borrow().heads()
@@ -195,6 +215,9 @@ impl<N: Net> Watcher for Session<N> {
             let until = calm.is_in_head().then(|| net.now() + self.header_timeout);
             self.connection.stop.set_deadline(until);
         }
+        if calm.may_have_reset() && !self.reset.replace(true) {
+            self.streams.wake_all();
+        }
     }
 
     fn rests(&self) -> bool {
@@ -210,6 +233,7 @@ struct Care<'a, N: Net> {
     /// Where that comes from; gone once it has come, so that the connection is counted once.
     registered: Option<Registered>,
     keeper: Keeper,
+    /// Taken when it is first needed: from then on the library looks at it at each turn.
     ping: Option<PingPong>,
     /// It was unused for too long, and said goodbye to.
     farewell: bool,
@@ -250,7 +274,7 @@ impl<N: Net> Care<'_, N> {
         let (net, stop) = (&session.connection.worker.net, &session.connection.stop);
         match self.keeper.look(seen) {
             Verdict::Stay => {}
-            Verdict::Ask => keeper::ask(self.ping.as_mut()),
+            Verdict::Ask => keeper::ask(&mut self.ping, || library.ping_pong()),
             Verdict::Dead => stop.trigger(StopReason::Deadline),
             // It has its time already: looking again must not give it more.
             Verdict::Unused if self.farewell => {}

@@ -73,21 +73,22 @@ pub async fn serve<N: Net>(begun: Begun<N>) {
         return;
     };
     let (parts, body) = request.into_parts();
-    let (head, checked) = Head::check(parts, body.is_end_stream(), &listener.head_limits);
-    let reply = http2::Shared::new(respond);
+    let ends = body.is_end_stream();
+    let reply = http2::Shared::new(respond, &session.unasked);
     let mut call = Stream {
         session: &session,
         worker,
         listener,
         stop: &stop,
-        head,
-        body: http2::Body::new(body),
+        head: Head::of(parts, ends),
+        body: http2::Body::new(body, ends),
         reply: &reply,
         kept: Kept::default(),
         sent: None,
         web: None,
         stage: Stage::Waiting,
     };
+    let checked = call.head.check(&listener.head_limits);
     call.web = grpc_web::Call::asked(listener, &&call.head);
     if let Err(reason) = checked {
         let mut account = Account::default();
@@ -100,7 +101,10 @@ pub async fn serve<N: Net>(begun: Begun<N>) {
             if let Poll::Ready(_reason) = serving.as_mut().poll(context) {
                 return Poll::Ready(());
             }
-            if !left && reply.poll_reset(context).is_ready() {
+            if !session.may_have_reset() {
+                // Wakes this when that changes. What is triggered was seen above.
+                let _pending = stop.poll_stopped(context);
+            } else if !left && reply.poll_reset(context).is_ready() {
                 // Nobody waits for it any more. What is under way is stopped and awaited.
                 left = true;
                 stop.trigger(StopReason::Abort);
@@ -123,7 +127,7 @@ struct Stream<'a, N: Net> {
     stop: &'a Stop,
     head: Head,
     body: http2::Body,
-    reply: &'a http2::Shared,
+    reply: &'a http2::Shared<'a>,
     kept: Kept,
     /// The head's fields, once they have gone to an endpoint that may not look at them.
     sent: Option<KeptFields>,

@@ -44,7 +44,7 @@ pub struct Asking<'a, N: Net> {
     /// What comes from the client.
     pub body: &'a mut http2::Body,
     /// The way to it.
-    pub reply: &'a http2::Shared,
+    pub reply: &'a http2::Shared<'a>,
     /// How far the response has come.
     pub stage: &'a mut Stage,
 }
