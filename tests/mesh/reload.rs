@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ringmesh_loadgen::load::{Entry, Reuse, Running};
+use ringmesh_tests::http2::{Connection, Outgoing, code};
 use ringmesh_tests::service::ok;
-use ringmesh_tests::{Client, Service, eventually, hold, on_both_drivers, ports};
+use ringmesh_tests::{Client, Proxy, Service, eventually, hold, on_both_drivers, ports};
 use rustix::process::Signal;
 
 use crate::load::{assert_no_connection_closed, assert_nothing_failed, due, echo, echoed, service};
@@ -117,6 +118,48 @@ fn a_hang_up_reads_the_file_again() {
         assert_eq!(reloads(&proxy), Some(0));
         proxy.signal(Signal::HUP);
         eventually("it is read again", || (reloads(&proxy) == Some(1)).then_some(()));
+    });
+}
+
+#[test]
+fn an_edited_log_level_holds_in_both_processes_and_a_new_control_keeps_to_it() {
+    on_both_drivers(|driver| {
+        let app = Service::saying("hello");
+        let front = ports::free();
+        let config = forwarding(front, &[app.address()], "", "");
+        let mut proxy = ringmesh(driver).level("warn").config(&config).start();
+        let dataplane = proxy.dataplane_pid();
+        // The data plane tells of a client that breaks HTTP/2, at `debug`.
+        let told = |proxy: &Proxy| proxy.log().matches("HTTP/2 ended").count();
+        let break_a_rule = |proxy: &Proxy| {
+            let broken = || {
+                let labels = [("reason", "http2_error")];
+                proxy.metrics().sum("ringmesh_listener_connections_outcome_total", &labels)
+            };
+            let before = broken();
+            drop(Connection::connect(front).send_bytes(&[0; 64]));
+            eventually("it is counted", || (broken() > before).then_some(()));
+        };
+        break_a_rule(&proxy);
+        for (level, expected) in [("debug", 1), ("warn", 1), ("debug", 2)] {
+            proxy.set_level(level);
+            proxy.reconfigure(&config);
+            break_a_rule(&proxy);
+            eventually("it is told", || (told(&proxy) >= expected).then_some(()));
+        }
+        assert_eq!(proxy.json("/config")["settings"]["level"], "debug");
+        // Edited while no control is there.
+        proxy.kill_control();
+        proxy.set_level("warn");
+        proxy.write(&config);
+        proxy.run();
+        break_a_rule(&proxy);
+        proxy.set_level("debug");
+        proxy.reconfigure(&config);
+        break_a_rule(&proxy);
+        eventually("it is told", || (told(&proxy) >= 3).then_some(()));
+        assert_eq!(told(&proxy), 3, "at `debug`, and not at `warn`");
+        assert_eq!(proxy.dataplane_pid(), dataplane, "without a new start");
     });
 }
 
