@@ -746,6 +746,7 @@ impl Seat {
                     ToWorker::Commit(tables) => {
                         let version = tables.version;
                         let before = worker.commit(tables);
+                        worker.end_left_behind(&before);
                         // One worker asks for all.
                         if number == 0 {
                             checker.commit(&worker, &before);

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ringmesh_loadgen::load::{Entry, Reuse, Running};
@@ -160,6 +162,58 @@ fn an_edited_log_level_holds_in_both_processes_and_a_new_control_keeps_to_it() {
         eventually("it is told", || (told(&proxy) >= 3).then_some(()));
         assert_eq!(told(&proxy), 3, "at `debug`, and not at `warn`");
         assert_eq!(proxy.dataplane_pid(), dataplane, "without a new start");
+    });
+}
+
+#[test]
+fn a_listener_that_speaks_something_else_ends_what_it_served_once_that_is_idle() {
+    on_both_drivers(|driver| {
+        let (begun, held) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(true)));
+        let (seen, holds) = (begun.clone(), held.clone());
+        let app = Service::http(move |request| {
+            if request.head.request().1 == "/held" {
+                seen.fetch_add(1, Ordering::SeqCst);
+                while holds.load(Ordering::SeqCst) {
+                    hold(Duration::from_millis(5));
+                }
+            }
+            ok("hello")
+        });
+        let front = ports::free();
+        let http = forwarding(front, &[app.address()], "", "");
+        let mut proxy = ringmesh(driver).config(&http).start();
+        let (mut idle, mut busy) = (Client::connect(front), Client::connect(front));
+        let (mut idle_2, mut busy_2) = (Connection::connect(front), Connection::connect(front));
+        assert_eq!(idle.get("app", "/").text(), "hello");
+        assert_eq!(idle_2.get("app", "/").text(), "hello");
+        busy.send("GET /held HTTP/1.1\r\nHost: app\r\n\r\n");
+        let stream = busy_2.request(&Outgoing::get("app", "/held"));
+        eventually("both are with the service", || (begun.load(Ordering::SeqCst) == 2).then_some(()));
+
+        proxy.reconfigure(&forwarding(front, &[app.address()], "protocol = \"tcp\"\n", "protocol = \"tcp\"\n"));
+        idle.expect_end();
+        assert_eq!(idle_2.goodbye().unwrap().1, code::NO_ERROR);
+        idle_2.until_end().unwrap();
+        assert_eq!(busy_2.goodbye().unwrap().1, code::NO_ERROR);
+        held.store(false, Ordering::SeqCst);
+        let answer = busy.response();
+        assert_eq!((answer.text().as_str(), answer.field("connection")), ("hello", Some("close")));
+        busy.expect_end();
+        assert_eq!(busy_2.response(stream).text(), "hello");
+        busy_2.until_end().unwrap();
+
+        // Of opaque bytes nobody knows when they could end.
+        let mut opaque = Client::connect(front);
+        assert_eq!(opaque.get("app", "/").text(), "hello");
+        proxy.reconfigure(&http);
+        assert_eq!(opaque.get("app", "/").text(), "hello");
+        assert_eq!(Client::connect(front).get("app", "/").text(), "hello");
+        // What it is called by, or where it leads, is no reason.
+        let mut kept = Client::connect(front);
+        assert_eq!(kept.get("app", "/").text(), "hello");
+        let policy = "[[policy]]\nname = \"p\"\nlistener = \"front\"\nallow = [{ paths = [\"/open\"] }]\n";
+        proxy.reconfigure(&(http + policy));
+        assert_eq!((kept.get("app", "/").status(), kept.get("app", "/open").status()), (403, 200));
     });
 }
 
