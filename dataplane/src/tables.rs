@@ -111,6 +111,8 @@ pub struct Service {
     pub pool_key: u64,
     /// Its endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// Whether it can be reached.
+    pub reach: Arc<crate::upstream::reach::Reach>,
 }
 
 impl Service {

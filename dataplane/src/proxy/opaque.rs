@@ -82,6 +82,9 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, opening: Opening) {
         Ok(ended) => *ended,
         Err(refused) => before_relay(refused.reason),
     };
+    if let (Err(_), Some(service), Some(endpoint)) = (&result, way.service, way.endpoint) {
+        upstream::reach::failed(worker, service, endpoint, reason);
+    }
     if reason == Reason::PlainToTlsPort {
         worker.tell_hint(listener, connection.client_text(), reason);
     }

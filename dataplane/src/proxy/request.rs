@@ -151,8 +151,11 @@ pub async fn serve<N: Net>(
     let reason = match forward(worker, connection, tables, listener, stop, call, begun, &mut way, &mut account).await {
         Ok(()) => Reason::Ok,
         Err(reason) => {
-            if let (Reason::UpstreamGarbage, Some(service), Some(endpoint)) = (reason, way.service, way.endpoint) {
-                worker.tell_garbage(listener, service, endpoint);
+            if let (Some(service), Some(endpoint)) = (way.service, way.endpoint) {
+                match reason {
+                    Reason::UpstreamGarbage => worker.tell_garbage(listener, service, endpoint),
+                    reason => upstream::reach::failed(worker, service, endpoint, reason),
+                }
             }
             Box::pin(call.answer(reason, &mut account)).await;
             reason

@@ -1,5 +1,7 @@
 //! Getting a connection to an endpoint: an unused one, or a new one with its handshake.
 
+pub mod reach;
+
 use std::rc::Rc;
 
 use ringmesh_model::snapshot::Protocol;
@@ -219,6 +221,7 @@ async fn dial<N: Net>(
     match result {
         Ok(transport) => {
             state.succeeded();
+            reach::reached(worker, service, endpoint);
             worker.recorder.add(service.series, counter::OPENED, 1);
             worker.recorder.gauge_add(gauge::UPSTREAM_OPENED, 1);
             Ok(transport)
