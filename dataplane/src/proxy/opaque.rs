@@ -247,7 +247,7 @@ async fn reach<'t, N: Net>(
 ) -> Result<Lease<N>, Reason> {
     let worker = &connection.worker;
     let preface = connection.preface(service);
-    let through = upstream::Way { preface: preface.as_deref(), needs: Needs::Anything };
+    let through = upstream::Way::to(service, preface.as_deref(), Needs::Anything);
     if service.config.destination == Destination::Original {
         let original = connection.original().ok_or(Reason::NoOriginalDestination)?;
         way.endpoint = Some(&original.endpoint);

@@ -244,7 +244,7 @@ async fn forward<'t, N: Net>(
     let preface = connection.preface(service);
     let as_its_client = service.config.protocol == Protocol::Detect;
     let needs = if as_its_client && call.is_for_http2() { Needs::Http2 } else { call.needs() };
-    let to = upstream::Way { preface: preface.as_deref(), needs };
+    let to = upstream::Way::to(service, preface.as_deref(), needs);
     let mut tried = Tried::default();
     let mut last = Reason::NoEndpoint;
     loop {
