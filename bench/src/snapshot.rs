@@ -22,6 +22,7 @@ pub fn snapshot(bind: SocketAddr, endpoint: SocketAddr, hosts: usize, access_log
         trust_domain: "bench.example".into(),
         workload: "bench".into(),
         access_log,
+        log_level: Level::Info,
         drain_timeout: Duration::from_secs(1),
     };
     let mut objects = BTreeMap::from([

@@ -45,7 +45,7 @@ impl Handle {
     /// From now on logs from this level on ("warn", or a filter such as "info,ringmesh_control=debug"), unless the
     /// environment says otherwise.
     pub fn set(&self, level: &str) {
-        if let Some(handle) = &self.0 {
+        if let Some(handle) = self.0.as_ref().filter(|_| from_environment().is_none()) {
             // It fails only if the log is gone.
             let _ = handle.reload(filter(level));
         }
@@ -65,9 +65,13 @@ pub fn start(level: &str, format: Format) -> Handle {
     Handle(started.is_ok().then_some(handle))
 }
 
+fn from_environment() -> Option<String> {
+    std::env::var("RUST_LOG").ok().filter(|wanted| !wanted.is_empty())
+}
+
 fn filter(level: &str) -> EnvFilter {
-    match std::env::var("RUST_LOG") {
-        Ok(wanted) if !wanted.is_empty() => EnvFilter::new(without_libraries(&wanted)),
+    match from_environment() {
+        Some(wanted) => EnvFilter::new(without_libraries(&wanted)),
         // Optimised builds have nothing at that level, and the filter would complain on standard error.
         _ if level == "trace" && STATIC_MAX_LEVEL < LevelFilter::TRACE => EnvFilter::new(without_libraries("debug")),
         _ => EnvFilter::new(without_libraries(level)),

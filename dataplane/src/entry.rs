@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use ringmesh_model::snapshot::Name;
+use ringmesh_model::snapshot::{Level, Name};
 use ringmesh_model::wire::{Runtime, ToControl, ToDataPlane, WIRE_VERSION, WIRE_WITH_LISTENERS, portions};
 use ringmesh_ring::shared_memory::{self, SharedMemory};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -23,10 +23,11 @@ const LOOK_AFTER_WORKERS: Duration = Duration::from_secs(5);
 /// How long the loader pauses when it cannot accept a newcomer.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Runs the data plane of the process until it is told to end. `control` is the connection that it was started with.
-pub fn run(control: UnixStream) -> ExitCode {
+/// Runs the data plane of the process until it is told to end. `control` is the connection that it was started with; `log`
+/// sets from which importance on the process logs, as the configuration says.
+pub fn run(control: UnixStream, log: impl Fn(Level) + 'static) -> ExitCode {
     ringmesh_ring::socket::raise_descriptor_limit();
-    match Served::new(control, Vec::new()).and_then(Served::serve) {
+    match Served::new(control, Vec::new(), Box::new(log)).and_then(Served::serve) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(target: "loader", "the data plane ends: {error}");
@@ -58,7 +59,7 @@ pub fn start(start: Start) -> io::Result<Running> {
     let (ours, theirs) = UnixStream::pair()?;
     let thread = std::thread::Builder::new()
         .name("loader".into())
-        .spawn(move || Served::new(theirs, start.filters).and_then(Served::serve))?;
+        .spawn(move || Served::new(theirs, start.filters, Box::new(|_| ())).and_then(Served::serve))?;
     Ok(Running { link: Link::new(ours)?, thread })
 }
 
@@ -91,6 +92,9 @@ struct Served {
     epoch: u64,
     plane: Option<Started>,
     filters: Vec<filter::Make>,
+    log: Box<dyn Fn(Level)>,
+    /// What `log` was last told.
+    level: Option<Level>,
 }
 
 /// What `Start` has brought.
@@ -110,8 +114,9 @@ enum Then {
 }
 
 impl Served {
-    fn new(control: UnixStream, filters: Vec<filter::Make>) -> Result<Self, Error> {
-        Ok(Self { control: Some(Link::new(control)?), waiting: None, epoch: 0, plane: None, filters })
+    fn new(control: UnixStream, filters: Vec<filter::Make>, log: Box<dyn Fn(Level)>) -> Result<Self, Error> {
+        let control = Some(Link::new(control)?);
+        Ok(Self { control, waiting: None, epoch: 0, plane: None, filters, log, level: None })
     }
 
     fn serve(mut self) -> Result<(), Error> {
@@ -322,16 +327,29 @@ impl Served {
             }
             (ToDataPlane::Snapshot(snapshot), Some(started)) => {
                 let version = snapshot.version;
-                Obeyed::Answer(live(version, started.plane.load(snapshot)))
+                let taken = started.plane.load(snapshot);
+                self.set_log_level();
+                Obeyed::Answer(live(version, taken))
             }
             (ToDataPlane::Delta(delta), Some(started)) => {
-                Obeyed::Answer(live(delta.version, started.plane.apply(&delta)))
+                let taken = started.plane.apply(&delta);
+                self.set_log_level();
+                Obeyed::Answer(live(delta.version, taken))
             }
             (ToDataPlane::Report, Some(started)) => {
                 let _ = link;
                 Obeyed::Answer(ToControl::Report(started.plane.report()))
             }
         })
+    }
+
+    /// Logs as the tables say from now on.
+    fn set_log_level(&mut self) {
+        let level = self.plane.as_ref().and_then(|started| started.plane.log_level());
+        if let Some(level) = level.filter(|level| self.level != Some(*level)) {
+            (self.log)(level);
+            self.level = Some(level);
+        }
     }
 
     fn start(&mut self, runtime: Runtime, descriptors: Vec<OwnedFd>) -> Result<Obeyed, Error> {

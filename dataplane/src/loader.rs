@@ -240,16 +240,13 @@ impl Loader {
         });
         let endpoints = endpoints.collect();
         let series = self.directory.place(Kind::Service, &[&config.name]);
-        let before = self
-            .tables
-            .services
-            .get(place.index)
-            .filter(|service| service.place == place)
-            .and_then(|service| service.limit.as_ref());
+        let before = self.tables.services.get(place.index).filter(|service| service.place == place);
+        let reach = before.map(|service| service.reach.clone()).unwrap_or_default();
+        let before = before.and_then(|service| service.limit.as_ref());
         self.limit_changes += 1;
         let limit = config.max_in_flight.map(|max| Limit::new(max, self.workers, before, self.limit_changes));
         let pool_key = pool_key(config, identity);
-        Ok(Service { place, config: config.clone(), series, tls, limit, pool_key, endpoints })
+        Ok(Service { place, config: config.clone(), series, tls, limit, pool_key, endpoints, reach })
     }
 
     /// What was found of endpoints stays known when their service is edited.

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ringmesh_model::delta::Delta;
-use ringmesh_model::snapshot::{Name, Snapshot};
+use ringmesh_model::snapshot::{Level, Name, Snapshot};
 use ringmesh_model::wire::{EndpointReport, Pin, Report, Runtime, WorkerReport};
 use ringmesh_ring::affinity;
 use ringmesh_ring::mailbox::{Receiver, Sender, mailbox};
@@ -298,6 +298,11 @@ impl Plane {
     /// The version that the newest tables have.
     pub fn version(&self) -> u64 {
         self.loader.tables().version
+    }
+
+    /// From which importance on is logged, as the newest tables say. None before there are any.
+    pub fn log_level(&self) -> Option<Level> {
+        self.loader.tables().settings.as_ref().map(|settings| settings.log_level)
     }
 
     /// Readable when a worker has said something; then call [`Plane::listen_to_workers`].
@@ -741,6 +746,7 @@ impl Seat {
                     ToWorker::Commit(tables) => {
                         let version = tables.version;
                         let before = worker.commit(tables);
+                        worker.end_left_behind(&before);
                         // One worker asks for all.
                         if number == 0 {
                             checker.commit(&worker, &before);

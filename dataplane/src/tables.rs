@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use ringmesh_codec::limits::Limits;
-use ringmesh_model::snapshot::{self, Redirect, Settings};
+use ringmesh_model::snapshot::{self, Mtls, Redirect, Settings};
 use ringmesh_ring::net::Address;
 
 use crate::health::Health;
@@ -78,6 +78,15 @@ pub struct Listener {
     pub opaque: Option<route::Target>,
 }
 
+impl Listener {
+    /// Whether connections of an earlier version of it may be none of its own, see
+    /// [`Connection::belongs`](crate::proxy::connection::Connection::belongs).
+    pub fn leaves_behind(&self, before: &Self) -> bool {
+        let demands = |listener: &Self| (listener.config.mtls == Mtls::Strict, listener.tls.is_some());
+        self.config.protocol != before.config.protocol || demands(self) > demands(before)
+    }
+}
+
 /// Where a listener's requests go.
 #[derive(Debug)]
 pub enum Target {
@@ -105,6 +114,8 @@ pub struct Service {
     pub pool_key: u64,
     /// Its endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// Whether it can be reached.
+    pub reach: Arc<crate::upstream::reach::Reach>,
 }
 
 impl Service {

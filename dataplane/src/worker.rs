@@ -165,6 +165,17 @@ impl<N: Net> Worker<N> {
         self.connections.stop_idle();
     }
 
+    /// Ends idle connections that their listeners would not serve any more, now that other tables are in use than these.
+    pub fn end_left_behind(&self, before: &Tables) {
+        let now = self.tables();
+        for (old, new) in before.listeners.iter().zip(&now.listeners) {
+            let (Some(old), Some(new)) = (old, new) else { continue };
+            if !Arc::ptr_eq(old, new) && new.place == old.place && new.leaves_behind(old) {
+                self.connections.stop_idle_of(old.place.index);
+            }
+        }
+    }
+
     /// Which of a service's picks this is.
     pub fn turn(&self, service: u32) -> u64 {
         let mut turns = self.turns.borrow_mut();

@@ -110,6 +110,7 @@ impl Plane {
             trust_domain: "test".into(),
             workload: "test".into(),
             access_log: AccessLog::On,
+            log_level: Level::Info,
             drain_timeout: Duration::from_secs(5),
         };
         let objects = BTreeMap::from([

@@ -48,9 +48,9 @@ impl Exec {
     }
 
     fn command(&self, command: &[&str]) -> Command {
-        let mut all = self.launcher.iter().copied().chain([RINGMESH]);
-        let mut exec = Command::new(all.next().unwrap());
-        exec.args(all).arg("exec").arg("-c").arg(self.proxy.file());
+        // Signals that our caller ignores, as shells do for what they start with `&`, would be ignored by the command too.
+        let mut exec = Command::new("env");
+        exec.arg("--default-signal").args(&self.launcher).arg(RINGMESH).arg("exec").arg("-c").arg(self.proxy.file());
         exec.arg("--runtime-dir").arg(self.proxy.runtime_directory());
         exec.args(&self.words).arg("--").args(command).current_dir(self.proxy.folder()).env_remove("RUST_LOG");
         // Files, since whoever is left over would keep a pipe open, and the test waiting.
@@ -258,6 +258,18 @@ fn signals_reach_the_command_which_decides_and_the_proxy_serves_it_until_its_end
             assert_eq!(said.code, Some(9), "{said:?}");
             assert_eq!(said.out, "HUP\nINT\nQUIT\nUSR1\nUSR2\nWINCH\nhello", "each once, and a proxy to the end");
             running.exec.assert_nothing_left();
+        }
+    });
+}
+
+#[test]
+fn what_the_caller_ignores_is_ignored_by_the_command_too() {
+    on_both_drivers(|driver| {
+        let app = Service::saying("hello");
+        for (launcher, out) in [(&["env", "--ignore-signal=INT"][..], "lives\n"), (&[], "")] {
+            let exec = Exec::before(driver, app.address()).launched_by(launcher);
+            let said = exec.script("kill -INT $$; echo lives");
+            assert_eq!(said.out, out, "{said:?}");
         }
     });
 }

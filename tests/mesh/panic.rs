@@ -16,8 +16,8 @@ use ringmesh_dataplane::telemetry::{Reader, layout};
 use ringmesh_dataplane::{Running, Start, entry, start};
 use ringmesh_loadgen::load::{Entry, Reuse};
 use ringmesh_model::snapshot::{
-    AccessLog, Address, Balance, Destination, Endpoint, Hop, Key, Listener, ListenerLimits, ListenerTarget, Mtls,
-    Object, OpaqueLimits, Protocol, Service, Settings, Snapshot,
+    AccessLog, Address, Balance, Destination, Endpoint, Hop, Key, Level, Listener, ListenerLimits, ListenerTarget,
+    Mtls, Object, OpaqueLimits, Protocol, Service, Settings, Snapshot,
 };
 use ringmesh_model::wire::{self, Pin, Runtime, ToControl, ToDataPlane, WIRE_VERSION};
 use ringmesh_ring::shared_memory::SharedMemory;
@@ -130,6 +130,7 @@ fn snapshot(front: SocketAddr, app: SocketAddr) -> Snapshot {
         trust_domain: "mesh.test".into(),
         workload: "test".into(),
         access_log: AccessLog::Off,
+        log_level: Level::Info,
         drain_timeout: Duration::from_secs(5),
     };
     let limits = ListenerLimits {

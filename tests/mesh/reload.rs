@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ringmesh_loadgen::load::{Entry, Reuse, Running};
+use ringmesh_tests::http2::{Connection, Outgoing, code};
 use ringmesh_tests::service::ok;
-use ringmesh_tests::{Client, Service, eventually, hold, on_both_drivers, ports};
+use ringmesh_tests::{Client, Proxy, Service, eventually, hold, on_both_drivers, ports};
 use rustix::process::Signal;
 
 use crate::load::{assert_no_connection_closed, assert_nothing_failed, due, echo, echoed, service};
@@ -117,6 +120,100 @@ fn a_hang_up_reads_the_file_again() {
         assert_eq!(reloads(&proxy), Some(0));
         proxy.signal(Signal::HUP);
         eventually("it is read again", || (reloads(&proxy) == Some(1)).then_some(()));
+    });
+}
+
+#[test]
+fn an_edited_log_level_holds_in_both_processes_and_a_new_control_keeps_to_it() {
+    on_both_drivers(|driver| {
+        let app = Service::saying("hello");
+        let front = ports::free();
+        let config = forwarding(front, &[app.address()], "", "");
+        let mut proxy = ringmesh(driver).level("warn").config(&config).start();
+        let dataplane = proxy.dataplane_pid();
+        // The data plane tells of a client that breaks HTTP/2, at `debug`.
+        let told = |proxy: &Proxy| proxy.log().matches("HTTP/2 ended").count();
+        let break_a_rule = |proxy: &Proxy| {
+            let broken = || {
+                let labels = [("reason", "http2_error")];
+                proxy.metrics().sum("ringmesh_listener_connections_outcome_total", &labels)
+            };
+            let before = broken();
+            drop(Connection::connect(front).send_bytes(&[0; 64]));
+            eventually("it is counted", || (broken() > before).then_some(()));
+        };
+        break_a_rule(&proxy);
+        for (level, expected) in [("debug", 1), ("warn", 1), ("debug", 2)] {
+            proxy.set_level(level);
+            proxy.reconfigure(&config);
+            break_a_rule(&proxy);
+            eventually("it is told", || (told(&proxy) >= expected).then_some(()));
+        }
+        assert_eq!(proxy.json("/config")["settings"]["level"], "debug");
+        // Edited while no control is there.
+        proxy.kill_control();
+        proxy.set_level("warn");
+        proxy.write(&config);
+        proxy.run();
+        break_a_rule(&proxy);
+        proxy.set_level("debug");
+        proxy.reconfigure(&config);
+        break_a_rule(&proxy);
+        eventually("it is told", || (told(&proxy) >= 3).then_some(()));
+        assert_eq!(told(&proxy), 3, "at `debug`, and not at `warn`");
+        assert_eq!(proxy.dataplane_pid(), dataplane, "without a new start");
+    });
+}
+
+#[test]
+fn a_listener_that_speaks_something_else_ends_what_it_served_once_that_is_idle() {
+    on_both_drivers(|driver| {
+        let (begun, held) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(true)));
+        let (seen, holds) = (begun.clone(), held.clone());
+        let app = Service::http(move |request| {
+            if request.head.request().1 == "/held" {
+                seen.fetch_add(1, Ordering::SeqCst);
+                while holds.load(Ordering::SeqCst) {
+                    hold(Duration::from_millis(5));
+                }
+            }
+            ok("hello")
+        });
+        let front = ports::free();
+        let http = forwarding(front, &[app.address()], "", "");
+        let mut proxy = ringmesh(driver).config(&http).start();
+        let (mut idle, mut busy) = (Client::connect(front), Client::connect(front));
+        let (mut idle_2, mut busy_2) = (Connection::connect(front), Connection::connect(front));
+        assert_eq!(idle.get("app", "/").text(), "hello");
+        assert_eq!(idle_2.get("app", "/").text(), "hello");
+        busy.send("GET /held HTTP/1.1\r\nHost: app\r\n\r\n");
+        let stream = busy_2.request(&Outgoing::get("app", "/held"));
+        eventually("both are with the service", || (begun.load(Ordering::SeqCst) == 2).then_some(()));
+
+        proxy.reconfigure(&forwarding(front, &[app.address()], "protocol = \"tcp\"\n", "protocol = \"tcp\"\n"));
+        idle.expect_end();
+        assert_eq!(idle_2.goodbye().unwrap().1, code::NO_ERROR);
+        idle_2.until_end().unwrap();
+        assert_eq!(busy_2.goodbye().unwrap().1, code::NO_ERROR);
+        held.store(false, Ordering::SeqCst);
+        let answer = busy.response();
+        assert_eq!((answer.text().as_str(), answer.field("connection")), ("hello", Some("close")));
+        busy.expect_end();
+        assert_eq!(busy_2.response(stream).text(), "hello");
+        busy_2.until_end().unwrap();
+
+        // Of opaque bytes nobody knows when they could end.
+        let mut opaque = Client::connect(front);
+        assert_eq!(opaque.get("app", "/").text(), "hello");
+        proxy.reconfigure(&http);
+        assert_eq!(opaque.get("app", "/").text(), "hello");
+        assert_eq!(Client::connect(front).get("app", "/").text(), "hello");
+        // What it is called by, or where it leads, is no reason.
+        let mut kept = Client::connect(front);
+        assert_eq!(kept.get("app", "/").text(), "hello");
+        let policy = "[[policy]]\nname = \"p\"\nlistener = \"front\"\nallow = [{ paths = [\"/open\"] }]\n";
+        proxy.reconfigure(&(http + policy));
+        assert_eq!((kept.get("app", "/").status(), kept.get("app", "/open").status()), (403, 200));
     });
 }
 

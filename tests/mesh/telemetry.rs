@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ringmesh_loadgen::load::{Entry, Expect, Reuse};
 use ringmesh_loadgen::serve::Http;
 use ringmesh_tests::certificates::Authority;
-use ringmesh_tests::http2::{self, Connection};
+use ringmesh_tests::http2::{self, Connection, Ends};
 use ringmesh_tests::peers::Refusing;
 use ringmesh_tests::process;
 use ringmesh_tests::{Client, DEADLINE, Driver, Metrics, Proxy, Service, eventually, hold, on_both_drivers, ports};
@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::load;
-use crate::support::{DOMAIN, caller, proxy_to, ringmesh, strict};
+use crate::support::{DOMAIN, caller, forwarding, proxy_to, ringmesh, strict};
 
 /// A proxy that routes `good` and `bad` to services and has nothing for any other host.
 fn with_routes(driver: Driver, good: std::net::SocketAddr, bad: std::net::SocketAddr) -> (Proxy, std::net::SocketAddr) {
@@ -499,6 +499,44 @@ fn the_log_has_the_proxys_own_lines_and_none_of_its_libraries() {
         let of_libraries: Vec<_> =
             targets.intersection(&packages).filter(|name| !name.starts_with("ringmesh")).collect();
         assert!(of_libraries.is_empty(), "{of_libraries:?} of {targets:?}");
+    });
+}
+
+#[test]
+fn a_head_of_http_2_that_breaks_a_rule_is_told_with_the_rule() {
+    on_both_drivers(|driver| {
+        let app = Service::saying("hello");
+        let front = ports::free();
+        let proxy = ringmesh(driver).config(forwarding(front, &[app.address()], "max_headers = 8\n", "")).start();
+        let mut client = Connection::connect(front);
+        let from = client.socket().local_addr().unwrap().to_string();
+        let good = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "app")];
+        let and = |fields: &[(&'static str, &'static str)]| [&good[..], fields].concat();
+        let heads = [
+            (and(&[("host", "other")]), 400, "bad_request", "malformed host"),
+            (and(&[("host", "app"), ("host", "app")]), 400, "bad_request", "several Host fields"),
+            (and(&[("content_length", "1")]), 400, "bad_request", "malformed field name"),
+            (and(&[("expect", "wonders")]), 417, "expectation_failed", "unknown expectation"),
+            (and(&[("a", "b"); 9]), 431, "header_too_large", "too many fields"),
+            (good[..3].to_vec(), 400, "bad_request", "Host is missing"),
+            (vec![good[0], good[1], (":path", "*"), good[3]], 400, "bad_request", "malformed request target"),
+            (
+                vec![(":method", "CONNECT"), (":authority", "app:1"), ("content-length", "0")],
+                400,
+                "bad_request",
+                "CONNECT with a body",
+            ),
+        ];
+        for (fields, status, ..) in &heads {
+            let stream = client.open(fields, Ends::Yes);
+            assert_eq!(client.response(stream).status(), *status, "{fields:?}");
+        }
+        for (_, _, reason, rule) in &heads {
+            let reason = format!("\"reason\":\"{reason}\"");
+            proxy.wait_for_log(&[&format!("request refused: {rule}"), "\"INFO\"", "front", &from, &reason]);
+        }
+        assert_eq!(client.get("app", "/").text(), "hello");
+        assert_eq!(proxy.log().matches("request refused").count(), heads.len(), "each once");
     });
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ringmesh_tests::peers::{self, Refusing, Unreachable};
 use ringmesh_tests::service::ok;
-use ringmesh_tests::{Client, Driver, Message, Proxy, Service, hold, on_both_drivers, ports};
+use ringmesh_tests::{Client, Driver, Message, Proxy, Service, eventually, hold, on_both_drivers, ports};
 
 use crate::support::{forwarding, proxy_to, ringmesh};
 
@@ -167,6 +167,38 @@ fn a_service_that_does_not_answer_in_time_gets_504() {
         assert_eq!(client.head().status(), 200);
         assert_eq!(client.exactly(4).unwrap(), b"half");
         client.expect_end();
+    });
+}
+
+#[test]
+fn a_service_that_cannot_be_reached_is_told_once_and_so_is_that_it_can_again() {
+    on_both_drivers(|driver| {
+        for protocol in ["http", "tcp"] {
+            let endpoints = [ports::free(), ports::free()];
+            let front = ports::free();
+            let listener = format!("protocol = \"{protocol}\"\n");
+            let proxy =
+                ringmesh(driver).config(forwarding(front, &endpoints, &listener, &listener)).without_access_log();
+            let proxy = proxy.start();
+            let ask = || {
+                let mut client = Client::try_connect(front)?;
+                client.try_send("GET / HTTP/1.1\r\nHost: app\r\n\r\n")?;
+                client.try_response()
+            };
+            let is_well = || ask().is_ok_and(|answer| answer.status() == 200);
+            let (gone, back) = ("no endpoint of the service can be reached", "the service can be reached again");
+            assert!(!is_well());
+            proxy.wait_for_log(&[gone, "\"WARN\"", "\"service\":\"app\"", "\"endpoints\":2", "connect_failed"]);
+            assert!((0..30).all(|_| !is_well()));
+            let app = Service::saying_at(&endpoints[1].to_string(), "hello");
+            eventually("it is found", || is_well().then_some(()));
+            let line = proxy.wait_for_log(&[back, "\"INFO\"", "\"service\":\"app\""]);
+            assert!(line.contains(&app.address().to_string()), "{line}");
+            // One of two is enough, whichever is asked.
+            assert!((0..30).all(|_| is_well()));
+            let log = proxy.log();
+            assert_eq!((log.matches(gone).count(), log.matches(back).count()), (1, 1));
+        }
     });
 }
 

@@ -176,6 +176,11 @@ impl Proxy {
         fs::rename(new, self.file()).expect("the folder is ours");
     }
 
+    /// `[log] level` from the next config on.
+    pub fn set_level(&mut self, level: &'static str) {
+        self.builder.level = level;
+    }
+
     /// Replaces the config and waits until it is live on all workers.
     ///
     /// # Panics

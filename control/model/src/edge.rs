@@ -63,7 +63,7 @@ pub struct Edge {
     /// Most open connections of one source. None: no limit.
     pub max_connections_per_source: Option<NonZeroU32>,
     /// Most handshakes under way. None: no limit.
-    pub max_handshakes: Option<NonZeroU32>,
+    pub max_handshakes: Option<Located<NonZeroU32>>,
     /// Largest body of a request. None: no limit.
     pub max_body: Option<ByteSize>,
 }
@@ -78,12 +78,15 @@ impl Edge {
             hsts: section.field("hsts").and_then(|field| hsts(&field)),
             tls_min_version: version,
             max_connections_per_source: per_source.and_then(NonZeroU32::new),
-            max_handshakes: section
-                .number_or_off("max_handshakes", None, 1, MAX_MAX_HANDSHAKES)
-                .and_then(NonZeroU32::new),
+            max_handshakes: max_handshakes(section),
             max_body: section.ranged_or_off("max_body", None, ByteSize(0), MAX_MAX_BODY),
         }
     }
+}
+
+fn max_handshakes(section: &Section<'_>) -> Option<Located<NonZeroU32>> {
+    let max = section.number_or_off("max_handshakes", None, 1, MAX_MAX_HANDSHAKES).and_then(NonZeroU32::new)?;
+    Some(Located { value: max, place: section.field("max_handshakes")?.place() })
 }
 
 /// `"https"`, or a table that says more.

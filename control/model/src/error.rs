@@ -301,6 +301,12 @@ pub enum Cause {
     /// A key that says something of requests, where there are none.
     #[error("has no effect: with protocol = \"{0}\" no request is looked at; leave it out")]
     NotForBytes(&'static str),
+    /// A time for what never happens.
+    #[error("has no effect: with protocol = \"{0}\" nothing is detected; leave it out, or set `protocol = \"detect\"`")]
+    NothingDetected(&'static str),
+    /// A bound of what never happens.
+    #[error("has no effect: no TLS ends at this listener; leave it out, or add `tls` or `mtls = \"strict\"`")]
+    NoHandshakes,
     /// Something is listed twice.
     #[error("{0} is listed twice")]
     Twice(String),

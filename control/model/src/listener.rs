@@ -341,6 +341,12 @@ fn certificates(section: &Section<'_>, folder: &Path) -> Vec<Located<Certificate
 fn limits(section: &Section<'_>, protocol: Protocol) -> ListenerLimits {
     let timeout = |key, default| section.ranged(key, default, MIN_TIMEOUT, MAX_TIMEOUT);
     let idle = section.ranged_or_none("idle_timeout", MIN_TIMEOUT, MAX_TIMEOUT);
+    if let Some(field) = section.field("detect_timeout")
+        && says(section, protocol)
+        && protocol != Protocol::Detect
+    {
+        field.refuse(Cause::NothingDetected(protocol.word()));
+    }
     let rate = min_transfer_rate(section);
     // Clients of a database pause while they leaf through a result: only who runs it can say what is too slow.
     let http =
@@ -370,6 +376,11 @@ fn limits(section: &Section<'_>, protocol: Protocol) -> ListenerLimits {
             max_duration: section.ranged_or_off("max_connection_duration", None, MIN_TIMEOUT, MAX_TIMEOUT),
         },
     }
+}
+
+/// Whether that is the protocol that a section says or implies, and not one in place of a word that is wrong.
+fn says(section: &Section<'_>, protocol: Protocol) -> bool {
+    section.field("protocol").is_none_or(|field| field.text() == Some(protocol.word()))
 }
 
 /// `tcp_keepalive` of a listener or service.

@@ -1,5 +1,7 @@
 //! `[log]`: what is written about the proxy itself and about each request.
 
+use serde::{Deserialize, Serialize};
+
 use crate::reader::{Keys, Section, Word};
 use crate::snapshot::AccessLog;
 
@@ -29,7 +31,7 @@ impl Default for Log {
 }
 
 /// Importance of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Level {
     /// Nothing.
     Off,

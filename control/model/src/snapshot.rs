@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::health::HealthCheck;
 pub use crate::hop::Hop;
+pub use crate::log::Level;
 use crate::network::Network;
 use crate::spiffe::SpiffeId;
 
@@ -117,6 +118,8 @@ pub struct Settings {
     pub workload: Name,
     /// Whether each request leaves a line in the access log.
     pub access_log: AccessLog,
+    /// From which importance on messages are logged.
+    pub log_level: Level,
     /// How long open requests may go on after a stop was asked for.
     pub drain_timeout: Duration,
 }

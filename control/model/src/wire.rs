@@ -12,7 +12,7 @@ use crate::delta::Delta;
 use crate::snapshot::{Name, Snapshot};
 
 /// Version of these messages. Another one means upgrade, not adoption.
-pub const WIRE_VERSION: u32 = 5;
+pub const WIRE_VERSION: u32 = 6;
 
 /// Largest frame, in bytes. 10,000 services of 20 endpoints are about 10 MiB.
 pub const MAX_FRAME_BYTES: usize = 256 * 1024 * 1024;

@@ -1301,6 +1301,44 @@ fn a_port_that_detects_has_a_place_for_more_than_one_protocol() {
 }
 
 #[test]
+fn what_bounds_handshakes_or_detection_where_there_are_none_is_refused() {
+    let listener =
+        |keys: &str| format!("[[listener]]\nname = \"l\"\nbind = \"127.0.0.1:1\"\nservice = \"shop\"\n{keys}\n");
+    let no_tls = "`max_handshakes`: has no effect: no TLS ends at this listener; leave it out, or add `tls` or `mtls = \"strict\"`";
+    for protocol in ["http", "tcp", "tls", "detect"] {
+        check_added(
+            &listener(&format!("protocol = \"{protocol}\"\nmax_handshakes = 5")),
+            &[&format!("x.toml:14: listener \"l\": {no_tls}")],
+        );
+    }
+    check_added(&listener("max_handshakes = \"off\""), &[]);
+    check_added(
+        &listener("max_handshakes = 5\ntls = { certificate = \"/a\", key = \"/b\" }"),
+        &["x.toml:14: listener \"l\": `tls`: certificate /a is not loaded"],
+    );
+    for protocol in ["http", "http2", "tcp", "tls"] {
+        let told = format!(
+            "x.toml:14: listener \"l\": `detect_timeout`: has no effect: with protocol = \"{protocol}\" nothing is detected; leave it \
+             out, or set `protocol = \"detect\"`"
+        );
+        check_added(&listener(&format!("protocol = \"{protocol}\"\ndetect_timeout = \"1s\"")), &[&told]);
+    }
+    check_added(
+        &listener("detect_timeout = \"1s\""),
+        &[
+            "x.toml:13: listener \"l\": `detect_timeout`: has no effect: with protocol = \"http\" nothing is detected; leave it out, or set \
+             `protocol = \"detect\"`",
+        ],
+    );
+    check_added(&listener("protocol = \"detect\"\ndetect_timeout = \"1s\""), &[]);
+    // Nobody knows which one was meant.
+    check_added(
+        &listener("protocol = \"detec\"\ndetect_timeout = \"1s\""),
+        &["x.toml:13: listener \"l\": `protocol`: unknown value \"detec\"; did you mean `detect`?"],
+    );
+}
+
+#[test]
 fn a_health_check_says_what_its_kind_needs_and_nothing_else() {
     let service = |line: &str| {
         format!(

@@ -49,6 +49,7 @@ fn settings_value(settings: &Settings) -> Value {
         "trust_domain": settings.trust_domain,
         "workload": settings.workload,
         "access": matches!(settings.access_log, AccessLog::On),
+        "level": settings.log_level.as_str(),
         "drain_timeout": unit::show(settings.drain_timeout),
     })
 }
@@ -272,6 +273,7 @@ mod tests {
         let shown = show(&snapshot());
         assert_eq!(shown["version"], 7);
         assert_eq!(shown["settings"]["drain_timeout"], "25s");
+        assert_eq!(shown["settings"]["level"], "info");
         assert_eq!(shown["listener"][0]["bind"], "127.0.0.1:15006");
         assert_eq!(shown["listener"][0]["mtls"], "strict");
         assert_eq!(shown["listener"][0]["request_timeout"], Value::Null);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ringmesh_model::network::Network;
 use ringmesh_model::snapshot::{
-    AccessLog, Address, AllowRule, Balance, Destination, Endpoint, Hop, HostPattern, Identity, Key, Listener,
+    AccessLog, Address, AllowRule, Balance, Destination, Endpoint, Hop, HostPattern, Identity, Key, Level, Listener,
     ListenerLimits, ListenerTarget, Mtls, Object, OpaqueLimits, Others, PathMatch, Permissions, Policy, Protocol,
     ProxyAt, ProxyProtocol, ProxyVersion, Route, RouteMatch, RouteProtocol, RouteRule, Service, Settings, Snapshot,
     Target,
@@ -41,6 +41,7 @@ pub(super) fn snapshot() -> Snapshot {
                     trust_domain: name("shop.example"),
                     workload: name("payments"),
                     access_log: AccessLog::On,
+                    log_level: Level::Info,
                     drain_timeout: Duration::from_secs(25),
                 }
                 .into(),

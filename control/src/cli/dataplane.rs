@@ -10,7 +10,7 @@ use crate::log::{self, Format};
 /// The data plane process; started by `ringmesh run` with its socket to control as standard input
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// From which level on is logged
+    /// From which level on is logged, until the configuration comes
     #[arg(long, default_value = "info")]
     log_level: String,
     /// How the log is written
@@ -22,7 +22,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(arguments: &Args) -> ExitCode {
-    log::start(&arguments.log_level, arguments.log_format);
+    let log = log::start(&arguments.log_level, arguments.log_format);
     let stream = match io::stdin().as_fd().try_clone_to_owned() {
         Ok(stream) => UnixStream::from(stream),
         Err(error) => {
@@ -33,5 +33,5 @@ pub(super) fn run(arguments: &Args) -> ExitCode {
     // Out of the terminal's reach: Ctrl-C and a closed terminal are for control, which tells us to drain. It fails only
     // for a group's leader, which such signals do not reach either.
     let _ = rustix::process::setsid();
-    ringmesh_dataplane::entry::run(stream)
+    ringmesh_dataplane::entry::run(stream, move |level| log.set(level.as_str()))
 }

@@ -158,6 +158,7 @@ impl Supervisor {
         self.refuse(lines);
         if let Some(proven) = self.proven.clone() {
             self.files = proven;
+            self.options.log.set(self.files.config.log.level.as_str());
             self.names.resolve(&self.files.hosts());
             self.watcher.watch(self.files.paths(&self.options.file));
         }

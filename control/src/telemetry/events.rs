@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use ringmesh_dataplane::outcome::Reason;
-use ringmesh_dataplane::telemetry::event::{Event, Unreadable};
+use ringmesh_dataplane::telemetry::event::{Event, Reach, Unreadable};
 use ringmesh_model::snapshot::AccessLog;
 use ringmesh_ring::event_ring;
 
@@ -58,6 +58,7 @@ struct Inbox {
     refusals: Warnings,
     hints: Warnings,
     unreadable: Warnings,
+    reaches: Warnings,
 }
 
 /// Whether requests become lines.
@@ -174,6 +175,11 @@ impl Inbox {
                     tell_unreadable(&unreadable);
                 }
             }
+            Ok(Event::Reach(reach)) => {
+                if self.reaches.admit(Instant::now(), "services that cannot be reached, or can again; see /metrics") {
+                    tell_reach(&reach);
+                }
+            }
             Ok(Event::Handshake(handshake)) => {
                 self.handshakes.add(&handshake);
                 let refused = !handshake.refused.is_empty();
@@ -232,6 +238,20 @@ fn tell_unreadable(unreadable: &Unreadable<'_>) {
             "the endpoint's answer cannot be understood: {detail}"
         );
     }
+}
+
+/// Whether a service can be reached: without a line a request, somebody has to learn that all of them fail.
+fn tell_reach(reach: &Reach<'_>) {
+    let Reach { service, endpoints, endpoint, reason } = *reach;
+    if reason == Reason::Ok as u8 {
+        tracing::info!(target: "ringmesh::upstream", service, endpoint, "the service can be reached again");
+        return;
+    }
+    let reason = access::reason_word(reason);
+    tracing::warn!(
+        target: "ringmesh::upstream", service, endpoints, endpoint, reason,
+        "no endpoint of the service can be reached; its requests fail until one can"
+    );
 }
 
 /// Keeps a peer that does the same again and again from filling the log.

@@ -82,7 +82,13 @@ pub struct Decoder {
     have: u8,
     /// How many of them are padding.
     padding: u8,
+    /// Bytes of line ends behind the last group, after which nothing else may come.
+    line_ends: u8,
 }
+
+/// Most bytes of line ends behind the text: two of them. Programs that write text end it with one, and Closure's decoder (the
+/// JavaScript client's) and Go's take it; between groups they would, too, and Envoy takes none.
+const MAX_LINE_END_BYTES: u8 = 4;
 
 /// The value of each character; 64 and more are none.
 const VALUES: [u8; 256] = {
@@ -106,6 +112,11 @@ impl Decoder {
         into.reserve(text.len().div_ceil(4) * 3);
         for byte in text {
             let value = match *byte {
+                b'\r' | b'\n' if self.line_ends < MAX_LINE_END_BYTES => {
+                    self.line_ends += 1;
+                    continue;
+                }
+                _ if self.line_ends > 0 => return Err(BadBase64),
                 b'=' if self.have < 2 => return Err(BadBase64),
                 b'=' => {
                     self.padding += 1;
@@ -261,11 +272,27 @@ mod tests {
     }
 
     #[test]
+    fn base64_may_end_with_line_ends_however_it_is_cut() {
+        for (text, bytes) in [("\n", ""), ("Zm9v\n", "foo"), ("Zg==\r\n", "f"), ("Zg==Zm8=\r\n\r\n", "ffo")] {
+            assert_eq!(decode(text).as_deref(), Ok(bytes.as_bytes()), "{text:?}");
+            let (mut decoder, mut decoded) = (Decoder::default(), Vec::new());
+            for byte in text.as_bytes() {
+                decoder.decode(&[*byte], &mut decoded).expect("it is as good in pieces");
+            }
+            assert_eq!((decoder.is_whole(), &*decoded), (true, bytes.as_bytes()), "{text:?}");
+        }
+    }
+
+    #[test]
     fn what_is_no_base64_is_refused() {
         for text in
             ["Z", "Zg", "Zg=", "=", "Z===", "====", "Zg=g", "Zm8==", "Zm9v=", "Zm 8=", "Zm8\n", "Zm-_", "Zh==", "Zm9="]
         {
             assert_eq!(decode(text), Err(BadBase64), "{text}");
+        }
+        // Line ends are nowhere but at the end, and few.
+        for text in ["Zm9v\nZm9v", "\nZm9v", "Zm9\nv", "Zg=\n=", "Zm9v ", "Zm9v\t", "Zm9v\n=", "Zm9v\n\n\n\n\n"] {
+            assert_eq!(decode(text), Err(BadBase64), "{text:?}");
         }
     }
 

@@ -114,12 +114,12 @@ pub async fn probe<N: Net>(
     let preface = preface.as_deref();
     let unreachable = |reason| Failure::Unreachable(reason);
     if check.probe == Probe::Tcp {
-        let way = Way { preface, needs: Needs::Connection };
+        let way = Way::to(service, preface, Needs::Connection);
         let connected = upstream::dedicated(worker, service, endpoint, state.clone(), way, &stop, Some(until)).await;
         return connected.map(drop).map_err(unreachable);
     }
     let asked = Asked::new(service, check).ok_or(Failure::Unfit)?;
-    let way = Way { preface, needs: Needs::Http2 };
+    let way = Way::to(service, preface, Needs::Http2);
     let lease = upstream::lease(worker, service, endpoint, state.clone(), way, &stop, Some(until)).await;
     match asked.exchange(worker, lease.map_err(unreachable)?, &stop, until).await {
         Ok(()) => return Ok(()),

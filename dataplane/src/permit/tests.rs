@@ -33,6 +33,7 @@ fn service(max: Option<u32>, workers: u16) -> Service {
         limit: max.map(|max| Limit::new(max, workers, None, 1)),
         pool_key: 0,
         endpoints: Vec::new(),
+        reach: Default::default(),
     }
 }
 

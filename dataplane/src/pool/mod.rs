@@ -186,6 +186,12 @@ impl<S: Stream> State<S> {
         self.failures.get()
     }
 
+    /// Whether the last connect failed, not long before `since` or after it, and no connection is left from before.
+    pub fn is_out_of_reach(&self, since: Instant) -> bool {
+        let failed = self.avoided_until.get().is_some_and(|until| until > since);
+        failed && self.in_flight() == 0 && self.waiting() == 0
+    }
+
     /// Closes its unused connections, and those that others use too once their requests have ended.
     pub fn close(&self) {
         self.waiting.borrow_mut().clear();

@@ -605,6 +605,8 @@ impl<N: Net> Connection<N> {
             return false;
         }
         match listener.config.mtls {
+            // It speaks something else now, for which it has other routes and policies.
+            _ if listener.config.protocol != self.protocol => false,
             Mtls::Strict => self.peer_id().is_some(),
             Mtls::Off => listener.tls.is_none() || self.transport.plain().is_none(),
         }

@@ -85,6 +85,9 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, opening: Opening) {
         Ok(ended) => *ended,
         Err(refused) => before_relay(refused.reason),
     };
+    if let (Err(_), Some(service), Some(endpoint)) = (&result, way.service, way.endpoint) {
+        upstream::reach::failed(worker, service, endpoint, reason);
+    }
     if reason == Reason::PlainToTlsPort {
         worker.tell_hint(listener, connection.client_text(), reason);
     }
@@ -247,7 +250,7 @@ async fn reach<'t, N: Net>(
 ) -> Result<Lease<N>, Reason> {
     let worker = &connection.worker;
     let preface = connection.preface(service);
-    let through = upstream::Way { preface: preface.as_deref(), needs: Needs::Anything };
+    let through = upstream::Way::to(service, preface.as_deref(), Needs::Anything);
     if service.config.destination == Destination::Original {
         let original = connection.original().ok_or(Reason::NoOriginalDestination)?;
         way.endpoint = Some(&original.endpoint);

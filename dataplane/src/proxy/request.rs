@@ -151,8 +151,11 @@ pub async fn serve<N: Net>(
     let reason = match forward(worker, connection, tables, listener, stop, call, begun, &mut way, &mut account).await {
         Ok(()) => Reason::Ok,
         Err(reason) => {
-            if let (Reason::UpstreamGarbage, Some(service), Some(endpoint)) = (reason, way.service, way.endpoint) {
-                worker.tell_garbage(listener, service, endpoint);
+            if let (Some(service), Some(endpoint)) = (way.service, way.endpoint) {
+                match reason {
+                    Reason::UpstreamGarbage => worker.tell_garbage(listener, service, endpoint),
+                    reason => upstream::reach::failed(worker, service, endpoint, reason),
+                }
             }
             Box::pin(call.answer(reason, &mut account)).await;
             reason
@@ -241,7 +244,7 @@ async fn forward<'t, N: Net>(
     let preface = connection.preface(service);
     let as_its_client = service.config.protocol == Protocol::Detect;
     let needs = if as_its_client && call.is_for_http2() { Needs::Http2 } else { call.needs() };
-    let to = upstream::Way { preface: preface.as_deref(), needs };
+    let to = upstream::Way::to(service, preface.as_deref(), needs);
     let mut tried = Tried::default();
     let mut last = Reason::NoEndpoint;
     loop {

@@ -25,6 +25,8 @@ pub enum Event<'a> {
     Hint(Hint<'a>),
     /// A message that cannot be read.
     Unreadable(Unreadable<'a>),
+    /// No endpoint of a service can be reached, or one can again.
+    Reach(Reach<'a>),
 }
 
 /// A client that speaks something else than its port does: worth a word to whoever reads the log.
@@ -51,6 +53,19 @@ pub struct Unreadable<'a> {
     pub reason: u8,
     /// The refusal in words.
     pub detail: &'a str,
+}
+
+/// No endpoint of a service can be reached, or one can again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reach<'a> {
+    /// The service.
+    pub service: &'a str,
+    /// How many endpoints it has.
+    pub endpoints: u32,
+    /// The one that was tried last, or can be reached.
+    pub endpoint: &'a str,
+    /// Number of the [`crate::outcome::Reason`] that the last attempt ended in; that of `Ok` if it can be reached.
+    pub reason: u8,
 }
 
 /// A request that ended.

@@ -1,5 +1,7 @@
 //! Getting a connection to an endpoint: an unused one, or a new one with its handshake.
 
+pub mod reach;
+
 use std::rc::Rc;
 
 use ringmesh_model::snapshot::Protocol;
@@ -38,25 +40,29 @@ pub enum Needs {
 #[derive(Clone, Copy, Debug)]
 pub struct Way<'a> {
     /// The PROXY header that a connection begins with, if the service wants one.
-    pub preface: Option<&'a [u8]>,
+    preface: Option<&'a [u8]>,
     /// What is needed of it.
-    pub needs: Needs,
+    needs: Needs,
+    /// Whether the endpoint is spoken to in HTTP/2.
+    is_http2: bool,
 }
 
-impl Way<'_> {
+impl<'a> Way<'a> {
+    /// To any endpoint of a service.
+    #[inline]
+    pub fn to(service: &Service, preface: Option<&'a [u8]>, needs: Needs) -> Self {
+        let is_http2 = match service.config.protocol {
+            Protocol::Http2 => true,
+            // What its client speaks.
+            Protocol::Detect => needs == Needs::Http2,
+            Protocol::Http | Protocol::Tcp | Protocol::Tls => false,
+        };
+        Self { preface, needs, is_http2 }
+    }
+
     /// Whether it may be a channel of a connection that carries many.
     fn shares(self, service: &Service) -> bool {
         self.needs == Needs::Anything && service.shares(self.preface)
-    }
-
-    /// Whether the endpoint is spoken to in HTTP/2.
-    fn is_http2(self, service: &Service) -> bool {
-        match service.config.protocol {
-            Protocol::Http2 => true,
-            // What its client speaks.
-            Protocol::Detect => self.needs == Needs::Http2,
-            Protocol::Http | Protocol::Tcp | Protocol::Tls => false,
-        }
     }
 }
 
@@ -74,7 +80,7 @@ pub async fn lease<N: Net>(
     deadline: Option<Instant>,
 ) -> Result<Leased<N>, Reason> {
     // Each way returns what it has found at once, as moving it costs.
-    let state = match way.is_http2(service) {
+    let state = match way.is_http2 {
         // A proxy of ours takes HTTP/1 in place of it.
         true if way.needs == Needs::Http2 || state.mesh.get() != Mesh::Yes => match shared::lease(state, service) {
             Ok(lease) => {
@@ -107,7 +113,7 @@ pub async fn connect<N: Net>(
     stop: &Stop,
     deadline: Option<Instant>,
 ) -> Result<Leased<N>, Reason> {
-    let is_http2 = way.is_http2(service);
+    let is_http2 = way.is_http2;
     if !(way.shares(service) || is_http2) {
         return dedicated(worker, service, endpoint, state, way, stop, deadline).await.map(Leased::Own);
     }
@@ -229,6 +235,7 @@ async fn dial<N: Net>(
     match result {
         Ok(transport) => {
             state.succeeded();
+            reach::reached(worker, service, endpoint);
             worker.recorder.add(service.series, counter::OPENED, 1);
             worker.recorder.gauge_add(gauge::UPSTREAM_OPENED, 1);
             Ok(transport)

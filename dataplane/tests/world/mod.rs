@@ -207,6 +207,7 @@ fn snapshot(change: impl FnOnce(&mut Listener)) -> Snapshot {
         trust_domain: "test".into(),
         workload: "test".into(),
         access_log: AccessLog::Off,
+        log_level: Level::Info,
         drain_timeout: Duration::from_secs(5),
     };
     let mut objects = BTreeMap::from([

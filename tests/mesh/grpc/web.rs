@@ -215,10 +215,27 @@ fn text_that_is_no_base64_is_refused() {
     on_both_drivers(|driver| {
         let service = http2::service(|_| Outgoing::grpc(b"", 0));
         let (_proxy, front) = proxy_by_http2(driver, &[service.address()], ON, "");
-        for body in ["AAAA!AAA", "AAAAAA", "AAAAA", "AAAA=AAA", "AAA\r\nA"] {
+        for body in ["AAAA!AAA", "AAAAAA", "AAAAA", "AAAA=AAA", "AAA\r\nA", "AAAA\r\nAAAA", "AAAA\n "] {
             for answer in post(front, "/svc/Echo", &[("content-type", TEXT)], body.as_bytes()) {
                 assert_eq!(answer.field("x-ringmesh-reason"), Some("bad_body"), "{body}: {answer:?}");
                 assert_eq!((answer.status(), answer.field("grpc-status")), (200, Some("13")), "{body}: {answer:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn text_may_end_with_a_line_end_as_programs_write_it() {
+    on_both_drivers(|driver| {
+        let service = http2::service(|request| Outgoing::grpc(request.body.get(5..).unwrap_or_default(), 0));
+        let (_proxy, front) = proxy_by_http2(driver, &[service.address()], ON, "");
+        let message = grpc_frame(b"hello");
+        let expected = [&message[..], &trailers(&[("grpc-status", "0")])].concat();
+        for line_end in ["\n", "\r\n"] {
+            let body = [&base64(&message), line_end.as_bytes()].concat();
+            for answer in post(front, "/svc/Echo", &[("content-type", TEXT)], &body) {
+                assert_eq!(bytes_of(&answer, TEXT), expected, "{line_end:?}");
+                assert_eq!(service.last().body, message, "{line_end:?}");
             }
         }
     });

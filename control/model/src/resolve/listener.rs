@@ -187,11 +187,17 @@ impl<'a> Resolver<'a> {
             let why = "; `mtls = \"strict\"` speaks TLS 1.3 alone";
             self.note(subject, "tls_min_version", edge.tls_min_version.place, Cause::NeedsTls(why));
         }
+        if let Some(max) = &edge.max_handshakes
+            && listener.tls.is_empty()
+            && listener.mtls.value == Mtls::Off
+        {
+            self.note(subject, "max_handshakes", max.place, Cause::NoHandshakes);
+        }
         snapshot::Edge {
             hsts: edge.hsts.as_ref().map(|hsts| hsts.value),
             tls_min_version: edge.tls_min_version.value,
             max_connections_per_source: edge.max_connections_per_source,
-            max_handshakes: edge.max_handshakes,
+            max_handshakes: edge.max_handshakes.as_ref().map(|max| max.value),
             max_body_bytes: edge.max_body.map(|size| size.0),
         }
     }

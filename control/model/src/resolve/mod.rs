@@ -106,6 +106,7 @@ fn settings(config: &Config) -> Settings {
         trust_domain: config.mesh.trust_domain.as_ref().map(|name| name.value.clone()).unwrap_or_default(),
         workload: config.workload.name.clone(),
         access_log: config.log.access,
+        log_level: config.log.level,
         drain_timeout: config.runtime.drain_timeout,
     }
 }

@@ -14,7 +14,6 @@ use ringmesh_codec::limits::Limits;
 use ringmesh_codec::name::Name;
 use ringmesh_codec::refusal::Refusal;
 
-use crate::outcome::Reason;
 use crate::proxy::exchange::head::Hop;
 use crate::proxy::grpc::is_call;
 
@@ -77,16 +76,16 @@ impl Head {
     ///
     /// # Errors
     /// What the request ends in if it must not go on.
-    pub fn check(&mut self, limits: &Limits) -> Result<(), Reason> {
+    pub fn check(&mut self, limits: &Limits) -> Result<(), Refusal> {
         let checked = self.interpret(limits);
-        if checked == Err(Reason::HeaderTooLarge) {
+        if matches!(checked, Err(Refusal::HeadTooLarge | Refusal::TooManyFields)) {
             // It may be several times as large as one that is passed on, and its stream may last a while.
             self.fields = HeaderMap::new();
         }
         checked
     }
 
-    fn interpret(&mut self, limits: &Limits) -> Result<(), Reason> {
+    fn interpret(&mut self, limits: &Limits) -> Result<(), Refusal> {
         // Callers are to understand a refusal, whichever field it is for.
         let seen = self.check_fields(limits).inspect_err(|_| self.is_grpc = is_call(&self.fields))?;
         if seen.hosts > 0 {
@@ -106,44 +105,43 @@ impl Head {
 
     /// What follows belongs to the tunnel, so that there is no body.
     #[cold]
-    fn interpret_tunnel(&mut self, seen: &Seen, limits: &Limits) -> Result<(), Reason> {
+    fn interpret_tunnel(&mut self, seen: &Seen, limits: &Limits) -> Result<(), Refusal> {
         if seen.length.is_some() || seen.expects_continue {
-            return Err(Reason::BadRequest);
+            return Err(Refusal::ConnectWithBody);
         }
         self.length = BodyLength::None;
         if self.asks != Asks::Connect {
             return self.check_target(limits);
         }
         let host = self.host.as_ref().map(HeaderValue::as_bytes);
-        let asked = self.uri.authority().ok_or(Reason::BadRequest)?.as_str().as_bytes();
-        check_authority(Some(asked), host).map_err(|refusal| Reason::of_refusal(&refusal))?;
+        let asked = self.uri.authority().ok_or(Refusal::BadTarget)?.as_str().as_bytes();
+        check_authority(Some(asked), host)?;
         // Its port is no matter of taste (RFC 9110 section 9.3.6).
         match authority::parse(asked).map(|authority| authority.port) {
             Ok(Some(port)) if port != 0 => Ok(()),
-            _ => Err(Reason::BadRequest),
+            _ => Err(Refusal::BadTarget),
         }
     }
 
-    fn check_target(&mut self, limits: &Limits) -> Result<(), Reason> {
+    fn check_target(&mut self, limits: &Limits) -> Result<(), Refusal> {
         // The library takes an empty one for a scheme (RFC 9113 section 8.3.1).
         if self.uri.scheme_str().is_some_and(str::is_empty) {
-            return Err(Reason::BadRequest);
+            return Err(Refusal::BadTarget);
         }
-        let refused = |refusal: Refusal| Reason::of_refusal(&refusal);
         let authority = self.uri.authority().map(|authority| authority.as_str().as_bytes());
-        check_authority(authority, self.host.as_ref().map(HeaderValue::as_bytes)).map_err(refused)?;
+        check_authority(authority, self.host.as_ref().map(HeaderValue::as_bytes))?;
         let target = self.target_bytes();
         if target.len() > limits.max_target_bytes {
-            return Err(Reason::TargetTooLong);
+            return Err(Refusal::TargetTooLong);
         }
-        self.query = check_path(target, self.known_method()).map_err(refused)?;
+        self.query = check_path(target, self.known_method())?;
         Ok(())
     }
 
     /// One walk over the fields. The sizes are those that the same head had in HTTP/1, so that one limit serves both.
-    fn check_fields(&mut self, limits: &Limits) -> Result<Seen, Reason> {
+    fn check_fields(&mut self, limits: &Limits) -> Result<Seen, Refusal> {
         if self.fields.len() > limits.max_fields {
-            return Err(Reason::HeaderTooLarge);
+            return Err(Refusal::TooManyFields);
         }
         let mut seen = Seen::default();
         let mut bytes = self.target_bytes().len();
@@ -151,21 +149,21 @@ impl Head {
             let name = name.as_str().as_bytes();
             bytes += name.len() + value.len() + 4;
             match Name::from_bytes(name) {
-                Name::Lookalike => return Err(Reason::BadRequest),
+                Name::Lookalike => return Err(Refusal::BadFieldName),
                 Name::Expect if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
-                    return Err(Reason::ExpectationFailed);
+                    return Err(Refusal::UnknownExpectation);
                 }
                 Name::Expect => seen.expects_continue = true,
-                Name::Host if seen.hosts > 0 => return Err(Reason::BadRequest),
+                Name::Host if seen.hosts > 0 => return Err(Refusal::RepeatedHost),
                 Name::Host => seen.hosts += 1,
-                Name::ContentLength if seen.length.is_some() => return Err(Reason::BadRequest),
-                Name::ContentLength => seen.length = Some(parse_length(value).ok_or(Reason::BadRequest)?),
+                Name::ContentLength if seen.length.is_some() => return Err(Refusal::RepeatedContentLength),
+                Name::ContentLength => seen.length = Some(parse_length(value).ok_or(Refusal::BadContentLength)?),
                 Name::Other if name == b"content-type" => seen.is_grpc = grpc::is_grpc(value.as_bytes()),
                 Name::Other if is_of_one_request(name) => value.set_sensitive(true),
                 _ => {}
             }
         }
-        if bytes > limits.max_head_bytes { Err(Reason::HeaderTooLarge) } else { Ok(seen) }
+        if bytes > limits.max_head_bytes { Err(Refusal::HeadTooLarge) } else { Ok(seen) }
     }
 
     /// The same target for an endpoint that is reached by that hop.

@@ -76,6 +76,7 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: Start<N>, arriv
     let Some(listener) = tables.listener(connection.listener) else { return End::Close };
     let (limits, series) = (listener.config.limits.clone(), listener.series);
     let takes_protocols = !listener.config.hop.upgrade.is_empty();
+    let belongs = connection.belongs(listener);
     drop(tables);
     // What ends idle connections tells this one to end gently; what ends all of them ends it.
     let gentle = worker.net.stop();
@@ -83,6 +84,9 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: Start<N>, arriv
     registered.set_idle(true);
     registered.set_standing(connection.standing());
     if worker.draining() {
+        gentle.trigger(StopReason::Drain);
+    }
+    if !belongs {
         gentle.trigger(StopReason::Drain);
     }
     let session = Rc::new(Session {

@@ -90,7 +90,9 @@ pub async fn serve<N: Net>(begun: Begun<N>) {
     };
     let checked = call.head.check(&listener.head_limits);
     call.web = grpc_web::Call::asked(listener, &&call.head);
-    if let Err(reason) = checked {
+    if let Err(refusal) = checked {
+        let reason = Reason::of_refusal(&refusal);
+        worker.tell_unreadable(listener, connection.client_text(), reason, refusal);
         let mut account = Account::default();
         call.answer(reason, &mut account).await;
         request::refused(worker, connection, &tables, listener, &account, reason);
