@@ -29,6 +29,7 @@ const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
 const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
 const END_STREAM_AND_HEADERS: u8 = 5;
 
 /// `:status: 200`, and a GET of `/` from `s`, by the static table (RFC 7541 appendix A).
@@ -308,6 +309,27 @@ fn a_request_whose_stream_the_client_makes_us_reset_ends_at_once() {
         });
         assert_eq!(world.ended(Reason::ClientAborted), 1, "{name}");
     }
+}
+
+#[test]
+fn a_request_whose_body_breaks_the_rules_ends_at_once_while_its_endpoint_takes_nothing() {
+    let world = world(Protocol::Http);
+    world.net.set_capacity_bytes(1_000);
+    block_on(&world.net, async {
+        let client = Peer::connect(&world).await;
+        // A POST of 3,000 bytes.
+        let head = [&[0x83][..], &GET[1..], &[0x0f, 0x0d, 4], b"3000"].concat();
+        client.say(HEADERS, END_HEADERS, 1, &head).await;
+        let upstream = world.accept().await;
+        read_head(&upstream, &world.net).await;
+        client.say(DATA, 0, 1, &[b'x'; 3_000]).await;
+        let begun = world.net.now();
+        ringmesh_ring::sleep_until(begun + Duration::from_millis(100)).await;
+        client.say(DATA, 0, 1, b"x").await;
+        assert_eq!(client.next(RST_STREAM).await.stream, 1);
+        ringmesh_ring::sleep_until(begun + Duration::from_secs(1)).await;
+        assert_eq!(world.ended(Reason::ClientAborted), 1);
+    });
 }
 
 #[test]

@@ -180,9 +180,9 @@ impl<N: Net> Session<N> {
         self.calm.borrow_mut().earn_for(bytes);
     }
 
-    /// Whether a stream may ever have been reset, by the client or for what it has sent. Its streams are woken when that is so
-    /// first, and are to look from then on whether it was theirs: with many clients it never is, and each look takes the
-    /// library's lock. What waits for nothing but a stream's stop is woken by the connection's end too.
+    /// Whether a stream without a body may ever have been reset, by the client or for what it has sent. The streams are woken when
+    /// that is so first, and are to look from then on whether it was theirs: with many clients it never is, and each look takes
+    /// the library's lock. What waits for nothing but a stream's stop is woken by the connection's end too.
     pub fn may_have_reset(&self) -> bool {
         self.reset.get()
     }

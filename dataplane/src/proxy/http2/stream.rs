@@ -103,7 +103,8 @@ pub async fn serve<N: Net>(begun: Begun<N>) {
             if let Poll::Ready(_reason) = serving.as_mut().poll(context) {
                 return Poll::Ready(());
             }
-            if !session.may_have_reset() {
+            // A body may break rules that no frame's header tells of, and whoever reads it may have stopped to.
+            if ends && !session.may_have_reset() {
                 // Wakes this when that changes. What is triggered was seen above.
                 let _pending = stop.poll_stopped(context);
             } else if !left && reply.poll_reset(context).is_ready() {
