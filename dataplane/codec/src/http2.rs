@@ -22,7 +22,7 @@ pub fn begins_preface(bytes: &[u8]) -> bool {
 /// # Errors
 /// [`Refusal::BadTarget`].
 pub fn check_path(path: &[u8], method: Method) -> Result<usize, Refusal> {
-    if words::find(path, words::not_graphic).is_some() {
+    if !words::all_graphic(path) {
         return Err(Refusal::BadTarget);
     }
     let query = find_query(path)?;

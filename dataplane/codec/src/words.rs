@@ -17,14 +17,18 @@ pub(crate) fn above_ascii(word: u64) -> u64 {
     word
 }
 
-/// Marks the bytes of a word that are no visible characters of ASCII; others too, but only behind the first of these.
+/// Whether all bytes are visible characters of ASCII.
 #[inline]
-pub(crate) fn not_graphic(word: u64) -> u64 {
-    let below = word.wrapping_sub(ONES * 0x21) & !word;
-    below | equal(word, 0x7f) | above_ascii(word)
+pub(crate) fn all_graphic(text: &[u8]) -> bool {
+    let not_graphic = |word: u64| {
+        // Others may be marked too, but only behind the first that is.
+        let below = word.wrapping_sub(ONES * 0x21) & !word;
+        below | equal(word, 0x7f) | above_ascii(word)
+    };
+    find(text, not_graphic).is_none_or(|place| place >= text.len())
 }
 
-/// Where the first byte is that `marks` marks.
+/// Where the first byte is that `marks` marks. Where it marks bytes that are 0, it finds one behind a text of less than 8.
 #[inline]
 pub(crate) fn find(text: &[u8], marks: impl Fn(u64) -> u64) -> Option<usize> {
     let first = |word: u64| {
@@ -32,9 +36,7 @@ pub(crate) fn find(text: &[u8], marks: impl Fn(u64) -> u64) -> Option<usize> {
         (marked != 0).then(|| marked.trailing_zeros() as usize / 8)
     };
     let Some(last) = text.last_chunk::<8>() else {
-        let word = text.iter().rfold(0, |word, byte| (word << 8) | u64::from(*byte));
-        // Behind it are bytes that are 0.
-        return first(word).filter(|found| *found < text.len());
+        return first(text.iter().rfold(0, |word, byte| (word << 8) | u64::from(*byte)));
     };
     for (index, word) in text.as_chunks::<8>().0.iter().enumerate() {
         if let Some(found) = first(u64::from_le_bytes(*word)) {
@@ -68,16 +70,16 @@ mod tests {
             }
         }
     }
+
     #[test]
     fn only_visible_characters_are_graphic() {
         for (length, place) in (1..20).flat_map(|length| (0..length).map(move |place| (length, place))) {
             for byte in 0..=u8::MAX {
                 let mut text = vec![b'a'; length];
                 text[place] = byte;
-                let expected = (!byte.is_ascii_graphic()).then_some(place);
-                assert_eq!(find(&text, not_graphic), expected, "{byte} at {place} of {length}");
+                assert_eq!(all_graphic(&text), byte.is_ascii_graphic(), "{byte} at {place} of {length}");
             }
         }
-        assert_eq!(find(b"", not_graphic), None);
+        assert!(all_graphic(b""));
     }
 }
