@@ -15,7 +15,7 @@ use ringmesh_ring::stop::Stop;
 
 use super::data::Data;
 use super::{Answer, Lost, More, Part, Reply, Sink, Source};
-use crate::proxy::http2::limits::{MAX_TRAILER_BYTES, MAX_UNASKED_BYTES};
+use crate::proxy::http2::limits::{LEAST_UNASKED_BYTES, MAX_TRAILER_BYTES, MAX_UNASKED_BYTES};
 
 impl From<h2::Error> for Lost {
     fn from(error: h2::Error) -> Self {
@@ -314,7 +314,7 @@ pub struct Unasked(Cell<usize>);
 
 impl Unasked {
     fn take(&self, bytes: usize) -> bool {
-        let left = self.0.get().checked_sub(bytes);
+        let left = self.0.get().checked_sub(bytes.max(LEAST_UNASKED_BYTES));
         left.inspect(|left| self.0.set(*left)).is_some()
     }
 

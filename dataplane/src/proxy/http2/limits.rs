@@ -48,3 +48,7 @@ pub const CREDIT_PER_SECOND: u32 = 100;
 /// later, in a turn of its own, that the endpoint takes something. Until then it holds them. The last pieces of
 /// bodies go to clients in this way too, so many bytes on each connection before it is asked again.
 pub const MAX_UNASKED_BYTES: usize = 16 * 1024;
+
+/// What the last piece of a body counts for at least: it may hold a buffer. As it asks again and again, a client that takes
+/// nothing can have one such piece wait for each of its streams.
+pub const LEAST_UNASKED_BYTES: usize = 1024;
