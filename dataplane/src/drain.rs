@@ -81,7 +81,7 @@ impl Registry {
     }
 
     /// Looks how the peers of its connections stand, see [`Standing::look`]: where that holds no more, idle ones are stopped, and
-    /// the others once `grace` is over. `tell` hears of each peer's connection of which that has just come out. When to look
+    /// the others when [`Standing::cut_at`] says so. `tell` hears of each peer's connection of which that has just come out. When to look
     /// next.
     pub fn look(
         &self,
@@ -102,7 +102,7 @@ impl Registry {
             if standing.holds() {
                 continue;
             }
-            let end = standing.until() + grace;
+            let end = standing.cut_at(grace);
             if entry.idle || end <= now {
                 stops.push(entry.stop.clone());
             }

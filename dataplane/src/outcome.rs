@@ -111,7 +111,7 @@ reasons! {
     UpstreamGarbage = 20, "upstream_garbage", 502, Upstream, Never;
     /// The response ended early; what had come was passed on and the connection cut.
     ResponseTruncated = 21, "response_truncated", 502, Upstream, Never;
-    /// The proxy is shutting down, or what a peer has proved holds no more, and it had no time left.
+    /// The proxy is shutting down, or a peer's root is not trusted any more, and it had no time left.
     Drained = 22, "drained", 503, Proxy, Never;
     /// A filter refused.
     FilterRefused = 23, "filter_refused", 403, Proxy, Never;

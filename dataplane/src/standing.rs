@@ -1,5 +1,7 @@
 //! How long connections of mutual TLS may go on: until a certificate of the peer's chain ends, or the root that vouches for it is
-//! not trusted any more. Then they are drained: nothing new begins on them, and what is under way has `drain_timeout`.
+//! not trusted any more. Then they are drained: nothing new begins on them. What is under way goes on, as certificates end as a
+//! matter of routine, each hour where they come from SPIRE, and databases are to stay connected; but where the root was taken
+//! away, it has `drain_timeout`.
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
 use std::cell::Cell;
@@ -32,6 +34,8 @@ pub struct Standing {
     anchor: Anchor,
     ends: Cell<Instant>,
     stage: Cell<Stage>,
+    /// Whether the root is none of the trust bundle's.
+    distrusted: Cell<bool>,
 }
 
 /// What a connection may do.
@@ -82,16 +86,22 @@ impl Standing {
         self.ends.get()
     }
 
+    /// When what is still under way is cut, if that may go on for `grace`.
+    pub fn cut_at(&self, grace: Duration) -> Instant {
+        if self.distrusted.get() { self.ends.get() + grace } else { Instant::FAR_FUTURE }
+    }
+
     /// Looks at the time and, if they may have changed, at the roots. What has just come to hold no more, and when to look next.
     pub fn look(&self, now: Instant, anchors: Option<&[Anchor]>) -> (Option<Cause>, Instant) {
         let over = self.ends.get() + ALLOWANCE;
-        match self.stage.get() {
+        let distrusted = anchors.is_some_and(|anchors| !anchors.contains(&self.anchor));
+        if distrusted && !self.distrusted.replace(true) {
             // Nothing is left to doubt in its favour.
-            Stage::Holds if anchors.is_some_and(|anchors| !anchors.contains(&self.anchor)) => {
-                self.ends.set(now);
-                self.stage.set(Stage::Over);
-                (Some(Cause::Distrusted), Instant::FAR_FUTURE)
-            }
+            self.ends.set(now);
+            self.stage.set(Stage::Over);
+            return (Some(Cause::Distrusted), Instant::FAR_FUTURE);
+        }
+        match self.stage.get() {
             Stage::Holds if self.ends.get() <= now => {
                 self.stage.set(Stage::Leaves);
                 (Some(Cause::Expired), over)
@@ -145,7 +155,8 @@ pub fn begin<N: Net>(worker: &Rc<Worker<N>>, peer: &Peer) -> Option<Rc<Standing>
     if !watch.runs.replace(true) {
         ringmesh_ring::spawn(run(Rc::downgrade(worker), watch.clock.clone()));
     }
-    Some(Rc::new(Standing { id, anchor: proof.anchor, ends: Cell::new(ends), stage: Cell::new(stage) }))
+    let (ends, stage, distrusted) = (Cell::new(ends), Cell::new(stage), Cell::new(!trusted));
+    Some(Rc::new(Standing { id, anchor: proof.anchor, ends, stage, distrusted }))
 }
 
 /// Has `stop` end what is under way on a connection to an endpoint, once it goes on for too long after what the endpoint has

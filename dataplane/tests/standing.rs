@@ -211,7 +211,7 @@ async fn exchange(world: &World, client: &mut Secure) -> String {
 
 const LIFE: Duration = Duration::from_secs(20);
 
-/// Short enough for a request to go on until it is cut: it has 10 seconds.
+/// Short enough for a request to go on for longer: it has 10 seconds.
 const SHORT: Duration = Duration::from_secs(2);
 
 #[test]
@@ -246,13 +246,12 @@ fn a_request_under_way_when_its_clients_certificate_ends_is_answered_and_the_las
 }
 
 #[test]
-fn what_goes_on_for_longer_than_a_drain_after_its_clients_certificate_is_cut() {
-    let root = Root::new();
+fn what_is_under_way_outlives_its_clients_certificate_and_its_root_by_no_more_than_a_drain() {
+    let (root, other) = (Root::new(), Root::new());
     // An answer without end, and opaque bytes.
     for (world, asks, life) in [(World::new(), REQUEST, SHORT), (World::opaque(), b"opaque", LIFE)] {
         block_on(&world.net, async {
             demand(&world, root.svid("test", LONG));
-            let begun = world.net.now();
             let mut client = client(&world, &root.svid("web", life), &[]).await;
             client.send(asks).await;
             let mut upstream = End { stream: world.accept().await, net: world.net.clone(), got: Vec::new() };
@@ -261,12 +260,23 @@ fn what_goes_on_for_longer_than_a_drain_after_its_clients_certificate_is_cut() {
                 upstream.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
                 client.head().await;
             }
-            for _ in 0..life.as_secs() + 4 {
-                upstream.send(b"1\r\na\r\n").await;
-                client.take(1).await.expect("it goes on");
-                pass(&world, Duration::from_secs(1)).await;
+            let goes_on = async |client: &mut Secure, upstream: &End<memory::Stream>| {
+                for _ in 0..2 {
+                    upstream.send(b"1\r\na\r\n").await;
+                    client.take(1).await.expect("it goes on");
+                    pass(&world, Duration::from_secs(1)).await;
+                }
+            };
+            pass(&world, life).await;
+            goes_on(&mut client, &upstream).await;
+            if asks != REQUEST {
+                pass(&world, DRAIN).await;
+                goes_on(&mut client, &upstream).await;
             }
-            check_in_time(begun, life + DRAIN, client.ended().await);
+            let begun = world.net.now();
+            set_identity(&world, other.svid("test", LONG));
+            goes_on(&mut client, &upstream).await;
+            check_in_time(begun, DRAIN, client.ended().await);
         });
         assert_eq!(world.ended(Reason::Drained) + world.connections(Reason::Drained), 1);
     }
@@ -304,7 +314,10 @@ fn a_trunk_is_left_when_its_clients_certificate_ends_and_serves_nothing_that_is_
             }
         };
         assert!(matches!(kind, CLOSE | RESET), "{kind} {channel}");
-        check_in_time(begun, LIFE + DRAIN, client.ended().await);
+        let farewell = [1, 2].map(|channel| Frame::Close { channel }.encode());
+        client.send(&[&farewell[0][..], &farewell[1], &Frame::GoAway.encode()].concat()).await;
+        let begun = world.net.now();
+        check_in_time(begun, Duration::ZERO, client.ended().await);
     });
     assert_eq!(world.ended(Reason::Ok), 2);
 }
@@ -319,7 +332,6 @@ fn a_client_of_http2_is_told_to_leave_when_its_certificate_ends() {
         client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
         while client.frame2().await.expect("a goodbye").0 != 7 {}
         check_in_time(begun, LIFE, world.net.now());
-        check_in_time(begun, LIFE + DRAIN, client.ended().await);
     });
 }
 
@@ -418,29 +430,33 @@ fn a_kept_connection_is_not_lent_any_more_once_the_endpoints_certificate_has_end
 }
 
 #[test]
-fn a_request_that_goes_on_for_longer_than_a_drain_after_its_endpoints_certificate_is_cut() {
-    let (world, root) = (World::new(), Root::new());
+fn a_request_outlives_its_endpoints_certificate_and_its_root_by_no_more_than_a_drain() {
+    let (world, root, other) = (World::new(), Root::new(), Root::new());
     block_on(&world.net, async {
-        let begun = world.net.now();
         let (mut client, mut endpoint) = called(&world, &root, Protocol::Http, &[Alpn::Http1], SHORT).await;
         endpoint.head().await;
         endpoint.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
         client.head().await;
-        for _ in 0..6 {
-            endpoint.send(b"1\r\na\r\n").await;
-            client.take(1).await.expect("it goes on");
-            pass(&world, Duration::from_secs(1)).await;
-        }
-        check_in_time(begun, SHORT + DRAIN, client.ended().await);
+        let goes_on = async |client: &mut End<memory::Stream>, endpoint: &Secure| {
+            for _ in 0..3 {
+                endpoint.send(b"1\r\na\r\n").await;
+                client.take(1).await.expect("it goes on");
+                pass(&world, Duration::from_secs(1)).await;
+            }
+        };
+        goes_on(&mut client, &endpoint).await;
+        let begun = world.net.now();
+        set_identity(&world, other.svid("test", LONG));
+        goes_on(&mut client, &endpoint).await;
+        check_in_time(begun, DRAIN, client.ended().await);
     });
     assert_eq!(world.ended(Reason::Drained), 1);
 }
 
 #[test]
 fn a_connection_that_has_waited_in_the_pool_is_looked_after_again_when_it_is_used() {
-    let (world, root) = (World::new(), Root::new());
+    let (world, root, new) = (World::new(), Root::new(), Root::new());
     block_on(&world.net, async {
-        let begun = world.net.now();
         let (mut client, mut first) = called(&world, &root, Protocol::Http, &[Alpn::Http1], LIFE).await;
         // Another one ends meanwhile, when nothing is under way on the first.
         let mut other = End { stream: world.connect(), net: world.net.clone(), got: Vec::new() };
@@ -458,14 +474,16 @@ fn a_connection_that_has_waited_in_the_pool_is_looked_after_again_when_it_is_use
         first.head().await;
         first.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
         client.head().await;
-        check_in_time(begun, LIFE + DRAIN, client.ended().await);
+        let begun = world.net.now();
+        set_identity(&world, new.svid("test", LONG));
+        check_in_time(begun, DRAIN, client.ended().await);
     });
     assert_eq!(world.ended(Reason::Drained), 1);
 }
 
 #[test]
-fn a_trunk_is_left_once_the_endpoints_certificate_has_ended_and_cut_when_it_goes_on() {
-    let (world, root) = (World::new(), Root::new());
+fn a_trunk_is_left_once_the_endpoints_certificate_has_ended_and_cut_a_drain_after_its_root() {
+    let (world, root, new) = (World::new(), Root::new(), Root::new());
     block_on(&world.net, async {
         let begun = world.net.now();
         let (mut client, mut first) = called(&world, &root, Protocol::Http, &[Alpn::Mesh], SHORT).await;
@@ -486,12 +504,14 @@ fn a_trunk_is_left_once_the_endpoints_certificate_has_ended_and_cut_when_it_goes
         while second.frame().await.expect("a request").0 != DATA {}
         second.send(&data(1, ANSWER)).await;
         other.head().await;
-        check_in_time(begun, SHORT + DRAIN, first.ended().await);
+        let begun = world.net.now();
+        set_identity(&world, new.svid("test", LONG));
+        check_in_time(begun, DRAIN, first.ended().await);
     });
 }
 
 #[test]
-fn opaque_bytes_in_a_trunk_go_on_for_a_drain_after_the_endpoints_certificate_or_its_root() {
+fn opaque_bytes_in_a_trunk_go_on_after_the_endpoints_certificate_and_for_a_drain_after_its_root() {
     // By time, and by a bundle that has the root no more.
     for (life, distrusts) in [(LIFE, false), (LONG, true)] {
         let (world, root, other) = (World::opaque(), Root::new(), Root::new());
@@ -512,6 +532,13 @@ fn opaque_bytes_in_a_trunk_go_on_for_a_drain_after_the_endpoints_certificate_or_
             check_in_time(begun, ends, world.net.now());
             endpoint.send(&data(1, b"still")).await;
             client.take(5).await.expect("it goes on");
+            if !distrusts {
+                pass(&world, DRAIN * 2).await;
+                endpoint.send(&data(1, b"still")).await;
+                client.take(5).await.expect("it goes on");
+                (begun, ends) = (world.net.now(), Duration::ZERO);
+                set_identity(&world, other.svid("test", LONG));
+            }
             check_in_time(begun, ends + DRAIN, client.ended().await);
         });
         assert_eq!(world.connections(Reason::Drained), 1);
