@@ -26,6 +26,11 @@ impl Reach {
         Instant::from_nanos((self.0.load(Ordering::Relaxed) >> 1).saturating_mul(1_000_000))
     }
 
+    /// Whether it is told that it cannot be reached.
+    fn is_lost(&self) -> bool {
+        self.0.load(Ordering::Relaxed) & 1 == 1
+    }
+
     /// It cannot be reached. Whether that is to be told.
     fn lose(&self, now: Instant) -> bool {
         let word = self.0.load(Ordering::Relaxed);
@@ -65,6 +70,10 @@ pub(super) fn reached<N: Net>(worker: &Worker<N>, service: &Service, endpoint: &
 pub fn failed<N: Net>(worker: &Rc<Worker<N>>, service: &Service, endpoint: &Endpoint, reason: Reason) {
     // One whose client had no patience left says so, whatever it waited for.
     if reason.retry() != Retry::Elsewhere && reason != Reason::RequestTimeout {
+        return;
+    }
+    // Requests that fail meanwhile look no endpoint up.
+    if service.reach.is_lost() {
         return;
     }
     let since = service.reach.told();
