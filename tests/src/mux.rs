@@ -25,7 +25,7 @@ pub const NAME_HTTP: &[u8] = b"ringmesh-http/1";
 pub const FIRST_WINDOW: usize = 65_536;
 
 /// Most bytes of one frame of data.
-pub const MAX_DATA: usize = 16_376;
+pub const MAX_DATA: usize = 32_768;
 
 /// The flag of data behind which nothing follows.
 pub const END: u8 = 1;
