@@ -507,7 +507,9 @@ fn a_trunk_is_left_once_the_endpoints_certificate_has_ended_and_cut_a_drain_afte
         let begun = world.net.now();
         set_identity(&world, new.svid("test", LONG));
         check_in_time(begun, DRAIN, first.ended().await);
+        assert!(client.head().await.starts_with("HTTP/1.1 503 "));
     });
+    assert_eq!((world.ended(Reason::Ok), world.ended(Reason::Drained)), (2, 1));
 }
 
 #[test]
@@ -543,6 +545,24 @@ fn opaque_bytes_in_a_trunk_go_on_after_the_endpoints_certificate_and_for_a_drain
         });
         assert_eq!(world.connections(Reason::Drained), 1);
     }
+}
+
+#[test]
+fn a_request_of_http2_goes_on_for_a_drain_after_its_endpoints_root_and_its_end_is_ours() {
+    let (world, root, new) = (World::new(), Root::new(), Root::new());
+    block_on(&world.net, async {
+        let (mut client, mut first) = called(&world, &root, Protocol::Http2, &[Alpn::Http2], LONG).await;
+        first.take(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len()).await.unwrap();
+        first.send(b"\0\0\0\x04\0\0\0\0\0").await;
+        while first.frame2().await.expect("a request") != (1, 1) {}
+        let begun = world.net.now();
+        set_identity(&world, new.svid("test", LONG));
+        let head = client.head().await;
+        assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+        check_in_time(begun, DRAIN, world.net.now());
+        check_in_time(begun, DRAIN, first.ended().await);
+    });
+    assert_eq!(world.ended(Reason::Drained), 1);
 }
 
 #[test]

@@ -134,7 +134,7 @@ pub trait Watcher {
     fn received(&self, _bytes: &[u8]) {}
 
     /// Nothing more comes, because of this. The library will not tell it: of an error it keeps the kind.
-    fn failed(&self, _error: &io::Error) {}
+    fn failed(&self, _error: &Error) {}
 
     /// Whether nothing is expected soon, so that waiting must hold no buffer.
     fn rests(&self) -> bool {
@@ -259,11 +259,14 @@ async fn receive<S: Stream>(stream: &S, pipe: &Pipe, stop: &Stop, watcher: &impl
                 input.buffer = buffer;
                 continue;
             }
-            Err(Error::Io(error)) => {
+            Err(error) => {
                 watcher.failed(&error);
+                let error = match error {
+                    Error::Io(error) => error,
+                    Error::Stopped(_) => io::ErrorKind::TimedOut.into(),
+                };
                 (input.end, input.ended) = (Some(error), true);
             }
-            Err(Error::Stopped(_)) => (input.end, input.ended) = (Some(io::ErrorKind::TimedOut.into()), true),
         }
         return;
     }

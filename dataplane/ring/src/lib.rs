@@ -49,4 +49,4 @@ pub use setup::{Driver, Grant, RingFlags, Wish, run};
 pub use socket::{Listener, Socket};
 pub use splice::Pipe;
 pub use stop::{Reason, Stop};
-pub use stream::{Bare, Error, Idle, Stream};
+pub use stream::{Bare, Error, Halted, Idle, Stream};

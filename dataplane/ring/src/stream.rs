@@ -19,7 +19,34 @@ pub enum Error {
     Stopped(Reason),
     /// The kernel or the peer. Side: peer, mostly.
     #[error(transparent)]
-    Io(#[from] io::Error),
+    Io(io::Error),
+}
+
+/// Inside an [`io::Error`]: the operation was not stopped itself, but what its bytes go through was, by us.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("stopped: {0:?}")]
+pub struct Halted(pub Reason);
+
+impl Halted {
+    /// What an error says of it.
+    pub fn inside(error: &io::Error) -> Option<Self> {
+        error.get_ref()?.downcast_ref().copied()
+    }
+}
+
+impl From<Halted> for io::Error {
+    fn from(halted: Halted) -> io::Error {
+        io::Error::other(halted)
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Error {
+        match Halted::inside(&error) {
+            Some(Halted(reason)) => Error::Stopped(reason),
+            None => Error::Io(error),
+        }
+    }
 }
 
 impl From<Reason> for Error {

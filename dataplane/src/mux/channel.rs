@@ -16,7 +16,6 @@ use ringmesh_ring::stream::{Error, Idle, Stream};
 
 use super::limits::{MAX_TAKEN_BYTES, MAX_WINDOW_BYTES, MIN_KEPT_BYTES, QUANTUM_BYTES};
 use super::trunk::{Broken, Trunk};
-use crate::standing::Standing;
 
 /// How a channel ended that its user still has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -366,11 +365,6 @@ impl Channel {
         Self { state }
     }
 
-    /// How the other side of its trunk stands, if that is an endpoint.
-    pub(crate) fn standing(&self) -> Option<&Rc<Standing>> {
-        self.state.trunk.standing()
-    }
-
     fn has_something(&self) -> bool {
         let state = &self.state;
         state.input.borrow().bytes > 0 || state.has_end.get() || state.ended.get().is_some()
@@ -456,7 +450,7 @@ impl Stream for Channel {
         let _awaiting = Awaiting::begin(&self.state.trunk);
         poll_fn(|context| {
             if let Some(taken) = self.state.fill(buffer) {
-                return Poll::Ready(taken.map_err(Error::Io));
+                return Poll::Ready(taken.map_err(Error::from));
             }
             self.state.reader.set(Some(context.waker().clone()));
             stopped(stop, context).map(Err)
@@ -472,7 +466,7 @@ impl Stream for Channel {
             return Err(Error::Stopped(reason));
         }
         poll_fn(|context| match self.state.put(output, context) {
-            Poll::Ready(result) => Poll::Ready(result.map_err(Error::Io)),
+            Poll::Ready(result) => Poll::Ready(result.map_err(Error::from)),
             Poll::Pending => stopped(stop, context).map(Err),
         })
         .await

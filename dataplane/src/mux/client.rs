@@ -103,9 +103,7 @@ impl Trunks {
         let watched = standing.map(|standing| {
             let gently = standing::watch(worker, &standing, leave.clone());
             gently.set_idle(true);
-            let watched = (gently, standing::watch(worker, &standing, stop.clone()));
-            trunk.set_standing(standing);
-            watched
+            (gently, standing::watch(worker, &standing, stop.clone()))
         });
         ringmesh_ring::spawn(async move {
             let _watched = watched;

@@ -10,8 +10,8 @@ use ringmesh_codec::mux::Frames;
 use ringmesh_ring::buffer::{BUFFER_BYTES, Buffer, Size};
 use ringmesh_ring::net::Net;
 use ringmesh_ring::output::Output;
-use ringmesh_ring::stop::Stop;
-use ringmesh_ring::stream::{Error, Stream};
+use ringmesh_ring::stop::{Reason as StopReason, Stop};
+use ringmesh_ring::stream::{Error, Halted, Stream};
 
 use super::care::{Care, End, FAREWELL, Patience};
 use super::channel::Channel;
@@ -52,7 +52,8 @@ pub(super) async fn run<N: Net, S: Stream>(
     let (mut leaving, mut over) = (false, None);
     poll_fn(|context| {
         trunk.runs(context);
-        if stop.poll_stopped(context).is_ready() {
+        if let Poll::Ready(reason) = stop.poll_stopped(context) {
+            broke(trunk, reason.into());
             return Poll::Ready(Over::Stopped);
         }
         if !leaving && leave.poll_stopped(context).is_ready() {
@@ -78,9 +79,7 @@ pub(super) async fn run<N: Net, S: Stream>(
             }
         }
         if let Poll::Ready(error) = sender.as_mut().poll(context) {
-            if let Error::Io(error) = error {
-                trunk.broke(error);
-            }
+            broke(trunk, error);
             return Poll::Ready(Over::Lost);
         }
         trunk.rests();
@@ -90,6 +89,15 @@ pub(super) async fn run<N: Net, S: Stream>(
         }
     })
     .await
+}
+
+/// Has the channels know what became of the connection: that it was ours to end, too, unless its peer was given up.
+fn broke(trunk: &Trunk, error: Error) {
+    match error {
+        Error::Io(error) => trunk.broke(error),
+        Error::Stopped(reason @ StopReason::Drain) => trunk.broke(Halted(reason).into()),
+        Error::Stopped(StopReason::Deadline | StopReason::Abort) => {}
+    }
 }
 
 struct OnEnd<'a>(&'a Trunk);

@@ -11,6 +11,7 @@ use ringmesh_codec::mux::{Cause, Fault, Frame, Frames, INITIAL_CHANNELS, INITIAL
 use ringmesh_ring::buffer::{Buffer, Slice};
 use ringmesh_ring::clock::Instant;
 use ringmesh_ring::output::Output;
+use ringmesh_ring::stream::Halted;
 
 use super::channel::{Channel, Ended, State};
 use super::limits::{
@@ -18,7 +19,6 @@ use super::limits::{
     MAX_OWED_BYTES, MAX_WAITING_BYTES,
 };
 use crate::proxy::allowance::{Allowance, MIN_EARNING_BYTES};
-use crate::standing::Standing;
 use crate::tls::Refused;
 
 /// Cost of a reset channel: what it carried was begun in vain.
@@ -86,8 +86,6 @@ pub struct Trunk {
     greeted: Cell<bool>,
     /// Kept until the other side has said how many channels it takes.
     until_greeted: Cell<Option<Rc<dyn Any>>>,
-    /// How the other side stands that has proved who it is.
-    standing: OnceCell<Rc<Standing>>,
     /// Closes the channels that only wait, once there shall be no further ones.
     close_unused: OnceCell<Box<dyn Fn()>>,
     /// Channels that somebody uses, those among them that the other side has ended.
@@ -97,7 +95,7 @@ pub struct Trunk {
     /// The other side has.
     left: Cell<bool>,
     ended: Cell<bool>,
-    /// What broke the connection.
+    /// What broke the connection, or ended it before its channels.
     cause: RefCell<Option<io::Error>>,
     /// Channels on which something is waited for.
     pub(super) awaited: Cell<u32>,
@@ -132,7 +130,6 @@ impl Trunk {
             most,
             greeted: Cell::new(false),
             until_greeted: Cell::default(),
-            standing: OnceCell::new(),
             close_unused: OnceCell::new(),
             held: Cell::new(0),
             leaving: Cell::new(false),
@@ -188,16 +185,6 @@ impl Trunk {
     /// Keeps something until the other side has said how many channels it takes, or the trunk is gone.
     pub(super) fn keep_until_greeted(&self, kept: Rc<dyn Any>) {
         self.until_greeted.set(Some(kept));
-    }
-
-    /// Says how the other side stands.
-    pub(super) fn set_standing(&self, standing: Rc<Standing>) {
-        let _first = self.standing.set(standing);
-    }
-
-    /// How the other side stands, if that was said.
-    pub(super) fn standing(&self) -> Option<&Rc<Standing>> {
-        self.standing.get()
     }
 
     /// What is to be done once there shall be no further channels.
@@ -414,7 +401,10 @@ impl Trunk {
 
     /// What those hear whose channels went with the connection.
     pub(super) fn lost(&self) -> io::Error {
-        self.cause.borrow().as_ref().map_or(io::ErrorKind::ConnectionReset.into(), Refused::repeat)
+        match &*self.cause.borrow() {
+            Some(cause) => Halted::inside(cause).map_or_else(|| Refused::repeat(cause), io::Error::from),
+            None => io::ErrorKind::ConnectionReset.into(),
+        }
     }
 
     /// Ends all channels; nothing is sent any more.

@@ -315,16 +315,6 @@ impl<N: Net> Lease<N> {
         self
     }
 
-    /// The same where the connection is a channel. Requests of HTTP need it not: they end with their trunk.
-    pub(crate) fn watched_in_channel(mut self, worker: &Worker<N>, stop: &Stop) -> Self {
-        if let Transport::Channel(channel) = &self.kept.transport
-            && let Some(standing) = channel.standing()
-        {
-            self.watched = Some(standing::watch(worker, standing, stop.clone()));
-        }
-        self
-    }
-
     /// Keeps the connection for the next request. Only after a whole response, with nothing left to read or write.
     pub fn give_back(self, worker: &Rc<Worker<N>>) {
         let Self { mut kept, in_flight, .. } = self;

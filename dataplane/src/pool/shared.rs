@@ -3,7 +3,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -63,6 +62,8 @@ pub struct Connection {
     unsettled: RefCell<Vec<Waker>>,
     /// The endpoint has refused the handshake after our side of it was over, and has said nothing else.
     refused: Cell<bool>,
+    /// We have ended it although requests were under way: the endpoint may not have it any more.
+    cut: Cell<bool>,
     /// How the endpoint stands, if it has proved who it is.
     standing: Option<Rc<Standing>>,
 }
@@ -221,6 +222,11 @@ impl<N: Net> Lease<N> {
         self.connection.refused.get()
     }
 
+    /// Whether we have ended the connection, and what was under way with it.
+    pub fn was_cut(&self) -> bool {
+        self.connection.cut.get()
+    }
+
     /// Takes no further request on the connection if it has ended, or said that it will.
     pub fn close_if_over(&self) {
         let ready = self.connection.sender.borrow_mut().poll_ready(&mut Context::from_waker(Waker::noop()));
@@ -304,6 +310,7 @@ async fn begin<N: Net>(
         settled: Cell::new(false),
         unsettled: RefCell::default(),
         refused: Cell::new(false),
+        cut: Cell::new(false),
         standing,
     });
     let stop = worker.net.stop();
@@ -344,9 +351,7 @@ async fn begin<N: Net>(
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(target: "upstream", "an HTTP/2 connection broke: {error}"),
             Err(error) => {
-                if let Error::Io(error) = &error {
-                    heard.failed(error);
-                }
+                heard.failed(&error);
                 tracing::debug!(target: "upstream", "an HTTP/2 connection broke: {error}");
             }
         }
@@ -382,10 +387,15 @@ impl<N: Net> Watcher for Heard<'_, N> {
         }
     }
 
-    fn failed(&self, error: &io::Error) {
-        if !self.ever.get() && Reason::of_upstream(error) == Reason::UpstreamTls {
-            self.connection.refused.set(true);
-            self.connection.closed.set(true);
+    fn failed(&self, error: &Error) {
+        let connection = self.connection;
+        match error {
+            Error::Io(error) if !self.ever.get() && Reason::of_upstream(error) == Reason::UpstreamTls => {
+                connection.refused.set(true);
+                connection.closed.set(true);
+            }
+            Error::Stopped(StopReason::Drain) => connection.cut.set(true),
+            Error::Io(_) | Error::Stopped(_) => {}
         }
     }
 

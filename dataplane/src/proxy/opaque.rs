@@ -190,7 +190,7 @@ async fn forward<'t, N: Net>(
     let service = tables.service(target.service).ok_or(Reason::NoEndpoint)?;
     way.service = Some(service);
     let _permit = worker.admit(service, &connection.stop, None).await?;
-    let lease = reach(connection, service, target.service, way).await?.watched_in_channel(worker, &connection.stop);
+    let lease = reach(connection, service, target.service, way).await?;
     received.set(first.len() as u64);
     connection.stop.set_deadline(Some(worker.net.now() + limits.idle_timeout));
     if !first.is_empty() {

@@ -604,6 +604,7 @@ pub async fn over_http2<N: Net>(
         Err(Failed::Stale | Failed::Ended(Reason::UpstreamReset)) if lease.flooded() => {
             Err(Failed::Ended(Reason::UpstreamGarbage))
         }
+        Err(_) if lease.was_cut() => Err(Failed::Ended(Reason::Drained)),
         Err(Failed::Stale | Failed::Ended(Reason::UpstreamReset)) if lease.refused() => {
             Err(Failed::Ended(Reason::UpstreamTls))
         }

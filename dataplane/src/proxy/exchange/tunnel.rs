@@ -16,7 +16,7 @@ use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::output::Output;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
-use ringmesh_ring::stream::Stream;
+use ringmesh_ring::stream::{Error as StreamError, Stream};
 
 use super::data::Data;
 use super::{Answer, Exchange, Lost, More, Part, Reply, Sink, Source, Stage, http2};
@@ -203,6 +203,9 @@ pub fn of_shared<N: Net>(lease: &shared::Lease<N>, failed: Failed) -> Failed {
     if matches!(failed, Failed::Stale | Failed::Ended(Reason::UpstreamReset)) && lease.flooded() {
         return Failed::Ended(Reason::UpstreamGarbage);
     }
+    if lease.was_cut() {
+        return Failed::Ended(Reason::Drained);
+    }
     lease.close_if_over();
     failed
 }
@@ -357,12 +360,12 @@ impl<S: Stream> Source for Incoming<'_, S> {
         let transport = self.connection.transport;
         loop {
             match race(transport.readable(), stop.stopped()).await {
-                Raced::First(result) => result.map_err(Lost::Io)?,
+                Raced::First(result) => result.map_err(StreamError::from)?,
                 Raced::Second(reason) => return Err(Lost::Stopped(reason)),
             }
             let mut buffer = Buffer::take(if self.full_reads > 0 { Size::Large } else { Size::Small });
             let room = buffer.spare();
-            match transport.try_fill(&mut buffer).map_err(Lost::Io)? {
+            match transport.try_fill(&mut buffer).map_err(StreamError::from)? {
                 None => {}
                 // A reset of which an operation of the other way was told looks like an end.
                 Some(0) if !self.connection.over.get() && transport.is_torn() => {
@@ -407,6 +410,6 @@ impl<S: Stream> Sink for Outgoing<'_, S> {
 
     async fn end(&mut self, _trailers: Option<HeaderMap>, _stop: &Stop) -> Result<(), Lost> {
         self.connection.over.set(true);
-        self.connection.transport.shutdown_write().map_err(Lost::Io)
+        Ok(self.connection.transport.shutdown_write().map_err(StreamError::from)?)
     }
 }
