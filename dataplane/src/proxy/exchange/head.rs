@@ -119,14 +119,33 @@ pub fn response_to_http2(head: &ResponseHead, bytes: &[u8]) -> Result<Response<(
     Ok(response)
 }
 
+/// Whether this field's value is another one with each request, so that it must not be indexed for the next hop (RFC 7541 section
+/// 6.2.3): it would push out of the table what comes again, and the library compares it with all others of its name there.
+pub(crate) fn is_of_one_request(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"b3"
+            | b"traceparent"
+            | b"uber-trace-id"
+            | b"x-amzn-trace-id"
+            | b"x-b3-parentspanid"
+            | b"x-b3-spanid"
+            | b"x-b3-traceid"
+            | b"x-cloud-trace-context"
+            | b"x-correlation-id"
+            | b"x-request-id"
+    )
+}
+
 fn copy_fields(
     fields: impl Iterator<Item = (Name, std::ops::Range<usize>, std::ops::Range<usize>)>,
     bytes: &Bytes,
     into: &mut HeaderMap,
 ) -> Result<(), Unfit> {
-    for (_, name, value) in fields {
+    for (known, name, value) in fields {
         let name = HeaderName::from_bytes(&bytes[name]).map_err(|_| Unfit)?;
-        let value = HeaderValue::from_maybe_shared(bytes.slice(value)).map_err(|_| Unfit)?;
+        let mut value = HeaderValue::from_maybe_shared(bytes.slice(value)).map_err(|_| Unfit)?;
+        value.set_sensitive(known == Name::Other && is_of_one_request(name.as_str().as_bytes()));
         into.try_append(name, value).map_err(|_| Unfit)?;
     }
     Ok(())
@@ -245,4 +264,23 @@ pub fn last_chunk(trailers: Option<&HeaderMap>, output: &mut Output) {
 
 fn put(text: &mut Vec<u8>, parts: &[&[u8]]) {
     parts.iter().for_each(|part| text.extend_from_slice(part));
+}
+
+#[cfg(test)]
+mod tests {
+    use ringmesh_codec::limits::Limits;
+
+    use super::*;
+
+    #[test]
+    fn fields_of_one_request_by_http1_are_not_indexed_for_the_next_hop_and_others_are() {
+        let bytes = b"GET / HTTP/1.1\r\nHost: s\r\nUser-Agent: a\r\nX-Request-ID: 1\r\nTraceParent: 00-1-1-00\r\n\r\n";
+        let mut head = RequestHead::default();
+        head.parse(bytes, &Limits::default()).unwrap();
+        let request = request_to_http2(&head, bytes, Hop::Plain).unwrap();
+        let sensitive = request.headers().iter().filter(|(_, value)| value.is_sensitive());
+        let mut names: Vec<_> = sensitive.map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["traceparent", "x-request-id"]);
+    }
 }

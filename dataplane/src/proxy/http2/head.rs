@@ -14,7 +14,7 @@ use ringmesh_codec::limits::Limits;
 use ringmesh_codec::name::Name;
 use ringmesh_codec::refusal::Refusal;
 
-use crate::proxy::exchange::head::Hop;
+use crate::proxy::exchange::head::{Hop, is_of_one_request};
 use crate::proxy::grpc::is_call;
 
 /// What a request asks for beside a response.
@@ -200,24 +200,6 @@ impl Head {
     pub fn known_method(&self) -> Known {
         self.known
     }
-}
-
-/// Whether this field's value is another one with each request, so that it must not be indexed for the next hop (RFC 7541 section
-/// 6.2.3): it would push out of the table what comes again, and the library compares it with all others of its name there.
-fn is_of_one_request(name: &[u8]) -> bool {
-    matches!(
-        name,
-        b"b3"
-            | b"traceparent"
-            | b"uber-trace-id"
-            | b"x-amzn-trace-id"
-            | b"x-b3-parentspanid"
-            | b"x-b3-spanid"
-            | b"x-b3-traceid"
-            | b"x-cloud-trace-context"
-            | b"x-correlation-id"
-            | b"x-request-id"
-    )
 }
 
 /// What a walk over the fields has found.
