@@ -16,7 +16,7 @@ use ringmesh_ring::output::Output;
 use ringmesh_ring::stop::Reason as StopReason;
 use ringmesh_ring::stream::{Error, Stream};
 
-use crate::balance::{self, Draw, Probed, Tried};
+use crate::balance::Tried;
 use crate::detect::{Refused, Spoken, read_hello};
 use crate::outcome::{Reason, Retry};
 use crate::policy::Decision;
@@ -260,16 +260,10 @@ async fn reach<'t, N: Net>(
     let mut tried = Tried::default();
     let mut last = Reason::NoEndpoint;
     for _attempt in 0..=service.config.connect_retries {
-        let state = |index: usize| worker.pools.state(service.endpoints[index].place);
-        let candidate =
-            |index: usize| Probed { seen: state(index), is_unhealthy: service.endpoints[index].is_unhealthy() };
-        let draw = || Draw { now: worker.net.now(), turn: worker.turn(index), random: worker.net.random() };
-        let picked = balance::pick(service.config.balance, service.endpoints.len(), candidate, &tried, draw);
-        let picked = picked.ok_or(last)?;
-        tried.note(picked);
-        let endpoint = &service.endpoints[picked];
+        let endpoint = upstream::pick(worker, service, index, &mut tried).ok_or(last)?;
+        let state = worker.pools.state(endpoint.place);
         way.endpoint = Some(endpoint);
-        match upstream::dedicated(worker, service, endpoint, state(picked), through, &connection.stop, None).await {
+        match upstream::dedicated(worker, service, endpoint, state, through, &connection.stop, None).await {
             Ok(lease) => return Ok(lease),
             Err(reason) if reason.retry() == Retry::Elsewhere => last = reason,
             Err(reason) => return Err(reason),

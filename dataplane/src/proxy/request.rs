@@ -13,7 +13,7 @@ use ringmesh_ring::clock::Instant;
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::Stop;
 
-use crate::balance::{self, Draw, Probed, Tried};
+use crate::balance::Tried;
 use crate::filter::Verdict;
 use crate::outcome::{Reason, Retry};
 use crate::policy::Decision;
@@ -248,17 +248,8 @@ async fn forward<'t, N: Net>(
     let mut tried = Tried::default();
     let mut last = Reason::NoEndpoint;
     loop {
-        let state = |index: usize| worker.pools.state(service.endpoints[index].place);
-        let candidate =
-            |index: usize| Probed { seen: state(index), is_unhealthy: service.endpoints[index].is_unhealthy() };
-        let draw = || Draw { now: worker.net.now(), turn: worker.turn(target.service), random: worker.net.random() };
         let (endpoint, original) = match service.config.destination {
-            Destination::Endpoints => {
-                let count = service.endpoints.len();
-                let index = balance::pick(service.config.balance, count, candidate, &tried, draw).ok_or(last)?;
-                tried.note(index);
-                (&service.endpoints[index], None)
-            }
+            Destination::Endpoints => (upstream::pick(worker, service, target.service, &mut tried).ok_or(last)?, None),
             Destination::Original => {
                 let original = connection.original().ok_or(Reason::NoOriginalDestination)?;
                 if account.attempts > 0 {

@@ -12,6 +12,7 @@ use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use ringmesh_ring::stream::{Error as StreamError, Stream};
 use rustls::AlertDescription;
 
+use crate::balance::{self, Draw, Probed, Tried};
 use crate::mux::Channel;
 use crate::mux::client::Another;
 use crate::outcome::Reason;
@@ -64,6 +65,25 @@ impl<'a> Way<'a> {
     fn shares(self, service: &Service) -> bool {
         self.needs == Needs::Anything && service.shares(self.preface)
     }
+}
+
+/// One more endpoint of the service that has this number in the tables; none that was tried.
+#[inline]
+pub fn pick<'t, N: Net>(
+    worker: &Worker<N>,
+    service: &'t Service,
+    number: u32,
+    tried: &mut Tried,
+) -> Option<&'t Endpoint> {
+    let endpoints = &service.endpoints;
+    let candidate = |index: usize| Probed {
+        seen: worker.pools.state(endpoints[index].place),
+        is_unhealthy: endpoints[index].is_unhealthy(),
+    };
+    let draw = || Draw { now: worker.net.now(), turn: worker.turn(number), random: worker.net.random() };
+    let index = balance::pick(service.config.balance, endpoints.len(), candidate, tried, draw)?;
+    tried.note(index);
+    Some(&endpoints[index])
 }
 
 /// A connection to an endpoint, of which `state` is known, for one request. `deadline` is the request's, if it has one.
