@@ -404,3 +404,26 @@ fn a_probe_without_an_answer_has_the_next_one_go_by_a_new_connection() {
         assert_eq!(endpoint.next(HEADERS).await.stream, 1);
     });
 }
+
+#[test]
+fn a_client_that_has_said_that_its_request_is_the_last_is_not_waited_for_and_one_that_may_send_more_is() {
+    let world = world(Protocol::Http);
+    let asks = async |request: &[u8]| {
+        let client = world.connect();
+        send(&client, &world.net, request).await;
+        let endpoint = world.accept().await;
+        read_head(&endpoint, &world.net).await;
+        send(&endpoint, &world.net, b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await;
+        assert!(read_head(&client, &world.net).await.contains("204"));
+        // Its end, too; what the client still has to say, it never does.
+        let peer = Peer { world: &world, stream: client };
+        assert_eq!(peer.bytes(1).await, None);
+        world.worker.connections.count()
+    };
+    block_on(&world.net, async {
+        assert_eq!(asks(b"GET / HTTP/1.1\r\nHost: s\r\nConnection: close\r\n\r\n").await, 0);
+        assert_eq!(asks(b"GET / HTTP/1.0\r\nHost: s\r\n\r\n").await, 0);
+        assert_eq!(asks(b"GET / HTTP/1.1\r\nHost: s\r\nConnection: close\r\n\r\n\r\n").await, 1);
+        assert_eq!(asks(b"POST / HTTP/1.1\r\nHost: s\r\nConnection: close\r\nContent-Length: 1\r\n\r\na").await, 1);
+    });
+}

@@ -155,7 +155,7 @@ fn no_client_is_lost_when_waiting_for_clients_is_dropped_at_any_point() {
             ready.transpose().unwrap();
             while let Some((client, address)) = listener.accept().unwrap() {
                 assert!(address.unwrap().ip().is_loopback());
-                let socket = ringmesh_ring::Socket::from_fd(client).unwrap();
+                let socket = ringmesh_ring::Socket::accepted(client).unwrap();
                 let mut buffer = Buffer::take(Size::Small);
                 while socket.fill(&mut buffer, &unhurried()).await.unwrap() > 0 {}
                 assert_eq!(buffer.filled(), (served as u32).to_le_bytes());

@@ -104,7 +104,7 @@ fn clients_and_handed_over_connections_are_closed_once() {
             let client = Socket::connect(&address, None, &unhurried()).await.unwrap();
             listener.readable().await.unwrap();
             let (accepted, _) = listener.accept().unwrap().unwrap();
-            let accepted = Socket::from_fd(accepted).unwrap();
+            let accepted = Socket::accepted(accepted).unwrap();
             let mut handed = std::net::TcpStream::from(accepted.into_fd().unwrap());
             yield_now().await;
             // Were the descriptor closed twice, this could hit somebody else's.

@@ -38,7 +38,7 @@ fn timers_and_fresh_connections_advance_beside_tasks_that_yield() {
         });
         listener.readable().await.unwrap();
         let (accepted, _) = listener.accept().unwrap().unwrap();
-        let accepted = Socket::from_fd(accepted).unwrap();
+        let accepted = Socket::accepted(accepted).unwrap();
         let mut buffer = Buffer::take(Size::Small);
         assert_eq!(accepted.fill(&mut buffer, &unhurried()).await.unwrap(), 1);
         let own = Socket::connect(&address, None, &unhurried()).await.unwrap();
@@ -51,6 +51,50 @@ fn timers_and_fresh_connections_advance_beside_tasks_that_yield() {
         busy.set(false);
         assert!(passed < Duration::from_secs(5), "it took {passed:?}");
         drop((own, client.join().unwrap()));
+    });
+}
+
+#[test]
+fn clients_have_their_options_from_their_listener() {
+    on_every_driver(|| async {
+        let (listener, _) = common::listener();
+        let target = listener.local_addr().unwrap();
+        let listener = Listener::from_fd(listener.into()).unwrap();
+        listener.set_client_options(Some(Duration::from_secs(77)));
+        let _client = TcpStream::connect(target).unwrap();
+        listener.readable().await.unwrap();
+        let (accepted, _) = listener.accept().unwrap().unwrap();
+        let socket = socket2::SockRef::from(&accepted);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(77));
+        listener.set_client_options(None);
+        let _client = TcpStream::connect(target).unwrap();
+        listener.readable().await.unwrap();
+        let (accepted, _) = listener.accept().unwrap().unwrap();
+        let socket = socket2::SockRef::from(&accepted);
+        assert!(socket.tcp_nodelay().unwrap() && !socket.keepalive().unwrap());
+    });
+}
+
+#[test]
+fn a_listener_that_tells_of_all_does_so_again_while_a_client_is_left() {
+    on_every_driver(|| async {
+        let (listener, _) = common::listener();
+        let target = listener.local_addr().unwrap();
+        let listener = Listener::from_fd(listener.into()).unwrap();
+        let _clients = [(); 2].map(|()| TcpStream::connect(target).unwrap());
+        for _ in 0..if listener.tells_of_all() { 2 } else { 1 } {
+            let (stop, mut readable) = (unhurried(), std::pin::pin!(listener.readable()));
+            std::future::poll_fn(|context| match readable.as_mut().poll(context) {
+                std::task::Poll::Ready(ready) => {
+                    ready.unwrap();
+                    std::task::Poll::Ready(())
+                }
+                std::task::Poll::Pending => stop.poll_stopped(context).map(|_| panic!("nobody tells of the client")),
+            })
+            .await;
+            assert!(listener.accept().unwrap().is_some());
+        }
     });
 }
 

@@ -6,14 +6,14 @@ pub mod sources;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ringmesh_ring::net::{Net, Sockets};
-use ringmesh_ring::socket::{Listener, Socket, is_out_of_descriptors, keep_alive};
+use ringmesh_ring::socket::{Accepted, Listener, Socket, is_out_of_descriptors, set_client_options};
 use ringmesh_ring::stop::Stop;
 
 use crate::places::Place;
@@ -24,6 +24,9 @@ use crate::worker::Worker;
 
 /// Connections accepted in one turn at most, so that those that are open get theirs.
 const ACCEPTS_PER_TURN: usize = 32;
+
+/// After a client that came alone, so many are taken without a look for others behind them: a rush is noticed that late.
+const LONE_CLIENTS: u32 = 8;
 
 /// How long accepting pauses when it fails, mostly because there are no descriptors left.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -107,8 +110,8 @@ impl std::fmt::Debug for Reserved {
 /// An accepted connection, on its way to its worker.
 #[derive(Debug)]
 pub struct Handover {
-    /// The accepted socket.
-    pub descriptor: OwnedFd,
+    /// The client's connection.
+    pub accepted: Accepted,
     /// The client's address.
     pub client: Option<SocketAddr>,
     /// Where it came in.
@@ -140,13 +143,13 @@ impl Placement {
     fn place(
         &self,
         exchanges: &impl Exchanges<Sockets>,
-        (descriptor, client): (OwnedFd, Option<SocketAddr>),
+        (accepted, client): (Accepted, Option<SocketAddr>),
         listener: Place,
     ) {
         let own = self.worker.number;
         let reserved = self.places.reserve(own);
         let to = reserved.worker;
-        let handover = Handover { descriptor, client, listener, from: own, reserved };
+        let handover = Handover { accepted, client, listener, from: own, reserved };
         if to == own {
             return begin(&self.worker, exchanges, handover);
         }
@@ -165,13 +168,11 @@ pub fn take_over(worker: &Rc<Worker<Sockets>>, exchanges: &impl Exchanges<Socket
 }
 
 fn begin(worker: &Rc<Worker<Sockets>>, exchanges: &impl Exchanges<Sockets>, handover: Handover) {
-    let Handover { descriptor, client, listener, reserved, .. } = handover;
-    let Ok(socket) = Socket::from_fd(descriptor) else {
+    let Handover { accepted, client, listener, reserved, .. } = handover;
+    let Ok(socket) = Socket::accepted(accepted) else {
         worker.recorder.gauge_add(gauge::ACCEPT_FAILED, 1);
         return;
     };
-    // Unix sockets have no such option, and a connection without it works all the same.
-    let _ = socket.set_nodelay();
     let (worker, exchanges) = (worker.clone(), exchanges.clone());
     ringmesh_ring::spawn(connection::serve(worker, exchanges, socket, client, listener, Some(reserved)));
 }
@@ -184,17 +185,20 @@ pub async fn accept(
     place: Place,
     stop: Stop,
 ) {
-    let mut keep_alive = KeepAlive::default();
+    let (mut options, mut lone) = (Options::default(), Lone::default());
     loop {
         let taken = match race(listener.readable(), stop.stopped()).await {
-            Raced::First(ready) => ready.and_then(|()| take(&placement, &exchanges, &listener, place, &mut keep_alive)),
+            Raced::First(ready) => {
+                ready.and_then(|()| take(&placement, &exchanges, &listener, place, &mut options, &mut lone))
+            }
             Raced::Second(_) => {
-                while let Ok(Taken::Many) = take(&placement, &exchanges, &listener, place, &mut keep_alive) {}
+                lone = Lone::default();
+                while let Ok(Taken::Many) = take(&placement, &exchanges, &listener, place, &mut options, &mut lone) {}
                 return;
             }
         };
         match taken {
-            Ok(Taken::All) => {}
+            Ok(Taken::All | Taken::One) => {}
             // Who waits there waits for the listener that has these sockets now.
             Ok(Taken::NotOurs) => {
                 stop.stopped().await;
@@ -217,26 +221,43 @@ pub async fn accept(
     }
 }
 
-/// Whether the kernel asks clients if they are still there. Accepted sockets have that from their listener, so that it costs
-/// a connection nothing; only who was in the backlog before is told apart.
+/// What accepted sockets have from their listener, so that it costs a connection nothing; only who was in the backlog before is
+/// told apart.
 #[derive(Default)]
-struct KeepAlive {
+struct Options {
     applied: Option<Option<Duration>>,
     is_behind: bool,
 }
 
-impl KeepAlive {
+impl Options {
     fn apply(&mut self, listener: &Listener, silence: Option<Duration>) {
         if self.applied.replace(silence) != Some(silence) {
-            listener.keep_clients_alive(silence);
+            listener.set_client_options(silence);
             self.is_behind = true;
         }
     }
 
-    fn catch_up(&self, accepted: &OwnedFd) {
+    fn catch_up(&self, accepted: &Accepted) {
         if let (true, Some(silence)) = (self.is_behind, self.applied) {
-            keep_alive(accepted.as_fd(), silence);
+            set_client_options(accepted.as_fd(), silence);
         }
+    }
+}
+
+/// Clients that come one at a time: then looking for another one behind each is in vain, for which the kernel makes a socket all
+/// the same.
+#[derive(Default)]
+struct Lone {
+    /// So many more are taken without a look behind them.
+    left: u32,
+}
+
+impl Lone {
+    /// Whether nobody is likely to be behind the client that was just taken.
+    fn is_next(&mut self) -> bool {
+        let is_next = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        is_next
     }
 }
 
@@ -244,6 +265,8 @@ impl KeepAlive {
 enum Taken {
     /// All that were there.
     All,
+    /// One; there may be others.
+    One,
     /// As many as one turn may take.
     Many,
     /// None: the tables have no such listener any more.
@@ -255,21 +278,28 @@ fn take(
     exchanges: &impl Exchanges<Sockets>,
     listener: &Listener,
     place: Place,
-    keep_alive: &mut KeepAlive,
+    options: &mut Options,
+    lone: &mut Lone,
 ) -> io::Result<Taken> {
     let tables = placement.worker.tables();
     let Some(found) = tables.listener(place) else { return Ok(Taken::NotOurs) };
-    keep_alive.apply(listener, found.config.limits.tcp_keepalive);
-    for _ in 0..ACCEPTS_PER_TURN {
+    options.apply(listener, found.config.limits.tcp_keepalive);
+    for taken in 0..ACCEPTS_PER_TURN {
         match listener.accept()? {
             Some(accepted) => {
-                keep_alive.catch_up(&accepted.0);
+                options.catch_up(&accepted.0);
                 placement.place(exchanges, accepted, place);
             }
             None => {
-                keep_alive.is_behind = false;
+                options.is_behind = false;
+                if taken == 1 && listener.tells_of_all() {
+                    lone.left = LONE_CLIENTS;
+                }
                 return Ok(Taken::All);
             }
+        }
+        if taken == 0 && lone.is_next() && !options.is_behind {
+            return Ok(Taken::One);
         }
     }
     Ok(Taken::Many)

@@ -22,7 +22,7 @@ use ringmesh_ring::mailbox::Receiver;
 use ringmesh_ring::net::{Address, Net, Sockets};
 use ringmesh_ring::runtime;
 use ringmesh_ring::setup::{self, Grant, Wish};
-use ringmesh_ring::socket::raise_descriptor_limit;
+use ringmesh_ring::socket::{Accepted, raise_descriptor_limit};
 use ringmesh_ring::stop::Stop;
 use ringmesh_ring::{Buffer, Idle, Socket, Stream};
 
@@ -233,6 +233,8 @@ struct Shared {
 /// One thread: accepts until it is asked to end.
 async fn serve(descriptor: OwnedFd, settings: Settings, asked: Receiver<()>) -> Result<(), Error> {
     let listener = Listener::from_fd(descriptor)?;
+    // Answers are whole when they are sent; waiting for more would only delay them.
+    listener.set_client_options(None);
     let net = Sockets;
     let pacer = Pacer::start()?;
     let shared = Rc::new(Shared {
@@ -250,7 +252,7 @@ async fn serve(descriptor: OwnedFd, settings: Settings, asked: Receiver<()>) -> 
         }
         while shared.open.get() < MAX_SERVED_CONNECTIONS {
             match listener.accept() {
-                Ok(Some((descriptor, _))) => connection(&shared, descriptor),
+                Ok(Some((client, _))) => connection(&shared, client),
                 Ok(None) => break,
                 Err(error) => {
                     // Out of descriptors, or the client is gone already: others are served on.
@@ -264,10 +266,8 @@ async fn serve(descriptor: OwnedFd, settings: Settings, asked: Receiver<()>) -> 
 }
 
 /// Serves one connection in its own task.
-fn connection(shared: &Rc<Shared>, descriptor: OwnedFd) {
-    let Ok(stream) = Socket::from_fd(descriptor) else { return };
-    // Answers are whole when they are sent; waiting for more would only delay them.
-    let _unsupported = stream.set_nodelay();
+fn connection(shared: &Rc<Shared>, client: Accepted) {
+    let Ok(stream) = Socket::accepted(client) else { return };
     let open = Open::new(shared);
     let stop = shared.net.stop();
     runtime::spawn(async move {

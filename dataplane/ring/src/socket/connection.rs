@@ -19,6 +19,7 @@ use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketFlags, SocketType, s
 use socket2::SockRef;
 
 use super::in_flight::{Filling, SendingMany, SendingOne};
+use super::listener::Accepted;
 use super::tcp;
 use super::unix::{self, PeerProcess};
 use crate::buffer::Buffer;
@@ -45,7 +46,18 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Takes over a connected socket, for instance one that was accepted or handed over by another worker.
+    /// Takes over a client that was accepted by this worker or another.
+    ///
+    /// # Errors
+    /// When epoll refuses it.
+    ///
+    /// # Panics
+    /// Outside a worker.
+    pub fn accepted(Accepted(descriptor): Accepted) -> io::Result<Socket> {
+        Socket::wrap(descriptor, mode() == Mode::Epoll)
+    }
+
+    /// Takes over a connected socket, for instance one that was handed over by another worker.
     ///
     /// # Errors
     /// When the descriptor's flags cannot be changed, or epoll refuses it.
@@ -126,17 +138,6 @@ impl Socket {
     pub fn into_fd(self) -> io::Result<OwnedFd> {
         // A duplicate: a wait that was dropped a moment ago may still hold the original for one turn.
         Ok(rustix::io::fcntl_dupfd_cloexec(self.descriptor(), 0)?)
-    }
-
-    /// Sends small pieces at once instead of waiting for more (`TCP_NODELAY`). Does nothing on a Unix socket.
-    ///
-    /// # Errors
-    /// When the connection is gone.
-    pub fn set_nodelay(&self) -> io::Result<()> {
-        match sockopt::set_tcp_nodelay(self.descriptor(), true) {
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOPROTOOPT) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// The socket's descriptor, for options that have no method here. Whether it blocks must be left alone.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use monoio::net::UnixStream;
@@ -48,31 +48,48 @@ impl Listener {
         self.waiter.readable(false).await
     }
 
-    /// Has the kernel ask whether clients that are accepted from now on are still there, after so much silence; None: not.
-    pub fn keep_clients_alive(&self, silence: Option<Duration>) {
-        tcp::keep_alive(self.descriptor.as_fd(), silence);
+    /// Whether [`readable`](Self::readable) says at once that clients are there who were not taken before. On epoll it may say
+    /// only that further ones have come.
+    pub fn tells_of_all(&self) -> bool {
+        mode() == Mode::IoUring
     }
 
-    /// Takes a client if one is there, with its address if it has one. The descriptor suits
-    /// [`Socket::from_fd`](crate::Socket::from_fd) on any worker of this kind.
+    /// Sets what clients that come from now on have from their listener, see [`set_client_options`](super::set_client_options).
+    pub fn set_client_options(&self, silence: Option<Duration>) {
+        tcp::set_client_options(self.descriptor.as_fd(), silence);
+    }
+
+    /// Takes a client if one is there, with its address if it has one.
     ///
     /// # Errors
     /// What the kernel says; [`is_out_of_descriptors`] tells apart the case in which the client still waits, and the
     /// listener stays readable until descriptors are free again.
-    pub fn accept(&self) -> io::Result<Option<(OwnedFd, Option<SocketAddr>)>> {
+    pub fn accept(&self) -> io::Result<Option<(Accepted, Option<SocketAddr>)>> {
         let mut flags = SocketFlags::CLOEXEC;
         if mode() == Mode::Epoll {
             flags |= SocketFlags::NONBLOCK;
         }
         loop {
             match acceptfrom_with(&self.descriptor, flags) {
-                Ok((client, address)) => return Ok(Some((client, address.and_then(|any| any.try_into().ok())))),
+                Ok((client, address)) => {
+                    return Ok(Some((Accepted(client), address.and_then(|any| any.try_into().ok()))));
+                }
                 Err(Errno::AGAIN) => return Ok(None),
                 // This client is gone already; the next may not be (accept(2): treat like EAGAIN by retrying).
                 Err(Errno::INTR | Errno::CONNABORTED | Errno::PROTO | Errno::PERM) => {}
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+}
+
+/// A client's connection, which blocks or not as the driver of all workers wants it.
+#[derive(Debug)]
+pub struct Accepted(pub(super) OwnedFd);
+
+impl AsFd for Accepted {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

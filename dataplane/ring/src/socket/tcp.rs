@@ -5,11 +5,20 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::from_mut;
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use socket2::{SockRef, TcpKeepalive};
 
 /// Time between two probes that nobody answers, and how many of them end the connection: a minute, in which a network that
 /// is only slow has come back (Linux itself waits for eleven).
 const PROBES: (Duration, u32) = (Duration::from_secs(15), 4);
+
+/// What clients' connections have from their listener, or get by themselves if they came before it was set there: small pieces
+/// are sent at once (`TCP_NODELAY`), and [`keep_alive`].
+pub fn set_client_options(socket: BorrowedFd<'_>, silence: Option<Duration>) {
+    // A Unix socket has no such option, and any connection works without it.
+    let _ = sockopt::set_tcp_nodelay(socket, true);
+    keep_alive(socket, silence);
+}
 
 /// Has the kernel ask whether the other end is still there after so much silence; None: it never asks. On a listener it is
 /// for those who are accepted from then on. Nothing happens to a socket that is not TCP.

@@ -46,7 +46,7 @@ pub fn connection() -> (Socket, TcpStream) {
     far.set_nodelay(true).unwrap();
     let (near, _) = listener.accept().unwrap();
     let near = Socket::from_fd(near.into()).unwrap();
-    near.set_nodelay().unwrap();
+    ringmesh_ring::socket::set_client_options(near.descriptor(), None);
     (near, far)
 }
 

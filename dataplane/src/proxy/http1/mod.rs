@@ -126,9 +126,18 @@ async fn one<N: Net>(
             }
             None
         }
+        Stage::DoneAndClose if has_said_all(connection, &scratch.request, buffer) => Some(Next::Close),
         Stage::DoneAndClose => Some(Next::Linger),
         Stage::Waiting | Stage::Begun => Some(Next::Close),
     }
+}
+
+/// Whether the client sends nothing more, so that no byte of it can come too late and reset the connection, with our answer in it:
+/// it has said that this request is its last (RFC 9112 section 9.6), and all of it is in `buffer`.
+fn has_said_all<N: Net>(connection: &Connection<N>, request: &RequestHead, buffer: &Buffer) -> bool {
+    let is_last = !request.persistent() && request.framing().is_empty() && buffer.len() == request.len();
+    // TLS says itself that it ends.
+    is_last && connection.transport.plain().is_some()
 }
 
 /// Answers a request whose head could not be read.
