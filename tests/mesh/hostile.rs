@@ -280,9 +280,9 @@ fn check(proxy: &Proxy, target: &Target) {
     assert_eq!(sum("ringmesh_worker_requests_in_flight"), 0);
 }
 
-/// Time enough for all to be open at once, and for a service whose queue of new connections is full for a moment. What is
-/// unused goes soon, so that descriptors come to rest.
-const LISTENER: &str = "header_timeout = \"120s\"\nhandshake_timeout = \"120s\"\n";
+/// Time enough for all to be open at once, also for those that say half of a body and no more, and for a service whose queue of
+/// new connections is full for a moment. What is unused goes soon, so that descriptors come to rest.
+const LISTENER: &str = "header_timeout = \"120s\"\nhandshake_timeout = \"120s\"\nmin_transfer_rate = \"off\"\n";
 const SERVICE: &str = "idle_timeout = \"1s\"\nconnect_timeout = \"30s\"\n";
 
 fn proxy(
