@@ -35,8 +35,9 @@ pub const DEFAULT_MAX_FIELDS: usize = 100;
 pub const DEFAULT_MAX_TARGET_BYTES: usize = 16 * 1024;
 /// The longest extensions in use, signed chunks of object stores, take about 100 bytes.
 pub const DEFAULT_MAX_CHUNK_LINE_BYTES: usize = 1024;
-/// Trailers carry a checksum or a status with a message.
-pub const DEFAULT_MAX_TRAILER_BYTES: usize = 8 * 1024;
+/// Trailers carry a checksum or a status with a message. Those of gRPC have its metadata and may be as large as a head: in HTTP/2
+/// they may, and between two of our proxies they go as HTTP/1.
+pub const DEFAULT_MAX_TRAILER_BYTES: usize = 64 * 1024;
 
 const _: () = assert!(DEFAULT_MAX_HEAD_BYTES <= MAX_HEAD_BYTES);
 const _: () = assert!(DEFAULT_MAX_FIELDS <= MAX_FIELDS);

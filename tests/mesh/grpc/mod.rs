@@ -115,6 +115,26 @@ fn calls_pass_two_proxies_with_mutual_tls_between_them() {
 }
 
 #[test]
+fn trailers_as_large_as_a_head_pass_one_proxy_and_two() {
+    on_both_drivers(|driver| {
+        let authority = Authority::new(DOMAIN);
+        let large = "x".repeat(60_000);
+        let told = large.clone();
+        let service = http2::service(move |_| Outgoing::grpc(b"pong", 0).trailer("x-details", &told));
+        let there = strict(driver, &authority, "app", service.address(), "", "protocol = \"http2\"\n");
+        let svid = authority.svid("web");
+        let keys = "protocol = \"http2\"\n";
+        let (_two, outbound) = crate::support::caller(driver, &svid, "web", "app", &[there.inbound], keys);
+        let (_one, front) = proxy_by_http2(driver, &[service.address()], "", "");
+        for address in [front, outbound] {
+            let answer = Connection::connect(address).exchange(&call("/svc/Echo"));
+            assert_eq!(status(&answer), 0);
+            assert!(answer.trailers.contains(&("x-details".to_owned(), large.clone())), "{}", answer.trailers.len());
+        }
+    });
+}
+
+#[test]
 fn an_answer_of_the_proxy_is_a_status_that_callers_know() {
     on_both_drivers(|driver| {
         let (service, refusing, hanging) = (echo(), Refusing::new(), peers::hanging_server());

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ringmesh_codec::limits::DEFAULT_MAX_TRAILER_BYTES;
+
 /// What one stream may send ahead of being passed on, in bytes. The peer fills it, so it bounds what a stream holds; a quarter
 /// of a MiB keeps 100 Mbit/s busy over 20 ms.
 pub const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
@@ -17,8 +19,8 @@ pub const MAX_SEND_BUFFER_BYTES: usize = 128 * 1024;
 /// Largest head of a response, as HTTP/2 counts it (RFC 9113 section 6.5.2): that of HTTP/1, and 32 bytes more a field.
 pub const MAX_RESPONSE_HEADER_BYTES: u32 = 64 * 1024 + 32 * 128;
 
-/// Largest trailers of a request or a response: as the largest head of either.
-pub const MAX_TRAILER_BYTES: usize = 64 * 1024;
+/// Largest trailers of a request or a response: as the largest head of either, and as in HTTP/1, by which they may go on.
+pub const MAX_TRAILER_BYTES: usize = DEFAULT_MAX_TRAILER_BYTES;
 
 /// Heads of requests are read up to so many times the size that a listener allows, so that it is us who refuse them: with our
 /// reason, counted, and with what the listener tells browsers. The library refuses larger ones with a bare 431, and from four times
