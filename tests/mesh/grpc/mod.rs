@@ -115,6 +115,37 @@ fn calls_pass_two_proxies_with_mutual_tls_between_them() {
 }
 
 #[test]
+fn an_answer_of_the_far_proxy_is_a_status_too() {
+    on_both_drivers(|driver| {
+        let authority = Authority::new(DOMAIN);
+        let (service, refusing) = (echo(), Refusing::new());
+        let policy = "[[policy]]\nname = \"some\"\nlistener = \"inbound\"\n\
+                      allow = [{ methods = [\"POST\"], paths = [\"/svc/Open\"] }]\n";
+        for (app, path, expected) in [
+            (service.address(), "/svc/Open", None),
+            (service.address(), "/svc/Shut", Some((7, "policy_denied"))),
+            (refusing.address(), "/svc/Open", Some((14, "connect_failed"))),
+        ] {
+            let there = strict(driver, &authority, "app", app, "", &format!("protocol = \"http2\"\n{policy}"));
+            let keys = "protocol = \"http2\"\n";
+            let svid = authority.svid("web");
+            let (here, outbound) = crate::support::caller(driver, &svid, "web", "app", &[there.inbound], keys);
+            let mut client = Connection::connect(outbound);
+            let answer = client.exchange(&call(path));
+            match expected {
+                None => assert_eq!(status(&answer), 0),
+                Some((expected, reason)) => assert_own(&answer, expected, reason),
+            }
+            // Both count it alike.
+            let code = ["OK", "PERMISSION_DENIED", "UNAVAILABLE"][expected.map_or(0, |(code, _)| (code / 7) as usize)];
+            for proxy in [&here, &there.proxy] {
+                proxy.wait_for_metric("ringmesh_request_grpc_total", &[("grpc_status", code)], 1);
+            }
+        }
+    });
+}
+
+#[test]
 fn trailers_as_large_as_a_head_pass_one_proxy_and_two() {
     on_both_drivers(|driver| {
         let authority = Authority::new(DOMAIN);

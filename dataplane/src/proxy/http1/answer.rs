@@ -11,9 +11,9 @@ use ringmesh_ring::stream::Stream;
 use super::Scratch;
 use crate::outcome::{Reason, phrase};
 use crate::proxy::connection::Connection;
+use crate::proxy::date;
 use crate::proxy::redirect::{Elsewhere, HSTS};
 use crate::proxy::request::Account;
-use crate::proxy::{date, grpc_web};
 use crate::tables::Listener;
 use crate::worker::unix_micros;
 
@@ -24,7 +24,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Answer<'a> {
     pub(super) reason: Reason,
     pub(super) elsewhere: Option<Elsewhere>,
-    pub(super) web: Option<&'a grpc_web::Call>,
+    /// What a caller of gRPC or gRPC-Web is told, in its words.
+    pub(super) call: Option<http::Response<()>>,
     pub(super) listener: &'a Listener,
     pub(super) close: bool,
     pub(super) head_only: bool,
@@ -44,8 +45,7 @@ impl Answer<'_> {
         let mut fields = [("", ""); 8];
         fields[..3].copy_from_slice(&[("content-type", "text/plain"), ("date", &date), reason]);
         let mut count = 3;
-        let call = self.web.filter(|_| self.elsewhere.is_none()).map(|web| web.answer(self.reason));
-        if let Some(call) = &call {
+        if let Some(call) = &self.call {
             let field =
                 |name| (name, call.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default());
             (fields[0], fields[3], fields[4]) = (field("content-type"), field("grpc-status"), field("grpc-message"));

@@ -123,6 +123,11 @@ impl<N: Net> Exchange<'_, N> {
     fn client_persists(&self) -> bool {
         self.scratch.request.persistent() && self.connection.goes_on()
     }
+
+    /// Whether it is a gRPC call.
+    fn is_grpc(&self) -> bool {
+        self.scratch.request.view(&self.head).field("content-type").is_some_and(words::is_grpc)
+    }
 }
 
 impl<N: Net> Call<N> for Exchange<'_, N> {
@@ -139,8 +144,7 @@ impl<N: Net> Call<N> for Exchange<'_, N> {
     }
 
     fn is_for_http2(&self) -> bool {
-        let head = self.scratch.request.view(&self.head);
-        self.connection.transport.plain().is_none() && head.field("content-type").is_some_and(words::is_grpc)
+        self.connection.transport.plain().is_none() && self.is_grpc()
     }
 
     fn announces_too_much(&self) -> bool {
@@ -207,7 +211,9 @@ impl<N: Net> Call<N> for Exchange<'_, N> {
     }
 
     async fn answer(&mut self, reason: Reason, account: &mut Account) {
-        if self.web.is_some() {
+        // Between two of our proxies a call comes by HTTP/1, and its caller is to know the answer.
+        let is_grpc = self.is_grpc();
+        if is_grpc || self.web.is_some() {
             account.grpc_status = Some(grpc::status(reason));
         }
         if self.stage != Stage::Waiting {
@@ -217,9 +223,13 @@ impl<N: Net> Call<N> for Exchange<'_, N> {
         }
         let close = !self.client_persists() || self.body.state() != State::Done;
         let head_only = self.scratch.request.known_method() == Method::Head;
-        let elsewhere = redirect::elsewhere(reason, self.listener, &self.head());
-        let web = self.web.as_deref();
-        let mut answer = Answer { reason, elsewhere, web, listener: self.listener, close, head_only, account };
+        let elsewhere = redirect::elsewhere(reason, self.listener, &self.head()).filter(|_| !is_grpc);
+        let call = match &self.web {
+            _ if is_grpc => Some(grpc::answer(reason)),
+            Some(web) if elsewhere.is_none() => Some(web.answer(reason)),
+            _ => None,
+        };
+        let mut answer = Answer { reason, elsewhere, call, listener: self.listener, close, head_only, account };
         if answer.send(self.connection, self.scratch).await {
             self.stage = if close { Stage::DoneAndClose } else { Stage::Done };
         }

@@ -158,7 +158,7 @@ async fn refuse<N: Net>(
     }
     let mut account = Account::default();
     let mut answer =
-        Answer { reason, elsewhere: None, web: None, listener, close: true, head_only: false, account: &mut account };
+        Answer { reason, elsewhere: None, call: None, listener, close: true, head_only: false, account: &mut account };
     let sent = answer.send(connection, scratch).await;
     request::refused(worker, connection, tables, listener, &account, reason);
     if sent { Next::Linger } else { Next::Close }
