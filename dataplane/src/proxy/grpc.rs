@@ -48,16 +48,21 @@ pub fn status(reason: Reason) -> u8 {
 
 /// Our own answer to a call: a response of trailers alone.
 pub fn answer(reason: Reason) -> Response<()> {
-    let status = status(reason);
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::OK;
-    let fields = response.headers_mut();
-    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    fields.insert(&STATUS, HeaderValue::from(u16::from(status)));
+    *response.headers_mut() = trailers(reason);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
+/// The end of a call that has been answered in part, and to which nothing more comes.
+pub fn trailers(reason: Reason) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    fields.insert(&STATUS, HeaderValue::from(u16::from(status(reason))));
     let message = format!("ringmesh: {}", reason.label());
     fields.insert("x-ringmesh-reason", HeaderValue::from_static(reason.label()));
     if let Ok(message) = HeaderValue::try_from(grpc::write_message(&message)) {
         fields.insert("grpc-message", message);
     }
-    response
+    fields
 }

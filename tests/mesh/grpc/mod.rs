@@ -166,6 +166,52 @@ fn trailers_as_large_as_a_head_pass_one_proxy_and_two() {
 }
 
 #[test]
+fn a_call_that_breaks_off_after_its_first_message_ends_with_a_status() {
+    on_both_drivers(|driver| {
+        let service = http2::conversing(&[], |talk| {
+            while let Some((stream, head)) = talk.next_head()? {
+                talk.send_fields(stream, &[(":status", "200"), ("content-type", "application/grpc")], Ends::No)?;
+                talk.send_data(stream, &grpc_frame(b"first of many"), Ends::No)?;
+                // It has arrived.
+                talk.take(stream, 1)?;
+                match head.request().1 {
+                    "/svc/Dies" => return Ok(()),
+                    "/svc/Resets" => talk.reset(stream, code::INTERNAL_ERROR)?,
+                    _ => {}
+                }
+            }
+            Ok(())
+        });
+        let authority = Authority::new(DOMAIN);
+        let there = strict(driver, &authority, "app", service.address(), "", "protocol = \"http2\"\n");
+        let svid = authority.svid("web");
+        let keys = "protocol = \"http2\"\n";
+        let (two, outbound) = crate::support::caller(driver, &svid, "web", "app", &[there.inbound], keys);
+        let (one, front) = proxy_by_http2(driver, &[service.address()], "", "");
+        for (proxy, address) in [(one, front), (two, outbound)] {
+            for (path, expected, reason) in [
+                ("/svc/Dies", 14, "response_truncated"),
+                ("/svc/Resets", 14, "response_truncated"),
+                ("/svc/Held", 4, "request_timeout"),
+            ] {
+                let mut client = Connection::connect(address);
+                let request = if expected == 4 { call(path).with("grpc-timeout", "300m") } else { call(path) };
+                let stream = client.begin(&request);
+                let first = grpc_frame(b"first of many");
+                assert_eq!(client.take(stream, first.len()).unwrap(), first, "{path}");
+                client.send_data(stream, &grpc_frame(b"more"), Ends::No).unwrap();
+                let Ended::Answer(answer) = client.ended(stream).unwrap() else { panic!("{path} was reset") };
+                assert_eq!(status(&answer), expected, "{path}");
+                assert!(answer.trailers.contains(&("x-ringmesh-reason".to_owned(), reason.to_owned())), "{answer:?}");
+                client.ping().unwrap();
+            }
+            proxy.wait_for_metric("ringmesh_request_grpc_total", &[("grpc_status", "UNAVAILABLE")], 2);
+            proxy.wait_for_metric("ringmesh_request_grpc_total", &[("grpc_status", "DEADLINE_EXCEEDED")], 1);
+        }
+    });
+}
+
+#[test]
 fn an_answer_of_the_proxy_is_a_status_that_callers_know() {
     on_both_drivers(|driver| {
         let (service, refusing, hanging) = (echo(), Refusing::new(), peers::hanging_server());

@@ -358,6 +358,17 @@ impl<'a> Shared<'a> {
         }
     }
 
+    /// Ends a response that has begun.
+    ///
+    /// # Errors
+    /// If the client has gone.
+    pub fn end(&self, trailers: HeaderMap) -> Result<(), Lost> {
+        match &mut self.way.borrow_mut().body {
+            Some(body) => end(body, Some(trailers)),
+            None => Err(Lost::Gone),
+        }
+    }
+
     /// Sends a response whole.
     ///
     /// # Errors

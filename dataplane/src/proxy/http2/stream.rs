@@ -200,6 +200,14 @@ impl<N: Net> Call<N> for Stream<'_, N> {
         if self.head.is_grpc || self.web.is_some() {
             account.grpc_status = Some(grpc::status(reason));
         }
+        // A caller knows by its status that messages are missing, and by which it may ask again.
+        if self.head.is_grpc && self.stage == Stage::Begun && status != 0 {
+            self.session.sends(0);
+            if self.reply.end(grpc::trailers(reason)).is_ok() {
+                self.stage = Stage::Done;
+                return;
+            }
+        }
         if self.stage != Stage::Waiting || status == 0 {
             // The client must not take what it got for the whole.
             self.reply.reset(if reason == Reason::ClientAborted { Code::CANCEL } else { Code::INTERNAL_ERROR });
