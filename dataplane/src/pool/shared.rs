@@ -288,7 +288,7 @@ async fn begin<N: Net>(
     builder
         .initial_window_size(limits::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
-        .max_header_list_size(limits::MAX_RESPONSE_HEADER_BYTES)
+        .max_header_list_size(limits::MAX_RESPONSE_HEADER_BYTES * limits::READ_HEAD_FACTOR as u32)
         .max_send_buffer_size(limits::MAX_SEND_BUFFER_BYTES)
         .enable_push(false);
     // Nothing is waited for: the preface is written into the pipe.

@@ -166,6 +166,25 @@ fn trailers_as_large_as_a_head_pass_one_proxy_and_two() {
 }
 
 #[test]
+fn what_is_larger_than_heads_and_trailers_may_be_is_an_error_and_never_a_part() {
+    on_both_drivers(|driver| {
+        let service = http2::service(|request| {
+            let large = "x".repeat(100_000);
+            match request.head.request().1 {
+                "/svc/Head" => Outgoing::grpc(b"pong", 0).with("x-details", &large),
+                _ => Outgoing::grpc(b"pong", 0).trailer("x-details", &large).trailer("x-last", "y"),
+            }
+        });
+        let (_proxy, front) = proxy_by_http2(driver, &[service.address()], "", "");
+        let mut client = Connection::connect(front);
+        assert_own(&client.exchange(&call("/svc/Head")), 14, "upstream_garbage");
+        let answer = client.exchange(&call("/svc/Trailers"));
+        assert_eq!(status(&answer), 14);
+        assert!(answer.trailers.contains(&("x-ringmesh-reason".to_owned(), "response_truncated".to_owned())));
+    });
+}
+
+#[test]
 fn a_call_that_breaks_off_after_its_first_message_ends_with_a_status() {
     on_both_drivers(|driver| {
         let service = http2::conversing(&[], |talk| {

@@ -15,7 +15,9 @@ use ringmesh_ring::stop::Stop;
 
 use super::data::Data;
 use super::{Answer, Lost, More, Part, Reply, Sink, Source};
-use crate::proxy::http2::limits::{LEAST_UNASKED_BYTES, MAX_TRAILER_BYTES, MAX_UNASKED_BYTES};
+use crate::proxy::http2::limits::{
+    LEAST_UNASKED_BYTES, MAX_RESPONSE_HEADER_BYTES, MAX_TRAILER_BYTES, MAX_UNASKED_BYTES,
+};
 
 impl From<h2::Error> for Lost {
     fn from(error: h2::Error) -> Self {
@@ -84,6 +86,11 @@ impl Body {
             trailers => Ok(Part::End(trailers)),
         })
     }
+}
+
+/// As HTTP/2 counts them (RFC 9113 section 6.5.2).
+fn list_bytes(fields: &HeaderMap) -> usize {
+    fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
 }
 
 /// As many as these lines have in HTTP/1.
@@ -270,6 +277,9 @@ impl<'a> Awaited<'a> {
         let (parts, stream) = ready!(std::pin::Pin::new(&mut self.head).poll(context))?.into_parts();
         if parts.status.is_informational() {
             // A final head cannot be one (RFC 9113 section 8.1).
+            return Poll::Ready(Err(Lost::Broken));
+        }
+        if list_bytes(&parts.headers) > MAX_RESPONSE_HEADER_BYTES as usize {
             return Poll::Ready(Err(Lost::Broken));
         }
         self.body = Some(Body::new(stream, false));

@@ -24,7 +24,8 @@ pub const MAX_TRAILER_BYTES: usize = DEFAULT_MAX_TRAILER_BYTES;
 
 /// Heads of requests are read up to so many times the size that a listener allows, so that it is us who refuse them: with our
 /// reason, counted, and with what the listener tells browsers. The library refuses larger ones with a bare 431, and from four times
-/// that on it ends the connection. A stream lets go of such a head as soon as it has looked at it.
+/// that on it ends the connection. A stream lets go of such a head as soon as it has looked at it. Those of responses are read as
+/// far, because of trailers that are larger the library says nothing and gives us a part.
 pub const READ_HEAD_FACTOR: usize = 4;
 
 /// After so long without a byte while requests are open, a PING asks whether the peer is still there.
