@@ -171,6 +171,8 @@ reasons! {
     HandshakeLimit = 50, "handshake_limit", 0, Proxy, Never;
     /// The client broke the rules of the connection that two proxies share (`dataplane/src/mux/PROTOCOL.md`).
     TrunkError = 51, "trunk_error", 0, Downstream, Never;
+    /// The endpoint sent nothing for longer than the listener's `idle_timeout` (RFC 9110 section 15.6.5).
+    UpstreamSilent = 52, "upstream_silent", 504, Upstream, Never;
 }
 
 /// Upper bound on the number of reasons, for tables indexed by them.

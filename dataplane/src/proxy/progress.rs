@@ -107,9 +107,9 @@ impl Watch {
             (Progress::Underway, _) => deadlines.forget(Part::Back),
             (Progress::Whole, Awaiting::Head) if self.watches => {
                 self.due.set(true);
-                deadlines.set(Part::Back, now + WATCH_AFTER.min(deadlines.idle()), Reason::RequestTimeout);
+                deadlines.set(Part::Back, now + WATCH_AFTER.min(deadlines.idle()), Reason::UpstreamSilent);
             }
-            _ => deadlines.for_silence(Part::Back, now, Reason::RequestTimeout),
+            _ => deadlines.for_silence(Part::Back, now, Reason::UpstreamSilent),
         }
     }
 

@@ -595,7 +595,7 @@ fn an_endpoint_may_say_that_it_takes_tunnels_in_settings_that_come_late() {
         let (_proxy, front) = proxy_by_http2(driver, &[silent.address()], "idle_timeout = \"300ms\"", "");
         let mut two = Connection::connect(front);
         let stream = two.open(&extended("/chat", "websocket"), Ends::No);
-        assert_reason(&two.response(stream), 504, "request_timeout");
+        assert_reason(&two.response(stream), 504, "upstream_silent");
     });
 }
 

@@ -525,7 +525,7 @@ impl<N: Net> Exchange<'_, N> {
             let now = self.worker.net.now();
             if !self.deadlines.is_over(Wait::Whole, now) {
                 self.stop.clear();
-                self.deadlines.for_silence(Wait::Back, now, Reason::RequestTimeout);
+                self.deadlines.for_silence(Wait::Back, now, Reason::UpstreamSilent);
                 if matches!(result, Err(Lost::Stopped(_))) {
                     result = self.watching(answer.head(self.stop), reply).await;
                 }

@@ -162,7 +162,7 @@ pub async fn ask<N: Net>(
 /// # Errors
 /// As [`Exchange::run`].
 pub async fn is_taken<N: Net>(exchange: &Exchange<'_, N>, lease: &shared::Lease<N>) -> Result<bool, Failed> {
-    exchange.deadlines.for_silence(Wait::Back, exchange.worker.net.now(), Reason::RequestTimeout);
+    exchange.deadlines.for_silence(Wait::Back, exchange.worker.net.now(), Reason::UpstreamSilent);
     let taken = lease.takes_protocols(exchange.stop).await;
     exchange.deadlines.forget(Wait::Back);
     taken.map_err(|lost| exchange.of_endpoint(lost))

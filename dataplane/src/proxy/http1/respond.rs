@@ -394,7 +394,7 @@ impl<N: Net> Respond<'_, N> {
             return result;
         }
         stop.clear();
-        self.deadlines.for_silence(Part::Back, now, Reason::RequestTimeout);
+        self.deadlines.for_silence(Part::Back, now, Reason::UpstreamSilent);
         match result {
             Err(StreamError::Stopped(_)) => Box::pin(self.receive_watching(buffer)).await,
             // Bytes that came at that very moment have won.
