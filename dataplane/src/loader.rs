@@ -487,7 +487,7 @@ impl Changed {
 /// What a listener agrees to in the handshake with its mesh, the preferred one first.
 fn accepted_of_mesh(protocol: Protocol) -> &'static [Alpn] {
     match protocol {
-        Protocol::Http | Protocol::Detect => &[Alpn::Mesh, Alpn::MeshHttp, Alpn::Http2, Alpn::Http1],
+        Protocol::Http | Protocol::Detect => &[Alpn::Mesh, Alpn::MeshHttp, Alpn::Http2, Alpn::Http1, Alpn::Http10],
         Protocol::Http2 => &[Alpn::Mesh, Alpn::MeshHttp, Alpn::Http2],
         Protocol::Tcp | Protocol::Tls => &[Alpn::Mesh],
     }
@@ -497,7 +497,7 @@ fn accepted_of_mesh(protocol: Protocol) -> &'static [Alpn] {
 fn accepted(protocol: Protocol) -> &'static [Alpn] {
     match protocol {
         // Where it is found out, a client that offers neither agrees on none: see `tls::accept_any_protocol`.
-        Protocol::Http | Protocol::Detect => &[Alpn::Http2, Alpn::Http1],
+        Protocol::Http | Protocol::Detect => &[Alpn::Http2, Alpn::Http1, Alpn::Http10],
         Protocol::Http2 => &[Alpn::Http2],
         // A server whose protocols are not known to us agrees on none.
         Protocol::Tcp | Protocol::Tls => &[],

@@ -73,9 +73,11 @@ fn curl_reaches_a_service_over_tls_and_checks_whom_it_reached() {
         assert_eq!(String::from_utf8_lossy(&answer.stdout), "hello 1.1 200");
         // A client that would rather speak HTTP/2 falls back.
         assert_eq!(curl("shop.example", &["--http2"]).stdout, b"hello");
+        // It offers `http/1.0` alone.
+        assert_eq!(curl("shop.example", &["--http1.0"]).stdout, b"hello");
         assert_eq!(curl("other.example", &[]).status.code(), Some(60), "curl says that the name is another");
         assert_eq!(curl("shop.example", &["--tls-max", "1.2"]).status.code(), Some(35), "TLS 1.2 is not spoken");
-        proxy.wait_for_metric("ringmesh_tls_handshakes_total", &[("side", "inbound"), ("result", "ok")], 3);
+        proxy.wait_for_metric("ringmesh_tls_handshakes_total", &[("side", "inbound"), ("result", "ok")], 4);
     });
 }
 

@@ -232,7 +232,9 @@ pub fn serve<N: Net>(
             }
             Protocol::Http if !connection.agreed_on(Alpn::Http2) => requests(connection, exchanges).await,
             // Who has agreed on a version of HTTP speaks it.
-            Protocol::Detect if connection.agreed_on(Alpn::Http1) => Box::pin(requests(connection, exchanges)).await,
+            Protocol::Detect if connection.agreed_on(Alpn::Http1) || connection.agreed_on(Alpn::Http10) => {
+                Box::pin(requests(connection, exchanges)).await;
+            }
             Protocol::Detect if connection.agreed_on(Alpn::Http2) => Box::pin(all_http2(connection, exchanges)).await,
             Protocol::Http | Protocol::Http2 => Box::pin(all_http2(connection, exchanges)).await,
             Protocol::Tcp | Protocol::Tls | Protocol::Detect => Box::pin(channel(connection, exchanges)).await,

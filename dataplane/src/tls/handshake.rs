@@ -46,6 +46,8 @@ pub struct Peer {
 pub enum Alpn {
     /// `http/1.1`.
     Http1,
+    /// `http/1.0`, of clients that speak no later version.
+    Http10,
     /// `h2`.
     Http2,
     /// Many channels between two proxies of ours ([`crate::mux`]).
@@ -59,6 +61,7 @@ impl Alpn {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Http1 => "http/1.1",
+            Self::Http10 => "http/1.0",
             Self::Http2 => "h2",
             Self::Mesh => mux::ALPN,
             Self::MeshHttp => mux::ALPN_HTTP,
@@ -66,7 +69,9 @@ impl Alpn {
     }
 
     fn from_name(name: &[u8]) -> Option<Self> {
-        [Self::Http1, Self::Http2, Self::Mesh, Self::MeshHttp].into_iter().find(|alpn| alpn.name().as_bytes() == name)
+        [Self::Http1, Self::Http10, Self::Http2, Self::Mesh, Self::MeshHttp]
+            .into_iter()
+            .find(|alpn| alpn.name().as_bytes() == name)
     }
 }
 
