@@ -213,7 +213,7 @@ const REQUEST_COUNTERS: [RequestCounter; 3] = [
 const CLASS_WORDS: [&str; CLASSES] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// The names of gRPC's statuses, in the order of their numbers (gRPC's `statuscodes.md`).
-const GRPC_WORDS: [&str; STATUSES] = [
+pub(super) const GRPC_WORDS: [&str; STATUSES] = [
     "OK",
     "CANCELLED",
     "UNKNOWN",
