@@ -11,7 +11,7 @@ use ringmesh_tests::http2::message::grpc_frame;
 use ringmesh_tests::http2::{self, Connection, Ended, Ends, Outgoing, code, kind};
 use ringmesh_tests::peers::{self, Refusing};
 use ringmesh_tests::tls::client_config_offering;
-use ringmesh_tests::{DEADLINE, Message, Service, hold, on_both_drivers, ports};
+use ringmesh_tests::{Client, DEADLINE, Message, Service, hold, on_both_drivers, ports};
 
 use crate::http2::proxy_by_http2;
 use crate::support::{DOMAIN, forwarding, identity, pattern, ringmesh, strict};
@@ -361,6 +361,25 @@ fn a_deadline_of_the_caller_ends_the_call_and_is_passed_on_reduced() {
             assert_eq!(status(&client.exchange(&call("/svc/Echo"))), 0);
             assert_eq!(service.last().field("grpc-timeout").is_some(), shorter);
         }
+    });
+}
+
+#[test]
+fn a_call_that_comes_by_http_1_has_its_deadline_too() {
+    on_both_drivers(|driver| {
+        let service = http2::conversing(&[], |talk| {
+            talk.next_head()?;
+            talk.until_end()
+        });
+        let (_proxy, front) = proxy_by_http2(driver, &[service.address()], "", "");
+        let mut client = Client::connect(front);
+        client.send(
+            "POST /svc/Held HTTP/1.1\r\nHost: app\r\nContent-Type: application/grpc\r\nTE: trailers\r\n\
+             Connection: TE\r\ngrpc-timeout: 300m\r\nContent-Length: 5\r\n\r\n\0\0\0\0\0",
+        );
+        assert_own(&client.response(), 4, "request_timeout");
+        let passed = timeout_of(&service.last());
+        assert!(passed < Duration::from_millis(300), "{passed:?}");
     });
 }
 

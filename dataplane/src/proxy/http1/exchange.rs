@@ -136,7 +136,15 @@ impl<N: Net> Call<N> for Exchange<'_, N> {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        self.web.as_ref()?.timeout
+        if let Some(web) = &self.web {
+            return web.timeout;
+        }
+        // Between two of our proxies a call comes by HTTP/1; it is a POST always, and most requests are none.
+        if self.scratch.request.known_method() != Method::Post || !self.is_grpc() {
+            return None;
+        }
+        let head = self.scratch.request.view(&self.head);
+        head.field(grpc::TIMEOUT.as_str()).and_then(words::parse_timeout)
     }
 
     fn needs(&self) -> Needs {
