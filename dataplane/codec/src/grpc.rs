@@ -86,6 +86,19 @@ pub fn status_of_http(status: u16) -> u8 {
     }
 }
 
+/// What callers make of an answer without a gRPC status, such as that of a gateway before the service: gRPC's
+/// `http-grpc-status-mapping.md`.
+pub fn status_without(http: u16) -> u8 {
+    match http {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => UNKNOWN,
+    }
+}
+
 /// Writes a message for `grpc-message`: percent-encoded but for printable ASCII.
 pub fn write_message(message: &str) -> String {
     let mut written = String::with_capacity(message.len());
@@ -161,6 +174,8 @@ mod tests {
         {
             assert_eq!(parse_status(text.as_bytes()), expected, "{text}");
         }
+        let without = [200, 400, 401, 403, 404, 429, 500, 502, 503, 504].map(status_without);
+        assert_eq!(without, [2, 13, 16, 7, 12, 14, 2, 14, 14, 14]);
         assert_eq!(write_message("no endpoint: 50% \u{e9}\n"), "no endpoint: 50%25 %C3%A9%0A");
     }
 }

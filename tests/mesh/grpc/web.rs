@@ -161,7 +161,11 @@ fn a_status_of_the_service_reaches_browsers_however_it_is_told() {
         }
         let counted = |status: &str| proxy.metrics().sum("ringmesh_request_grpc_total", &[("grpc_status", status)]);
         assert_eq!((counted("NOT_FOUND"), counted("FAILED_PRECONDITION"), counted("INTERNAL")), (4, 4, 4));
-        assert_eq!(counted("UNKNOWN"), 12, "no status, or no gRPC");
+        assert_eq!(
+            (counted("UNKNOWN"), counted("UNAVAILABLE")),
+            (8, 4),
+            "no status, and no gRPC, which callers take for that"
+        );
     });
 }
 

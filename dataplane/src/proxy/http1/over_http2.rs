@@ -3,7 +3,7 @@
 
 use ringmesh_codec::body::State;
 use ringmesh_codec::framing::BodyLength;
-use ringmesh_codec::grpc::UNKNOWN;
+use ringmesh_codec::grpc as words;
 use ringmesh_codec::head::Method;
 use ringmesh_model::hop::Connect;
 use ringmesh_ring::buffer::Buffer;
@@ -80,17 +80,15 @@ impl<N: Net> Exchange<'_, N> {
             let kept = self.kept.get_or_insert_default();
             if let Some(web) = self.web.as_deref_mut() {
                 let (body, reply, stage) = (&mut body, &mut reply, &mut stage);
-                let result =
-                    Box::pin(web.over_http2(&exchange, &lease, request, body, kept, reply, stage, account)).await;
-                if result.is_ok() {
-                    account.grpc_status.get_or_insert(UNKNOWN);
-                }
-                result
+                Box::pin(web.over_http2(&exchange, &lease, request, body, kept, reply, stage, account)).await
             } else {
                 let mut body = exchange::replay::Replayed::new(&mut body, kept);
                 exchange::over_http2(&exchange, &lease, request, &mut body, &mut reply, &mut stage, account).await
             }
         };
+        if result.is_ok() && (is_grpc || self.web.is_some()) {
+            account.grpc_status.get_or_insert(words::status_without(account.status));
+        }
         let persists = reply.persists;
         self.body = progress.scanner;
         self.stage = Stage::of(stage, persists && self.body.state() == State::Done);

@@ -13,7 +13,7 @@ use h2::{Reason as Code, RecvStream};
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Response, StatusCode, Version};
 use ringmesh_codec::framing::BodyLength;
-use ringmesh_codec::grpc::UNKNOWN;
+use ringmesh_codec::grpc::status_without;
 use ringmesh_codec::head::Method;
 use ringmesh_model::hop::Hop;
 use ringmesh_ring::buffer::{Buffer, Size};
@@ -187,7 +187,7 @@ impl<N: Net> Call<N> for Stream<'_, N> {
             Leased::Own(lease) => Box::pin(self.over_http1(lease, &deadlines, patience, account)).await,
         };
         if (self.head.is_grpc || is_bridged) && result.is_ok() {
-            account.grpc_status.get_or_insert(UNKNOWN);
+            account.grpc_status.get_or_insert(status_without(account.status));
         }
         match result {
             Err(Failed::Stale) if !self.kept.is_whole() => Err(Failed::Ended(Reason::UpstreamReset)),
