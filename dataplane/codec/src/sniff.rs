@@ -10,9 +10,6 @@ pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// little in the first one.
 pub const MAX_LINE_BYTES: usize = 8 * 1024;
 
-/// Longest method: the registered ones (RFC 9110 section 16.1.2) have up to 17 letters.
-const MAX_METHOD_BYTES: usize = 32;
-
 /// Methods after which `/` is enough to know that it is a request.
 const METHODS: [&[u8]; 9] = [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE", b"CONNECT"];
 
@@ -34,6 +31,8 @@ pub enum Protocol {
 pub struct Sniffer {
     /// So many bytes hold no end of a line.
     searched: usize,
+    /// So many bytes hold nothing but empty lines and what could be a method, of which RFC 9110 does not say how long it may be.
+    word: usize,
 }
 
 impl Sniffer {
@@ -48,12 +47,13 @@ impl Sniffer {
         // Empty lines in front of a request are skipped by some (RFC 9112 section 2.2).
         let begin = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n'));
         let Some(begin) = begin else { return self.wait(bytes) };
-        let text = &bytes[begin..];
-        let method = &text[..text.iter().take(MAX_METHOD_BYTES + 1).take_while(|byte| is_token(**byte)).count()];
-        let Some(after) = text.get(method.len()..).filter(|after| !after.is_empty()) else {
-            return if method.len() > MAX_METHOD_BYTES { Some(Protocol::Opaque) } else { None };
-        };
-        if method.is_empty() || method.len() > MAX_METHOD_BYTES || !is_blank(after[0]) {
+        let known = self.word.max(begin);
+        self.word = known + bytes[known..].iter().take_while(|byte| is_token(**byte)).count();
+        let (method, after) = (&bytes[begin..self.word], &bytes[self.word..]);
+        if after.is_empty() {
+            return self.wait(bytes);
+        }
+        if method.is_empty() || !is_blank(after[0]) {
             return Some(Protocol::Opaque);
         }
         if after.get(1) == Some(&b'/') && METHODS.contains(&method) {

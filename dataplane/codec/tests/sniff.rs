@@ -38,7 +38,7 @@ fn each_protocol_is_known_as_early_as_it_can_be() {
     check(b"\x10\x0c\x00\x04MQTT", Protocol::Opaque, 1);
     check(b"get a\r\n", Protocol::Opaque, 7);
     check(b"OPTIONS rtsp://a RTSP/1.0\r\n", Protocol::Opaque, 27);
-    check(&b"x".repeat(100), Protocol::Opaque, 33);
+    check(&[&b"x".repeat(100)[..], b"="].concat(), Protocol::Opaque, 101);
 }
 
 #[test]
@@ -56,6 +56,11 @@ fn what_a_lenient_server_could_take_for_a_request_is_one() {
     let endless = [b"GET x".to_vec(), b"x".repeat(MAX_LINE_BYTES)].concat();
     assert_eq!(sniff(&endless), (Some(Protocol::Http1), MAX_LINE_BYTES + 1));
     assert_eq!(sniff(&b"\r\n".repeat(MAX_LINE_BYTES)), (Some(Protocol::Http1), MAX_LINE_BYTES + 1));
+    // A method may be as long as it likes (RFC 9110 section 9.1).
+    let long = [&b"M".repeat(100)[..], b" / HTTP/1.1\r\n"].concat();
+    check(&long, Protocol::Http1, long.len());
+    assert_eq!(sniff(&b"M".repeat(100)).0, None);
+    assert_eq!(sniff(&b"M".repeat(2 * MAX_LINE_BYTES)), (Some(Protocol::Http1), MAX_LINE_BYTES + 1));
 }
 
 #[test]
@@ -91,7 +96,7 @@ proptest! {
     }
 
     #[test]
-    fn any_line_that_names_a_version_of_http_is_a_request(method in "[A-Za-z!#$%&'*+.^_`|~-]{1,32}", target in "[!-~]{1,50}") {
+    fn any_line_that_names_a_version_of_http_is_a_request(method in "[A-Za-z!#$%&'*+.^_`|~-]{1,64}", target in "[!-~]{1,50}") {
         prop_assume!(method != "PRI");
         let line = format!("{method} {target} HTTP/1.1\r\n");
         prop_assert_eq!(sniff(line.as_bytes()).0, Some(Protocol::Http1));
