@@ -125,3 +125,18 @@ fn framing_fields_hold_what_is_said_of_them() {
 fn bodies_of_grpc_web_hold_what_is_said_of_them() {
     run("grpc_web", entries::grpc_web);
 }
+
+#[test]
+fn client_hellos_hold_what_is_said_of_them() {
+    run("client_hello", entries::client_hello);
+}
+
+#[test]
+fn proxy_headers_hold_what_is_said_of_them() {
+    run("proxy_header", entries::proxy_header);
+}
+
+#[test]
+fn first_bytes_hold_what_is_said_of_them() {
+    run("sniff", entries::sniff);
+}

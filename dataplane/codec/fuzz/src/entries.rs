@@ -5,11 +5,14 @@
 //! the corpus and seeded changes of it.
 
 use ringmesh_codec::body::State;
+use ringmesh_codec::client_hello::{self, MAX_NAME_BYTES, MAX_WIRE_BYTES, Scanner};
 use ringmesh_codec::grpc_health::read_response;
 use ringmesh_codec::grpc_web::{BadBase64, ContentType, Decoder, Encoder, write_trailers};
 use ringmesh_codec::http1::{Edits, Joined, Parsed, RequestHead, ResponseHead};
 use ringmesh_codec::mux::{self, Frame};
-use ringmesh_codec::{BodyLength, BodyScanner, Head, Limits, Method, Refusal, normalize};
+use ringmesh_codec::proxy_protocol::{self, Between, Fault, MAX_HEADER_BYTES, Version};
+use ringmesh_codec::sniff::{MAX_LINE_BYTES, Protocol, Sniffer};
+use ringmesh_codec::{BodyLength, BodyScanner, ClientHello, Head, Limits, Method, Refusal, normalize};
 
 /// A request's head: it reads alike however it arrives, and what is written of it reads like it and does not change again.
 pub fn request_head(data: &[u8]) {
@@ -319,4 +322,103 @@ fn frames_of(bytes: &[u8], size: usize) -> (Vec<Whole>, Option<mux::Fault>) {
         assert!(arrived.len() < mux::HEADER_BYTES + mux::MAX_CONTROL_BYTES, "more waits than may");
     }
     (all, None)
+}
+
+/// The first message of a TLS client: it reads alike however it arrives, whatever follows, and however it is cut into records.
+/// The first byte says how it is cut.
+pub fn client_hello(data: &[u8]) {
+    let Some((cut, bytes)) = data.split_first() else { return };
+    let whole = Scanner::default().scan(bytes);
+    let (mut scanner, mut end) = (Scanner::default(), 0);
+    let pieces = loop {
+        let found = scanner.scan(&bytes[..end]);
+        if !matches!(found, Ok(None)) || end == bytes.len() {
+            break found;
+        }
+        end = bytes.len().min(end + 1 + usize::from(*cut) % 7);
+    };
+    assert_eq!(pieces, whole, "in pieces");
+    let Ok(Some(hello)) = whole else { return };
+    if let Some(name) = hello.name() {
+        assert!(!name.is_empty() && name.len() <= MAX_NAME_BYTES && !name.ends_with('.'), "{name}");
+        assert!(name.bytes().all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_uppercase()), "{name}");
+    }
+    assert!(hello.protocols().all(|protocol| !protocol.is_empty() && hello.offers(protocol)));
+    assert_eq!(recut(bytes, 1 + usize::from(*cut) % 61), Some(hello), "in other records");
+}
+
+/// What comes of a ClientHello in records of this size. Each header costs five bytes, so that it may become too large.
+fn recut(mut records: &[u8], size: usize) -> Option<ClientHello> {
+    let mut message = Vec::new();
+    while let Some(header) = records.first_chunk::<5>() {
+        let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
+        message.extend_from_slice(&records[5..records.len().min(5 + length)]);
+        records = records.get(5 + length..).unwrap_or_default();
+    }
+    let length = 4 + u32::from_be_bytes([0, message[1], message[2], message[3]]) as usize;
+    let record = |part: &[u8]| [&[22, 3, 1][..], &(part.len() as u16).to_be_bytes(), part].concat();
+    let again: Vec<u8> = message[..length].chunks(size.max(length / 6000 + 1)).flat_map(record).collect();
+    assert!(again.len() <= MAX_WIRE_BYTES);
+    match Scanner::default().scan(&again) {
+        Ok(hello) => hello,
+        Err(refusal @ client_hello::Refusal::TooLarge) => panic!("{refusal}"),
+        Err(refusal) => panic!("{refusal}: {}", again.escape_ascii()),
+    }
+}
+
+/// What a proxy says of its client: it reads alike however it arrives and whatever follows, it takes no byte of that, and what
+/// is written of it reads like it.
+pub fn proxy_header(data: &[u8]) {
+    let whole = proxy_protocol::read(data);
+    let (header, taken) = match whole {
+        Ok(Some(found)) => found,
+        Ok(None) => return assert!(data.len() < MAX_HEADER_BYTES, "more waits than may"),
+        Err(fault) => return assert_faulty(data, &fault),
+    };
+    assert!((1..=data.len().min(MAX_HEADER_BYTES)).contains(&taken));
+    assert_eq!(proxy_protocol::read(&data[..taken]), Ok(Some((header.clone(), taken))), "whatever follows");
+    for end in 0..taken {
+        assert_eq!(proxy_protocol::read(&data[..end]), Ok(None), "{end} of {taken} bytes");
+    }
+    let written = proxy_protocol::write(Version::V2, &header);
+    let (again, length) = proxy_protocol::read(&written).expect("it is one").expect("it is whole");
+    assert_eq!(length, written.len());
+    assert_eq!((&again.alpn, &again.authority), (&header.alpn, &header.authority));
+    assert_eq!(again.unique_id, header.unique_id);
+    let line = proxy_protocol::write(Version::V1, &header);
+    let (short, length) = proxy_protocol::read(&line).expect("it is one").expect("it is whole");
+    assert_eq!(length, line.len());
+    match header.between {
+        // Of two families one becomes the other's mapped form, which is the same address.
+        Between::Ip { source, destination } if source.is_ipv4() == destination.is_ipv4() => {
+            assert_eq!((&again.between, &short.between), (&header.between, &header.between));
+        }
+        Between::Ip { .. } => {}
+        Between::Own | Between::Unix { .. } => assert_eq!((again.between, short.between), (Between::Own, Between::Own)),
+    }
+}
+
+/// Nothing that could still have become a header is one with more bytes, and nothing that is none becomes one.
+fn assert_faulty(data: &[u8], fault: &Fault) {
+    let first =
+        (0..=data.len()).find(|end| proxy_protocol::read(&data[..*end]) != Ok(None)).expect("at its end at last");
+    assert!(proxy_protocol::read(&data[..first]).is_err(), "{fault}, after {first} bytes");
+}
+
+/// What a client speaks: it is found alike however its bytes arrive, what was found stays, and what is a request or TLS is never
+/// taken for something else.
+pub fn sniff(data: &[u8]) {
+    let mut sniffer = Sniffer::default();
+    let pieces = (0..=data.len()).find_map(|end| sniffer.sniff(&data[..end]));
+    let whole = Sniffer::default().sniff(data);
+    if data.len() <= MAX_LINE_BYTES {
+        assert_eq!(pieces, whole, "in pieces");
+    }
+    let mut head = RequestHead::default();
+    if head.parse(data, &Limits::default()) == Ok(Parsed::Complete) {
+        assert_eq!(pieces, Some(Protocol::Http1), "a request");
+    }
+    if matches!(Scanner::default().scan(data), Ok(Some(_))) {
+        assert_eq!(pieces, Some(Protocol::Tls), "a ClientHello");
+    }
 }
