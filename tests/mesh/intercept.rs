@@ -437,6 +437,40 @@ fn a_family_that_no_listener_takes_is_refused_and_does_not_go_around() {
     });
 }
 
+#[test]
+fn a_listener_of_all_addresses_takes_the_connections_of_both_families() {
+    on_machines(|driver, other| {
+        let service = other.run(|| Service::saying_at("[::]:80", "there"));
+        let _app = Service::saying_at("[::]:8080", "here");
+        let listener = |name: &str, port: u16| {
+            format!(
+                "[[listener]]\nname = \"{name}\"\nbind = \"[::]:{port}\"\nintercept = \"{name}\"\nservice = \"away\"\n"
+            )
+        };
+        let config = listener("outbound", 15001)
+            + &listener("inbound", 15006)
+            + "[[service]]\nname = \"away\"\nendpoints = \"original_destination\"\n";
+        let proxy = transparent(driver, &config);
+        for address in THERE {
+            assert_eq!(Client::connect(at(address, 80)).get("a", "/").text(), "there", "{address}");
+        }
+        for address in HERE {
+            let text = other.run(move || Client::connect(at(address, 8080)).get("a", "/").text());
+            assert_eq!(text, "here", "{address}");
+        }
+        assert_eq!(["outbound", "inbound"].map(|name| accepted(&proxy, name)), [2, 2]);
+        for (name, port) in [("outbound", 15001), ("inbound", 15006)] {
+            assert_eq!(met(&proxy, &format!("{name}: brought to [::]:{port}")), 1);
+            assert_eq!(met(&proxy, &format!("{name}: IPv4 brought to [::]:{port}")), 1);
+        }
+        // Ports of its own are none that anybody wanted to reach, in either family.
+        for address in [at("127.0.0.1", 15001), at(HERE[0], 15006), at("::1", 15001), at(HERE[1], 15006)] {
+            assert_eq!(Client::connect(address).get("a", "/").status(), 421, "{address}");
+        }
+        other.run(move || drop(service));
+    });
+}
+
 // ---- no circles ----
 
 #[test]

@@ -66,21 +66,48 @@ impl fmt::Display for Rules {
     }
 }
 
-fn listeners(config: &Config, direction: Direction) -> Vec<SocketAddr> {
-    let takes = config
-        .listeners
-        .iter()
-        .filter(|listener| listener.intercept.as_ref().is_some_and(|intercepted| intercepted.value == direction));
-    takes
-        .filter_map(|listener| match listener.bind.value {
-            Address::Ip(address) => Some(address),
-            Address::Unix(_) => None,
-        })
-        .collect()
+/// Which connections of a direction are brought where, by family. "[::]:PORT" takes IPv4 along, unless another listener has it.
+fn listeners(config: &Config, direction: Direction) -> Vec<(Family, SocketAddr)> {
+    let mut listeners = Vec::new();
+    let mut of_both = None;
+    for listener in &config.listeners {
+        let is_it = listener.intercept.as_ref().is_some_and(|intercepted| intercepted.value == direction);
+        let Address::Ip(address) = listener.bind.value else { continue };
+        if !is_it {
+            continue;
+        }
+        listeners.push((if address.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 }, address));
+        if address.is_ipv6() && address.ip().is_unspecified() && !listener.ipv6_only.value {
+            of_both = Some(address);
+        }
+    }
+    if let Some(address) = of_both
+        && !listeners.iter().any(|(family, _)| *family == Family::Ipv4)
+    {
+        listeners.push((Family::Ipv4, address));
+    }
+    listeners
+}
+
+/// A version of IP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+impl Family {
+    /// Its name as `nft` has it, in front of addresses, and in words.
+    fn names(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Ipv4 => ("ipv4", "ip", "IPv4"),
+            Self::Ipv6 => ("ipv6", "ip6", "IPv6"),
+        }
+    }
 }
 
 /// The chains of one direction.
-fn write(out: &mut String, config: &Config, direction: Direction, listeners: &[SocketAddr]) -> fmt::Result {
+fn write(out: &mut String, config: &Config, direction: Direction, listeners: &[(Family, SocketAddr)]) -> fmt::Result {
     let (name, hook, filter_hook) = match direction {
         Direction::Outbound => ("outbound", "output", "output"),
         Direction::Inbound => ("inbound", "prerouting", "input"),
@@ -93,24 +120,25 @@ fn write(out: &mut String, config: &Config, direction: Direction, listeners: &[S
     writeln!(out, "\t}}")?;
     writeln!(out, "\tchain {name} {{\n\t\ttype nat hook {hook} priority -100; policy accept;")?;
     writeln!(out, "\t\tmeta l4proto != tcp accept\n\t\t{NO_FIRST_PACKET} accept\n\t\tjump {name}_left_alone")?;
-    for listener in listeners {
-        let (family, ip) = if listener.is_ipv4() { ("ipv4", "ip") } else { ("ipv6", "ip6") };
+    for (family, listener) in listeners {
+        // A listener of both has two rules, each of which is met by itself.
+        let whose = if *family == Family::Ipv4 && listener.is_ipv6() { "IPv4 " } else { "" };
+        let (family, ip, _) = family.names();
         let to = match listener.ip().is_unspecified() {
             true => format!("redirect to :{}", listener.port()),
             false => format!("dnat {ip} to {listener}"),
         };
         writeln!(
             out,
-            "\t\tmeta nfproto {family} meta l4proto tcp counter {to} comment \"{name}: brought to {listener}\""
+            "\t\tmeta nfproto {family} meta l4proto tcp counter {to} comment \"{name}: {whose}brought to {listener}\""
         )?;
     }
     writeln!(out, "\t}}")?;
-    for (family, covered) in
-        [("ipv4", listeners.iter().any(SocketAddr::is_ipv4)), ("ipv6", listeners.iter().any(SocketAddr::is_ipv6))]
-    {
-        if covered {
+    for family in [Family::Ipv4, Family::Ipv6] {
+        if listeners.iter().any(|(taken, _)| *taken == family) {
             continue;
         }
+        let (family, _, in_words) = family.names();
         writeln!(out, "\tchain {name}_{family} {{\n\t\ttype filter hook {filter_hook} priority 0; policy accept;")?;
         writeln!(
             out,
@@ -119,8 +147,7 @@ fn write(out: &mut String, config: &Config, direction: Direction, listeners: &[S
         writeln!(out, "\t\tjump {name}_left_alone")?;
         writeln!(
             out,
-            "\t\tcounter reject with tcp reset comment \"{name}: refused, no listener takes {}\"\n\t}}",
-            if family == "ipv4" { "IPv4" } else { "IPv6" }
+            "\t\tcounter reject with tcp reset comment \"{name}: refused, no listener takes {in_words}\"\n\t}}"
         )?;
     }
     Ok(())
@@ -222,6 +249,21 @@ mod tests {
         assert!(!text.contains("reject"), "{text}");
         assert!(text.contains("dnat ip to 127.0.0.1:15001") && text.contains("dnat ip6 to [::1]:15001"), "{text}");
         assert!(!text.contains("chain inbound"), "no listener takes them: {text}");
+    }
+
+    #[test]
+    fn a_listener_of_all_addresses_takes_both_families_unless_another_has_ipv4_or_it_is_for_ipv6_alone() {
+        let both = listener("in", "[::]:15006", "inbound");
+        let brought =
+            |family: &str, port: u16| format!("nfproto {family} meta l4proto tcp counter redirect to :{port} ");
+        let text = rules(&both).expect("rules").to_string();
+        assert!(text.contains(&brought("ipv4", 15006)) && text.contains(&brought("ipv6", 15006)), "{text}");
+        assert!(!text.contains("reject"), "{text}");
+        let text = rules(&(both.clone() + &listener("in4", "0.0.0.0:15007", "inbound"))).expect("rules").to_string();
+        assert!(text.contains(&brought("ipv4", 15007)) && text.contains(&brought("ipv6", 15006)), "{text}");
+        assert!(!text.contains(&brought("ipv4", 15006)), "{text}");
+        let text = rules(&(both + "ipv6_only = true\n")).expect("rules").to_string();
+        assert!(text.contains("chain inbound_ipv4 {") && !text.contains("nfproto ipv4 meta"), "{text}");
     }
 
     #[test]

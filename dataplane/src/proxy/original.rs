@@ -27,7 +27,7 @@ impl<S: Stream> Original<S> {
     pub fn of(tables: &Tables, listener: &Listener, stream: &S, client: Option<SocketAddr>) -> Option<Box<Self>> {
         let direction = listener.config.intercept?;
         let wanted = stream.original_destination()?;
-        if is_ours(tables, direction, wanted, stream.local_address()?, client) {
+        if is_ours(tables, direction, wanted, canonical(stream.local_address()?), client.map(canonical)) {
             return None;
         }
         let nowhere = Place { index: u32::MAX, generation: 0 };
@@ -42,6 +42,11 @@ impl<S: Stream> Drop for Original<S> {
     fn drop(&mut self) {
         self.state.close();
     }
+}
+
+/// An address of IPv4 as one, which a listener of all addresses has in its mapped form (RFC 4291 section 2.5.5.2).
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// Whether a destination is a port of ours. `here` is where the connection was brought to.

@@ -324,8 +324,9 @@ impl Stream for Socket {
     fn original_destination(&self) -> Option<SocketAddr> {
         let descriptor = self.descriptor();
         let socket = SockRef::from(&descriptor);
-        let original =
-            if self.local_address()?.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
+        // A listener of all addresses has IPv4's in their mapped form (RFC 4291 section 2.5.5.2).
+        let is_ipv4 = self.local_address()?.ip().to_canonical().is_ipv4();
+        let original = if is_ipv4 { socket.original_dst_v4() } else { socket.original_dst_v6() };
         original.ok()?.as_socket()
     }
 }
