@@ -145,6 +145,30 @@ fn renewed_certificates_are_shown_to_new_clients_and_broken_ones_are_told_and_no
 }
 
 #[test]
+fn one_certificate_that_has_ended_keeps_no_other_from_being_shown_from_the_start_on() {
+    on_both_drivers(|driver| {
+        let authority = Authority::new(DOMAIN);
+        let app = Service::saying("hello");
+        let (good, ended) = (authority.server(&["shop.example"]), authority.leaf(&[], Validity::Expired));
+        let (proxy, front) = edge(driver, app.address(), &[("shop", &good), ("old", &ended)], "");
+        let mut client = connect(front, &client_config(None)).unwrap();
+        assert_eq!(client.get("shop.example", "/").text(), "hello");
+        assert_eq!(shown(front, "shop.example"), good.chain_der()[0].to_vec());
+        let problems = || proxy.status()["config"]["problems"].to_string();
+        assert!(problems().contains("old.pem expired at"), "{}", problems());
+        let file = proxy.file();
+        let checked = proxy.command(&["check", file.to_str().unwrap()]);
+        let error = String::from_utf8_lossy(&checked.stderr);
+        assert_eq!(checked.status.code(), Some(1), "{error}");
+        assert!(error.contains("old.pem expired at") && error.contains("issue a new one"), "{error}");
+
+        write(proxy.folder(), "old", &authority.server(&["old.example"]));
+        eventually("the problem is gone", || (problems() == "[]").then_some(()));
+        assert_eq!(proxy.command(&["check", file.to_str().unwrap()]).status.code(), Some(0));
+    });
+}
+
+#[test]
 fn who_speaks_no_tls_or_another_protocol_is_refused_with_a_cause_and_others_are_served() {
     on_both_drivers(|driver| {
         let authority = Authority::new(DOMAIN);

@@ -26,7 +26,8 @@ Examples:
 
 Exit codes:
   0  the config can be used
-  1  the file is right, but the machine does not grant what it demands
+  1  the file is right, but the machine does not grant what it demands, or a
+     listener's certificate has ended
   2  the config is wrong";
 
 /// Says what is wrong with a config, or sums it up, with what this machine grants
@@ -38,14 +39,15 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(arguments: &Args) -> Result<(), Failure> {
-    let files = Files::read(&arguments.file).map_err(|error| Failure::Wrong(error.to_string()))?;
+    let (files, fault) = Files::read(&arguments.file).map_err(|error| Failure::Wrong(error.to_string()))?;
     let mut text = String::new();
     describe(&files, &mut text).expect("a string takes everything");
     let driver = setup::probe(machine::wish(files.config.runtime.driver));
     let machine = describe_machine(&files, driver.as_ref().ok());
     print(&text)?;
     print(&machine)?;
-    driver.map(drop).map_err(Into::into)
+    driver?;
+    fault.map_or(Ok(()), |fault| Err(fault.into()))
 }
 
 fn describe(files: &Files, text: &mut String) -> std::fmt::Result {

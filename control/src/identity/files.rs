@@ -91,15 +91,15 @@ pub(super) fn read_at(directory: &Path, now: Date) -> Result<Identity, Error> {
 }
 
 /// Reads and checks the certificate that a listener shows, and its key. What its clients trust is not known here, so the
-/// chain is taken as it is.
+/// chain is taken as it is. That it has ended is given back beside it: some clients look, and listeners show others too.
 ///
 /// # Errors
 /// As [`read`], but for what only an SVID must be.
-pub fn read_certificate(files: &CertificateFiles) -> Result<snapshot::Certificate, Error> {
+pub fn read_certificate(files: &CertificateFiles) -> Result<(snapshot::Certificate, Option<Error>), Error> {
     until_whole(|| read_certificate_at(files, Date::now()))
 }
 
-fn read_certificate_at(files: &CertificateFiles, now: Date) -> Result<snapshot::Certificate, Error> {
+fn read_certificate_at(files: &CertificateFiles, now: Date) -> Result<(snapshot::Certificate, Option<Error>), Error> {
     let CertificateFiles { certificate: file, key: key_file } = files;
     let there = |error| match error {
         Error::Missing { file } => Error::NotThere { file },

@@ -69,16 +69,17 @@ impl Files {
     ///
     /// # Errors
     /// All that is wrong.
-    pub fn read(file: &Path) -> Result<Self, Error> {
+    pub fn read(file: &Path) -> Result<(Self, Option<Error>), Error> {
         Self::of(config::read(file)?)
     }
 
-    /// Reads what a config names, and sees that all of it fits together.
+    /// Reads what a config names, and sees that all of it fits together. A listener's certificate that has ended is a fault, given
+    /// back beside, and no reason to serve nobody.
     ///
     /// # Errors
     /// All that is wrong.
-    pub fn of(config: Config) -> Result<Self, Error> {
-        Self::with(config, None).map(|(files, _)| files)
+    pub fn of(config: Config) -> Result<(Self, Option<Error>), Error> {
+        Self::with(config, None)
     }
 
     /// Like [`Self::read`]; an SVID or a certificate that cannot be used now is no reason to refuse the config while that of
@@ -103,8 +104,15 @@ impl Files {
         for files in config.certificates() {
             let known = before.and_then(|before| before.credentials.certificates.get(&files.value).cloned());
             let wrong = |source| Error::Certificate { file: config.file.clone(), line: files.place.line, source };
-            let read = identity::files::read_certificate(files).map_err(wrong);
-            credentials.certificates.insert(files.value.clone(), or_known(read, known, &mut fault)?);
+            let certificate = match identity::files::read_certificate(files) {
+                Ok((certificate, None)) => certificate,
+                Ok((certificate, Some(ended))) => {
+                    fault.get_or_insert(wrong(ended));
+                    known.unwrap_or(certificate)
+                }
+                Err(error) => or_known(Err(wrong(error)), known, &mut fault)?,
+            };
+            credentials.certificates.insert(files.value.clone(), certificate);
         }
         if config.listeners.iter().any(|listener| listener.intercept.is_some()) {
             credentials.marking = machine::marking();

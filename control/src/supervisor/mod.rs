@@ -42,7 +42,7 @@ use crate::source::Files;
 use crate::source::dns::{Answers, Names};
 use crate::source::file::Watcher;
 use crate::state::{self, Phase};
-use crate::{admin, machine, telemetry};
+use crate::{admin, machine, source, telemetry};
 
 /// How long a process may take to end after its link has ended, before the link counts as broken.
 const LAST_BREATH: Duration = Duration::from_millis(500);
@@ -106,9 +106,9 @@ pub enum Error {
 /// If it cannot begin, or cannot end as it should.
 pub fn run(options: Options, config: Config) -> Result<(), Error> {
     telemetry::count_panics();
-    let files = Files::of(config).map_err(|error| Error::Config(error.to_string()))?;
+    let (files, fault) = Files::of(config).map_err(|error| Error::Config(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(async { Supervisor::start(options, files).await?.run().await });
+    let ended = runtime.block_on(async { Supervisor::start(options, files, fault).await?.run().await });
     // A question to DNS or a client that does not read holds up nothing.
     runtime.shutdown_background();
     ended
@@ -172,7 +172,7 @@ struct Supervisor {
 
 impl Supervisor {
     /// Takes the runtime directory, and adopts or starts a data plane.
-    async fn start(options: Options, files: Files) -> Result<Self, Error> {
+    async fn start(options: Options, files: Files, fault: Option<source::Error>) -> Result<Self, Error> {
         let directory = match &options.runtime_directory {
             Some(path) => Directory::at(path.clone()),
             None => directory_of(&files.config),
@@ -218,6 +218,10 @@ impl Supervisor {
             files,
         };
         supervisor.show_start();
+        if let Some(fault) = &fault {
+            tracing::error!(target: "ringmesh::identity", "{fault}; it is shown to clients all the same");
+            supervisor.show_fault(fault);
+        }
         supervisor.shown.serve(&supervisor.files.config)?;
         supervisor.find_plane().await?;
         supervisor.show_all();

@@ -68,6 +68,11 @@ impl Supervisor {
         self.show_identity(identity);
     }
 
+    /// What the files had wrong at the start that did not keep it from serving.
+    pub(super) fn show_fault(&self, fault: &Error) {
+        self.state.write(|state| state.config.problems = fault.lines());
+    }
+
     /// An edit was refused.
     pub(super) fn show_refused(&self, problems: Vec<String>) {
         self.state.write(|state| {
