@@ -144,6 +144,16 @@ pub enum Error {
         /// The file.
         file: PathBuf,
     },
+    /// The only certificate belongs to an authority, as what `openssl req -x509` makes by itself does.
+    #[error(
+        "the certificate in {} may sign others, which many clients take from no server; add `-addext basicConstraints=critical,CA:FALSE` \
+         to `openssl req -x509`",
+        file.display()
+    )]
+    ServerAuthority {
+        /// The file.
+        file: PathBuf,
+    },
     /// The certificate may not be used for what a sidecar does with it: be server, be client, sign handshakes.
     #[error("the certificate in {} lacks {missing}; an SVID needs digitalSignature, serverAuth and clientAuth", file.display())]
     Usage {

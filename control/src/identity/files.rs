@@ -111,18 +111,25 @@ fn read_certificate_at(files: &CertificateFiles, now: Date) -> Result<(snapshot:
     let certificates = parse_all(file, &chain)?;
     let leaf = &certificates[0];
     if leaf.kind == Kind::Authority {
-        return Err(Error::Authority { file: file.clone() });
+        return Err(match *chain {
+            [_] => Error::ServerAuthority { file: file.clone() },
+            _ => Error::Authority { file: file.clone() },
+        });
     }
     if !leaf.usage.server {
         return Err(Error::NotForServers { file: file.clone() });
     }
-    check_dates(file, &certificates, now)?;
-    Ok(snapshot::Certificate {
+    let ended = match check_dates(file, &certificates, now) {
+        Err(ended @ Error::Expired { .. }) => Some(ended),
+        other => other.map(|()| None)?,
+    };
+    let certificate = snapshot::Certificate {
         names: leaf.names.clone(),
         chain: der(&chain),
         key: key.secret_pkcs8_der().to_vec(),
         expires: expires(leaf),
-    })
+    };
+    Ok((certificate, ended))
 }
 
 fn der(certificates: &[CertificateDer<'_>]) -> Vec<Vec<u8>> {

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType};
+use ringmesh_model::listener::CertificateFiles;
 use ringmesh_model::spiffe::SpiffeId;
 use tempfile::TempDir;
 
@@ -361,6 +362,26 @@ fn a_leaf_that_is_not_good_for_both_ends_is_refused() {
     check_leaf(|leaf| leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth], &lacks("serverAuth"));
     check_leaf(|leaf| leaf.key_usages.push(KeyUsagePurpose::KeyCertSign), authority);
     check_leaf(|leaf| leaf.is_ca = IsCa::Ca(BasicConstraints::Unconstrained), authority);
+}
+
+#[test]
+fn a_listeners_own_authority_is_refused_with_what_makes_a_server_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = (folder.path().join("a.pem"), folder.path().join("a.key"));
+    let make = |words: &[&str]| {
+        let mut openssl = Command::new("openssl");
+        openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=shop.example"]);
+        openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate).args(words);
+        let output = openssl.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let files = CertificateFiles { certificate: certificate.clone(), key: key.clone() };
+    make(&[]);
+    let error = files::read_certificate(&files).expect_err("it may sign others").to_string();
+    let helps = "-addext basicConstraints=critical,CA:FALSE";
+    assert!(error.contains("may sign others") && error.contains(helps), "{error}");
+    make(&helps.split(' ').collect::<Vec<_>>());
+    assert!(files::read_certificate(&files).expect("a server's").1.is_none());
 }
 
 #[test]
