@@ -94,6 +94,11 @@ fn a_port_that_is_in_use_is_refused_and_its_owner_named() {
         let line = proxy.wait_for_log(&[&front.to_string(), &format!("pid {}", std::process::id())]);
         assert!(line.contains("listener `front`"), "{line}");
         assert!(proxy.dataplane_pids().is_empty());
+        // Of a proxy of ours it is the data plane, which has its program's name like all processes.
+        drop(taken);
+        proxy.run();
+        let name = std::fs::read_to_string(format!("/proc/{}/comm", proxy.dataplane_pid())).unwrap();
+        assert_eq!(name, "ringmesh\n");
     });
 }
 

@@ -98,6 +98,8 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    // Processes that are started from /proc/self/exe would be called `exe` in lists of processes. It cannot fail with a name.
+    let _ = rustix::thread::set_name(c"ringmesh");
     let done = match Ringmesh::parse().command {
         Command::Run(arguments) => run::run(arguments),
         Command::Exec(arguments) => return exec::run(arguments),
