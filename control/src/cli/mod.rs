@@ -84,7 +84,17 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Failed(error) => write!(f, "ringmesh: {error:#}"),
+            Self::Failed(error) => {
+                let mut said = format!("ringmesh: {error}");
+                // Some errors say their cause themselves.
+                for cause in error.chain().skip(1).map(ToString::to_string) {
+                    if !said.ends_with(&cause) {
+                        said.push_str(": ");
+                        said.push_str(&cause);
+                    }
+                }
+                f.write_str(&said)
+            }
             Self::Wrong(lines) => f.write_str(lines),
         }
     }
@@ -140,6 +150,18 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = || io::Error::from(io::ErrorKind::NotFound);
+        #[derive(Debug, thiserror::Error)]
+        #[error("there is no way: {0}")]
+        struct Saying(#[from] io::Error);
+        let told = Failure::from(Saying(cause())).to_string();
+        assert_eq!(told, format!("ringmesh: there is no way: {}", cause()));
+        let told = Failure::Failed(anyhow::Error::from(cause()).context("there is no way")).to_string();
+        assert_eq!(told, format!("ringmesh: there is no way: {}", cause()));
+    }
 
     #[test]
     fn the_command_line_is_consistent() {
