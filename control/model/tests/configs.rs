@@ -45,6 +45,14 @@ fn snapshot(path: &Path) -> Snapshot {
 }
 
 #[test]
+fn an_address_of_ipv4_in_its_mapped_form_is_that_address() {
+    let text = "[[listener]]\nname = \"a\"\nbind = \"[::ffff:127.0.0.1]:8080\"\nservice = \"s\"\n\
+                [[service]]\nname = \"s\"\nendpoints = [\"127.0.0.1:1\"]\n";
+    let config = config::parse(text, "x.toml").expect("valid");
+    assert_eq!(config.listeners[0].bind.value.to_string(), "127.0.0.1:8080");
+}
+
+#[test]
 fn every_file_resolves() {
     let files: Vec<PathBuf> = fs::read_dir(folder())
         .expect("the folder is there")

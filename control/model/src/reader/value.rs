@@ -189,7 +189,8 @@ impl FromField for Address {
         if address.is_none() {
             field.refuse(Cause::WrongText { expected: ADDRESS_EXAMPLE, found: text.to_owned() });
         }
-        address.map(Self::Ip)
+        // No socket of IPv6 alone can be bound to an address of IPv4 in its mapped form.
+        address.map(|address| Self::Ip(SocketAddr::new(address.ip().to_canonical(), address.port())))
     }
 }
 
