@@ -32,8 +32,9 @@ its ports are bound, its identity is there. Otherwise the command never runs.
 When the command ends, open requests are finished and the proxy ends too.
 
 The command has standard input, output and error to itself, but for the
-proxy's log and access log, which go to standard error. All signals that it
-could handle reach it. It works as process 1 of a container.
+proxy's log and access log, which go to standard error. SIGTERM, SIGINT,
+SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2 and SIGWINCH reach it. It works as process
+1 of a container.
 
 Examples:
   ringmesh exec -c sidecar.toml -- ./server --port 8080
@@ -220,7 +221,7 @@ fn finish(mut proxy: Proxy, events: &Receiver<Received>, patience: Duration) {
             Ok(Received::Signal(signal)) if signal.asks_to_end() => proxy.pass_on(Signal::INT),
             Ok(Received::Signal(_)) => {}
             Err(_) if Instant::now() > deadline => {
-                tracing::error!("the proxy has not ended in time");
+                tracing::error!(target: "ringmesh", "the proxy has not ended in time");
                 return proxy.kill();
             }
             Err(_) => {}

@@ -87,10 +87,10 @@ impl Proxy {
     pub(super) fn has_died(&mut self, end: End) {
         self.control = None;
         if end == End::Code(0) {
-            tracing::warn!("the proxy was told to end; the command goes on without it");
+            tracing::warn!(target: "ringmesh", "the proxy was told to end; the command goes on without it");
             return;
         }
-        tracing::error!(%end, "control is gone; the data plane goes on, and a new control adopts it");
+        tracing::error!(target: "ringmesh", %end, "control is gone; the data plane goes on, and a new control adopts it");
         self.again = Some(Instant::now() + self.backoff.pause(self.since.elapsed()));
     }
 
@@ -105,7 +105,7 @@ impl Proxy {
         }
         self.again = None;
         if let Err(error) = self.start_control() {
-            tracing::error!("control cannot be started: {error}");
+            tracing::error!(target: "ringmesh", "control cannot be started: {error}");
             self.again = Some(Instant::now() + self.backoff.pause(Duration::ZERO).max(Duration::from_secs(1)));
         }
     }
@@ -152,7 +152,7 @@ impl Proxy {
         if self.served
             && let Err(failure) = stop::end(self.directory.clone(), Some(Duration::ZERO))
         {
-            tracing::error!("{failure}");
+            tracing::error!(target: "ringmesh", "{failure}");
         }
     }
 
@@ -168,7 +168,7 @@ impl Proxy {
         let (directory, shared) = (self.directory.clone(), ending.0.clone());
         thread::spawn(move || {
             if let Err(failure) = stop::end(directory, Some(patience)) {
-                tracing::warn!("{failure}");
+                tracing::warn!(target: "ringmesh", "{failure}");
                 shared.failed.store(true, Ordering::Release);
             }
             shared.over.store(true, Ordering::Release);
