@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use ringmesh_tests::client::is_end;
 use ringmesh_tests::http2::{self, Connection, Ended, Ends, Frame, Outgoing, code, flag, frame, hpack, setting};
-use ringmesh_tests::process::resident_set_size;
+use ringmesh_tests::process::{processor_time, resident_set_size};
 use ringmesh_tests::{Client, Proxy, hold, on_both_drivers, ports};
 
 use super::{assert_reason, proxy_by_http2};
@@ -18,6 +18,10 @@ use crate::support::{forwarding, ringmesh};
 
 /// What an attack may add to the proxy's memory.
 const MAX_ADDED_BYTES: u64 = 48 * 1024 * 1024;
+
+/// What an attack, with the good traffic beside it, may take of the proxy's processor time. Without optimisation it is a tenth of a
+/// second, and most of one where slow readers are served for a minute.
+const MAX_PROCESSOR_TIME: Duration = Duration::from_secs(5);
 
 /// Frames after which an attack must have been noticed.
 const MAX_FRAMES: usize = 200_000;
@@ -125,7 +129,7 @@ pub(super) fn check(
     let mut warm = Connection::connect(front);
     assert_eq!(warm.get("app", "/good").text(), "GET /good 0");
     let pid = proxy.dataplane_pid();
-    let before = resident_set_size(pid);
+    let (before, time_before) = (resident_set_size(pid), processor_time(pid));
     let (stop, asking) = bystander(front);
     let (over, watched) = (AtomicBool::new(false), &attack);
     let (ends, most) = thread::scope(|scope| {
@@ -145,9 +149,10 @@ pub(super) fn check(
     });
     stop.store(true, Ordering::Relaxed);
     let served = asking.join().unwrap();
-    let added = most.saturating_sub(before);
-    eprintln!("{what}: {ends:?}, {served} served beside it, {} KiB more", added / 1024);
+    let (added, took) = (most.saturating_sub(before), processor_time(pid).saturating_sub(time_before));
+    eprintln!("{what}: {ends:?}, {served} served beside it, {} KiB more, {took:?} of processor time", added / 1024);
     assert!(added <= MAX_ADDED_BYTES, "{what}: {added} bytes more");
+    assert!(took <= MAX_PROCESSOR_TIME, "{what}: {took:?} of processor time");
     assert_eq!(warm.get("app", "/good").text(), "GET /good 0", "{what}");
     assert_eq!(proxy.metrics().sum("ringmesh_worker_panics_total", &[]), 0, "{what}");
     ends

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use ringmesh_tests::certificates::Authority;
 use ringmesh_tests::client::is_end;
 use ringmesh_tests::mux::{self, Frame, Peer, close, credit, data, goaway, hello, kind, last, open, ping, reset};
-use ringmesh_tests::process::resident_set_size;
+use ringmesh_tests::process::{processor_time, resident_set_size};
 use ringmesh_tests::service::ok;
 use ringmesh_tests::tls::client_config_offering;
 use ringmesh_tests::{DEADLINE, Driver, Proxy, Service, eventually, hold, on_both_drivers, on_both_drivers_at_once};
@@ -19,6 +19,9 @@ use rustls::ClientConfig;
 
 use super::{Keys, MAX_ADDED_BYTES, far, outcome};
 use crate::support::DOMAIN;
+
+/// What an attack, with the good traffic beside it, may take of the proxy's processor time, in an unoptimised build too.
+const MAX_PROCESSOR_TIME: Duration = Duration::from_secs(10);
 
 /// Frames after which a flood must have been noticed.
 const MAX_FRAMES: usize = 400_000;
@@ -77,7 +80,7 @@ impl Victim {
     #[track_caller]
     fn check<T: Send>(&self, what: &str, attack: impl FnOnce(&Port) -> T + Send) -> T {
         let (pid, port) = (self.proxy.dataplane_pid(), &self.port);
-        let before = resident_set_size(pid);
+        let (before, time_before) = (resident_set_size(pid), processor_time(pid));
         let over = AtomicBool::new(false);
         let (result, most, (served, longest)) = thread::scope(|scope| {
             let watching = scope.spawn(|| {
@@ -106,9 +109,13 @@ impl Victim {
             over.store(true, Ordering::Relaxed);
             (result.unwrap(), watching.join().unwrap(), asking.join().unwrap())
         });
-        let added = most.saturating_sub(before);
-        eprintln!("{what}: {served} served beside it in {longest:?} at most, {} KiB more", added / 1024);
+        let (added, took) = (most.saturating_sub(before), processor_time(pid).saturating_sub(time_before));
+        eprintln!(
+            "{what}: {served} served beside it in {longest:?} at most, {} KiB more, {took:?} of processor time",
+            added / 1024
+        );
         assert!(added <= MAX_ADDED_BYTES, "{what}: {added} bytes more");
+        assert!(took <= MAX_PROCESSOR_TIME, "{what}: {took:?} of processor time");
         assert_eq!(self.proxy.metrics().sum("ringmesh_worker_panics_total", &[]), 0, "{what}");
         result
     }
