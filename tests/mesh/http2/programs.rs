@@ -148,6 +148,41 @@ fn curl_speaks_http_2_with_the_proxy_by_prior_knowledge_and_by_alpn() {
 }
 
 #[test]
+fn curl_reads_trailers_by_both_versions_and_what_follows_an_upgrade() {
+    on_both_drivers(|driver| {
+        let service = Service::conversing(|talk| {
+            let request = talk.request()?;
+            if request.is_some_and(|request| request.field("upgrade").is_some()) {
+                talk.send(
+                    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nfirst words",
+                )
+            } else {
+                talk.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 5\r\n\r\n")
+            }
+        });
+        let front = ports::free();
+        let _proxy = ringmesh(driver).config(forwarding(front, &[service.address()], "", "")).start();
+        // Heads and trailers as they come, and the body among them.
+        let curl = |options: &[&str]| {
+            let mut command = Command::new("curl");
+            command.args(["-sS", "--max-time", "20", "-D", "-"]).args(options).arg(format!("http://{front}/"));
+            output(&mut command, "curl").to_lowercase()
+        };
+        // The second offers h2c, which nobody takes up (RFC 9113 section 3.1).
+        for (version, first) in [
+            ("--http1.1", "http/1.1 200 ok"),
+            ("--http2", "http/1.1 200 ok"),
+            ("--http2-prior-knowledge", "http/2 200"),
+        ] {
+            let told = curl(&[version, "-H", "TE: trailers"]);
+            assert!(told.starts_with(first) && told.contains("hellox-sum: 5"), "{version}: {told}");
+        }
+        let told = curl(&["-H", "Connection: Upgrade", "-H", "Upgrade: websocket"]);
+        assert!(told.starts_with("http/1.1 101 ") && told.ends_with("\r\n\r\nfirst words"), "{told}");
+    });
+}
+
+#[test]
 fn h2load_has_every_request_answered_in_every_pairing() {
     const REQUESTS: u32 = if cfg!(debug_assertions) { 2_000 } else { 20_000 };
     on_both_drivers(|driver| {
