@@ -50,6 +50,8 @@ pub(super) struct State {
     sent_end: Cell<bool>,
     /// Its place among those who wait until less waits to be sent.
     pub(super) queued: Cell<Option<usize>>,
+    /// When it was opened, or has put something on the trunk last.
+    pub(super) turn: Cell<u64>,
     /// Something has come since we have last sent something.
     pub(super) asked: Cell<bool>,
     cut: Cell<bool>,
@@ -182,9 +184,11 @@ fn copy_some(bytes: &[u8], buffer: &mut Buffer) -> usize {
 
 impl State {
     pub(super) fn new(trunk: Rc<Trunk>, number: u32) -> Self {
+        let turn = Cell::new(trunk.next_turn());
         Self {
             trunk,
             number,
+            turn,
             input: RefCell::default(),
             reader: Cell::new(None),
             writer: Cell::new(None),
@@ -320,6 +324,7 @@ impl State {
 
     /// Puts as much of `output` on the trunk as may be sent now. Whether that is all.
     fn put(self: &Rc<Self>, output: &mut Output, context: &Context<'_>) -> Poll<io::Result<()>> {
+        self.trunk.has_its_turn(self);
         if let Some(error) = self.refuses() {
             return Poll::Ready(Err(error));
         }
@@ -338,6 +343,7 @@ impl State {
             self.credit.set(self.credit.get() - count as u32);
             quantum -= count;
             self.asked.set(false);
+            self.turn.set(self.trunk.next_turn());
             self.trunk.send_data(self.number, output, count);
             if quantum == 0 && !output.is_empty() {
                 // On with it once others have had their turn.

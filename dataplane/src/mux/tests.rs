@@ -783,6 +783,58 @@ fn broken_tells_what_was_wrong() {
     assert_eq!(Broken::Window(7).to_string(), "more bytes in channel 7 than there was credit for");
 }
 
+/// Takes what comes, to its end.
+fn sink(channel: Channel) {
+    ringmesh_ring::spawn(async move {
+        let mut buffer = Buffer::take(Size::Small);
+        while let Ok(1..) = channel.fill(&mut buffer, &Stop::new()).await {
+            buffer.clear();
+            buffer.compact();
+        }
+    });
+}
+
+#[test]
+fn channels_with_little_to_say_have_their_turn_beside_those_that_always_have_more() {
+    for busy in [3, 20] {
+        world(async |network| little_goes_beside(busy, network).await);
+    }
+}
+
+/// What one channel has to say goes out in its turn while `busy` others never come to an end.
+async fn little_goes_beside(busy: usize, network: Network) {
+    network.set_capacity_bytes(10_000);
+    let (near, far) = network.pair();
+    let _server = Running::begin(&network, Side::Server, far, 100, sink);
+    let client = Running::client(&network, near);
+    pass(1).await;
+    let (sent, begins) = (Rc::new(Cell::new(0)), network.stop());
+    for _ in 0..busy {
+        let (channel, sent, begins) = (client.trunk.open().expect("there is room"), sent.clone(), begins.clone());
+        ringmesh_ring::spawn(async move {
+            while sent.get() < 50_000_000 && write(&channel, &[7; 100_000]).await.is_ok() {
+                sent.set(sent.get() + 100_000);
+                if sent.get() > 10_000_000 {
+                    begins.trigger(StopReason::Abort);
+                }
+            }
+        });
+    }
+    let (channel, went_first) = (client.trunk.open().expect("there is room"), Rc::new(Cell::new(None)));
+    let told = went_first.clone();
+    ringmesh_ring::spawn(async move {
+        begins.stopped().await;
+        let before = sent.get();
+        write(&channel, b"hello").await.expect("it is read");
+        told.set(Some(sent.get() - before));
+    });
+    while went_first.get().is_none() {
+        pass(1).await;
+    }
+    let bytes = went_first.get().expect("just looked");
+    assert!(bytes <= (busy + 1) * limits::MAX_WAITING_BYTES, "{bytes} bytes of others went first");
+}
+
 /// What one side of a channel does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manner {

@@ -75,6 +75,10 @@ pub struct Trunk {
     woken: Cell<bool>,
     /// Channels that wait until less waits to be sent; each knows its place.
     crowd: RefCell<Vec<Rc<State>>>,
+    /// Counts what channels put on it.
+    turns: Cell<u64>,
+    /// The one of them that has waited for longest, until it has its turn; 0: none.
+    first: Cell<u32>,
     /// The highest number so far.
     last: Cell<u32>,
     /// Channels that have been opened.
@@ -124,6 +128,8 @@ impl Trunk {
             pump: RefCell::default(),
             woken: Cell::new(false),
             crowd: RefCell::default(),
+            turns: Cell::new(0),
+            first: Cell::new(0),
             last: Cell::new(0),
             opened: Cell::new(0),
             takes: Cell::new(INITIAL_CHANNELS),
@@ -267,9 +273,11 @@ impl Trunk {
         }
     }
 
-    /// Whether those who have something to send must wait, which this channel does then.
+    /// Whether those who have something to send must wait, which this channel does then. Half of the room is for who has waited
+    /// longest: the others, who come back for more at once or are woken by something else, might leave it none for ever.
     pub(super) fn is_crowded(&self, state: &Rc<State>) -> bool {
-        let crowded = self.output.borrow().len_bytes() >= MAX_WAITING_BYTES;
+        let room = if self.first.get() == 0 { MAX_WAITING_BYTES } else { MAX_WAITING_BYTES / 2 };
+        let crowded = self.output.borrow().len_bytes() >= room;
         if crowded {
             self.queue(state);
         }
@@ -316,6 +324,18 @@ impl Trunk {
         }
     }
 
+    /// A channel comes to put something on the trunk.
+    pub(super) fn has_its_turn(&self, state: &State) {
+        if self.first.get() == state.number {
+            self.first.set(0);
+        }
+    }
+
+    /// Tells whose turn was longest ago.
+    pub(super) fn next_turn(&self) -> u64 {
+        self.turns.replace(self.turns.get() + 1)
+    }
+
     /// How many wait for that.
     #[cfg(test)]
     pub(super) fn crowd(&self) -> usize {
@@ -324,7 +344,11 @@ impl Trunk {
 
     /// All that waited is on its way.
     pub(super) fn has_room(&self) {
-        for state in self.crowd.take() {
+        let mut crowd = self.crowd.take();
+        let first = (0..crowd.len()).min_by_key(|index| crowd[*index].turn.get());
+        first.inspect(|first| crowd.swap(0, *first));
+        self.first.set(crowd.first().map_or(0, |first| first.number));
+        for state in crowd {
             state.queued.set(None);
             state.has_room();
         }
