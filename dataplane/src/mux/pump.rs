@@ -49,21 +49,19 @@ pub(super) async fn run<N: Net, S: Stream>(
     let mut receiver = pin!(receive(net, trunk, stream, &heard, &rest, opened));
     let mut sender = pin!(send(trunk, stream, stop));
     let mut care = Care::new(net, trunk, patience, &heard, &rest);
-    let (mut leaving, mut over) = (false, None);
+    let (mut leaving, mut over, mut has_closed) = (false, None, false);
     poll_fn(|context| {
         trunk.runs(context);
         if let Poll::Ready(reason) = stop.poll_stopped(context) {
             broke(trunk, reason.into());
-            return Poll::Ready(Over::Stopped);
+            return Poll::Ready(over.take_if(|_| has_closed).unwrap_or(Over::Stopped));
         }
         if !leaving && leave.poll_stopped(context).is_ready() {
             leaving = true;
             trunk.leave();
         }
-        if over.is_none()
-            && let Poll::Ready(ended) = receiver.as_mut().poll(context)
-        {
-            return Poll::Ready(ended);
+        if let Poll::Ready(ended) = receiver.as_mut().poll(context) {
+            return Poll::Ready(over.take().unwrap_or(ended));
         }
         if over.is_none()
             && let Poll::Ready(end) = care.poll(context)
@@ -78,15 +76,21 @@ pub(super) async fn run<N: Net, S: Stream>(
                 End::Ungreeted => return Poll::Ready(Over::Broken(Broken::Order("no greeting in time"))),
             }
         }
-        if let Poll::Ready(error) = sender.as_mut().poll(context) {
+        if !has_closed && let Poll::Ready(error) = sender.as_mut().poll(context) {
             broke(trunk, error);
             return Poll::Ready(Over::Lost);
         }
         trunk.rests();
-        match over.take_if(|_| trunk.is_sent()) {
-            Some(over) => Poll::Ready(over),
-            None => Poll::Pending,
+        if over.is_some() && !has_closed && trunk.is_sent() {
+            // What the other side still says, such as credit for what was sent last, would be answered by a reset if the connection
+            // were gone, and a reset overtakes what was sent last.
+            has_closed = true;
+            stop.set_deadline(Some(net.now() + FAREWELL));
+            if stream.shutdown_write().is_err() {
+                return Poll::Ready(over.take().unwrap_or(Over::Lost));
+            }
         }
+        Poll::Pending
     })
     .await
 }

@@ -835,6 +835,33 @@ async fn little_goes_beside(busy: usize, network: Network) {
     assert!(bytes <= (busy + 1) * limits::MAX_WAITING_BYTES, "{bytes} bytes of others went first");
 }
 
+#[test]
+fn what_is_said_last_arrives_although_its_reader_still_grants_credit() {
+    world(async |network| {
+        network.set_capacity_bytes(1_000);
+        let (near, far) = network.pair();
+        let server = Running::begin(&network, Side::Server, far, 100, |channel| {
+            ringmesh_ring::spawn(async move {
+                assert_eq!(read(&channel, usize::MAX).await.expect("nothing breaks"), b"all?");
+                write(&channel, &[7; 300_000]).await.expect("it is read");
+                channel.shutdown_write().expect("it is open");
+            });
+        });
+        let client = Running::client(&network, near);
+        pass(1).await;
+        let channel = client.trunk.open().expect("there is room");
+        write(&channel, b"all?").await.expect("it is read");
+        channel.shutdown_write().expect("it is open");
+        server.leave.trigger(StopReason::Drain);
+        assert_eq!(read(&channel, usize::MAX).await.expect("nothing breaks").len(), 300_000);
+        drop(channel);
+        let begun = network.now();
+        assert!(matches!(client.over().await, Over::Done | Over::Lost));
+        assert!(matches!(server.over().await, Over::Done | Over::Lost));
+        assert!(network.now().saturating_since(begun) < Duration::from_secs(1), "nobody waits for nothing");
+    });
+}
+
 /// What one side of a channel does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manner {
