@@ -862,6 +862,28 @@ fn what_is_said_last_arrives_although_its_reader_still_grants_credit() {
     });
 }
 
+#[test]
+fn a_peer_that_is_silent_whenever_a_short_request_asks_is_given_up() {
+    world(async |network| {
+        let (near, far) = network.pair();
+        let client = Running::client(&network, near);
+        let mut raw = Raw::new(far);
+        raw.send(&frames(&[Frame::Hello { channels: 100 }])).await;
+        pass(1).await;
+        let begun = network.now();
+        // Each has two seconds, and another one follows a good while later.
+        while client.over.borrow().is_none() {
+            assert!(network.now().saturating_since(begun) < Duration::from_secs(120), "it goes on for ever");
+            if let Some(channel) = client.trunk.open() {
+                write(&channel, b"hello").await.expect("there is credit");
+                pass(2_000).await;
+            }
+            pass(18_000).await;
+        }
+        assert!(matches!(client.over.take(), Some(Over::Dead)));
+    });
+}
+
 /// What one side of a channel does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manner {

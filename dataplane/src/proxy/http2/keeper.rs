@@ -17,6 +17,8 @@ pub struct Keeper {
     max_unused: Duration,
     unused: Duration,
     served: u64,
+    /// Of these, when something was heard last.
+    heard: u64,
     silent: Duration,
     asked: bool,
 }
@@ -49,7 +51,7 @@ impl Keeper {
     /// For a connection that may be unused for so long, and up to half as long again.
     pub fn new(max_unused: Duration) -> Self {
         let tick = (max_unused / 2).clamp(MIN_TICK, SILENCE / 2);
-        Self { tick, max_unused, unused: Duration::ZERO, served: 0, silent: Duration::ZERO, asked: false }
+        Self { tick, max_unused, unused: Duration::ZERO, served: 0, heard: 0, silent: Duration::ZERO, asked: false }
     }
 
     /// When to look next.
@@ -62,10 +64,15 @@ impl Keeper {
         let rested = seen.open == 0 && seen.served == self.served;
         self.served = seen.served;
         self.unused = if rested { self.unused + self.tick } else { Duration::ZERO };
-        if seen.heard || seen.open == 0 {
-            (self.silent, self.asked) = (Duration::ZERO, false);
-        } else {
+        if seen.heard {
+            self.heard = seen.served;
+        }
+        // One that was given up between two looks was not answered either.
+        let waits = !seen.heard && (seen.open > 0 || seen.served != self.heard);
+        if waits {
             self.silent += self.tick;
+        } else {
+            (self.silent, self.asked) = (Duration::ZERO, false);
         }
         if self.unused > self.max_unused {
             Verdict::Unused
@@ -119,6 +126,22 @@ mod tests {
             let seen = |look| Seen { open: 0, served: u64::from(look), heard: true };
             assert_eq!(found(&mut Keeper::new(timeout), seen).0, Verdict::Stay);
         }
+    }
+
+    #[test]
+    fn a_peer_that_says_nothing_to_requests_that_are_given_up_between_two_looks_is_asked_and_given_up() {
+        let mut keeper = Keeper::new(Duration::from_secs(300));
+        assert_eq!(keeper.look(Seen { open: 0, served: 5, heard: true }), Verdict::Stay);
+        // One request each third look.
+        let silent = |look: u32| Seen { open: 0, served: 5 + u64::from(look.div_ceil(3)), heard: false };
+        let (verdict, after) = found(&mut keeper, silent);
+        assert_eq!(verdict, Verdict::Ask);
+        assert!(after >= SILENCE && after <= SILENCE * 3 / 2, "{after:?}");
+        assert_eq!(found(&mut keeper, |_| Seen { open: 0, served: 6, heard: false }).0, Verdict::Dead);
+        // What was answered is expected no more.
+        let mut keeper = Keeper::new(Duration::from_secs(300));
+        assert_eq!(keeper.look(Seen { open: 0, served: 5, heard: true }), Verdict::Stay);
+        assert_eq!(found(&mut keeper, |_| Seen { open: 0, served: 5, heard: false }).0, Verdict::Unused);
     }
 
     #[test]
