@@ -836,6 +836,24 @@ async fn little_goes_beside(busy: usize, network: Network) {
 }
 
 #[test]
+fn a_trunk_of_a_server_that_takes_no_channels_is_left() {
+    world(async |network| {
+        let (near, far) = network.pair();
+        let client = Running::client(&network, near);
+        let mut raw = Raw::new(far);
+        let channel = client.trunk.open();
+        let begun = network.now();
+        raw.send(&frames(&[Frame::Hello { channels: 0 }])).await;
+        pass(1).await;
+        assert!(client.trunk.is_over());
+        drop(channel);
+        raw.send(&frames(&[Frame::GoAway])).await;
+        assert!(matches!(client.over().await, Over::Done | Over::Lost));
+        assert!(network.now().saturating_since(begun) < UNUSED / 2);
+    });
+}
+
+#[test]
 fn what_is_said_last_arrives_although_its_reader_still_grants_credit() {
     world(async |network| {
         network.set_capacity_bytes(1_000);

@@ -481,6 +481,10 @@ impl Trunk {
                 }
                 self.takes.set(channels);
                 self.until_greeted.take();
+                if channels == 0 && self.side == Side::Client {
+                    // It would be of no use, and each further request would have another one made beside it.
+                    self.leave();
+                }
             }
             Frame::Open { channel } => {
                 if self.side == Side::Client || channel <= self.last.get() {
