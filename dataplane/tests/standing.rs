@@ -595,3 +595,24 @@ fn a_connection_of_http2_takes_no_request_once_the_endpoints_certificate_has_end
         assert!(client.head().await.starts_with("HTTP/1.1 204 "));
     });
 }
+
+#[test]
+fn an_endpoint_whose_root_leaves_the_bundle_during_its_handshake_gets_no_request() {
+    for protocol in [Alpn::Http1, Alpn::Mesh] {
+        let (world, root, new) = (World::new(), Root::new(), Root::new());
+        block_on(&world.net, async {
+            call(&world, root.svid("test", LONG), Protocol::Http, protocol == Alpn::Mesh);
+            let mut client = End { stream: world.connect(), net: world.net.clone(), got: Vec::new() };
+            client.send(REQUEST).await;
+            let stream = world.accept().await;
+            set_identity(&world, new.svid("test", LONG));
+            let config = tls::server(&root.svid("pay", LONG), "test", &[protocol]).unwrap();
+            let (stream, _) = tls::accept(stream, config, &patience(&world.net)).await.unwrap();
+            let mut endpoint = End { stream, net: world.net.clone(), got: Vec::new() };
+            assert!(!endpoint.has_more().await, "{}", String::from_utf8_lossy(&endpoint.got));
+            let head = client.head().await;
+            assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("upstream_identity"), "{head}");
+        });
+        assert_eq!(world.ended(Reason::UpstreamIdentity), 1);
+    }
+}

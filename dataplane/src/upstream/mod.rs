@@ -244,6 +244,12 @@ async fn dial<N: Net>(
     };
     stop.set_deadline(Some(until));
     let mut result = Box::pin(open(worker, service, endpoint, state, way, stop, late)).await;
+    if let Ok(Dialled::Own(_, Some(standing)) | Dialled::Trunk(_, Some(standing))) = &result
+        && standing.is_over()
+    {
+        // Its root has left the bundle meanwhile.
+        result = Err(Reason::UpstreamIdentity);
+    }
     stop.set_deadline(deadline);
     if result.is_ok() && stop.reason() == Some(StopReason::Deadline) {
         // The last bytes of the handshake came together with its deadline. What follows must not end by that.
