@@ -1,5 +1,5 @@
-//! What becomes of connections whose peers' certificates end, or whose root is not trusted any more. The clock is the world's: it
-//! moves only when nothing else can.
+//! What becomes of connections whose peers' certificates end, or whose root is not trusted any more, and of requests that wait for
+//! one that many are to share. The clock is the world's: it moves only when nothing else can.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where its own world is broken")]
 
@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose, SanType};
 use ringmesh_codec::mux::{Frame, data_header};
 use ringmesh_dataplane::outcome::Reason;
+use ringmesh_dataplane::proxy::relay::{Raced, race};
 use ringmesh_dataplane::tls::{self, Alpn, TlsStream};
 use ringmesh_model::snapshot::{Identity, Key, Mtls, Object, Protocol};
 use ringmesh_model::spiffe::SpiffeId;
@@ -615,4 +616,40 @@ fn an_endpoint_whose_root_leaves_the_bundle_during_its_handshake_gets_no_request
         });
         assert_eq!(world.ended(Reason::UpstreamIdentity), 1);
     }
+}
+
+#[test]
+fn requests_that_wait_for_a_trunk_end_with_it_if_it_ends_before_its_greeting() {
+    const WAITING: usize = 20;
+    let (world, root) = (World::new(), Root::new());
+    block_on(&world.net, async {
+        call(&world, root.svid("test", LONG), Protocol::Http, true);
+        let mut clients: Vec<_> =
+            (0..WAITING).map(|_| End { stream: world.connect(), net: world.net.clone(), got: Vec::new() }).collect();
+        for client in &clients {
+            client.send(REQUEST).await;
+        }
+        // Each handshake takes a while.
+        let all = async {
+            let mut heads = Vec::new();
+            for client in &mut clients {
+                heads.push(client.head().await);
+            }
+            heads
+        };
+        let endpoints = async {
+            loop {
+                let stream = world.accept().await;
+                pass(&world, Duration::from_millis(100)).await;
+                let config = tls::server(&root.svid("pay", LONG), "test", &[Alpn::Mesh]).unwrap();
+                drop(tls::accept(stream, config, &patience(&world.net)).await);
+            }
+        };
+        let begun = world.net.now();
+        let Raced::First(heads) = race(all, endpoints).await;
+        assert!(heads.iter().all(|head| head.starts_with("HTTP/1.1 50")), "{heads:?}");
+        let took = world.net.now().saturating_since(begun);
+        assert!(took < Duration::from_millis(500), "{took:?}");
+    });
+    assert_eq!((world.ended(Reason::UpstreamReset), world.ended(Reason::ConnectFailed)), (1, WAITING as u64 - 1));
 }

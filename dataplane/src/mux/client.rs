@@ -12,6 +12,7 @@ use super::care::Patience;
 use super::limits::{BUSY_CHANNELS, MAX_TRUNKS};
 use super::pump::{self, Over};
 use super::trunk::{Ends, Side, Trunk};
+use crate::outcome::Reason;
 use crate::pool::State;
 use crate::pool::opening::Opening;
 use crate::proxy::transport::Transport;
@@ -83,6 +84,7 @@ impl Trunks {
         let ends = Ends { peer: transport.peer_address(), local: transport.local_address(), original: None };
         // An endpoint opens no channels.
         let trunk = Trunk::new(Side::Client, ends, 0, worker.net.now());
+        let failed = opening.failed.clone();
         trunk.keep_until_greeted(opening);
         let (unused, net) = (Rc::downgrade(state), worker.net.clone());
         trunk.on_leave(move || {
@@ -108,6 +110,13 @@ impl Trunks {
         ringmesh_ring::spawn(async move {
             let _watched = watched;
             let over = pump::run(&net, &trunk, &transport, patience, &stop, &leave, |_| {}).await;
+            if !trunk.is_greeted() && matches!(over, Over::Lost | Over::Dead | Over::Broken(_)) {
+                // Those who wait would find out one after the other, by a connection each.
+                failed.set(Some(match Reason::of_upstream(&trunk.lost()) {
+                    Reason::UpstreamTls => Reason::UpstreamTls,
+                    _ => Reason::ConnectFailed,
+                }));
+            }
             match over {
                 Over::Broken(broken) => {
                     tracing::warn!(target: "upstream", service = name.as_str(), "an endpoint of the mesh broke the rules: {broken}");

@@ -21,7 +21,7 @@ pub(crate) struct Making(RefCell<Weak<Opening>>);
 #[derive(Default)]
 pub(crate) struct Opening {
     /// How it ended; None while it lasts, and if nobody is left who makes it.
-    failed: Rc<Cell<Option<Reason>>>,
+    pub(crate) failed: Rc<Cell<Option<Reason>>>,
     waiting: RefCell<Vec<Waker>>,
 }
 
@@ -47,8 +47,9 @@ impl Making {
         self.0.borrow().strong_count() > 0
     }
 
-    /// What `find` finds, or what `make` makes, by whoever asks first. `own` is how long connecting may take. Whoever makes it
-    /// may keep the others waiting beyond that, for as long as what it is given lives.
+    /// What `find` finds, or what `make` makes, by whoever asks first. `own` is how long connecting may take, and so may waiting for
+    /// others to do it, however many try. Whoever makes it may keep the others waiting beyond that, for as long as what it is given
+    /// lives.
     ///
     /// # Errors
     /// What connecting ended in, or the own stop.
@@ -61,6 +62,7 @@ impl Making {
         find: impl Fn() -> Found<T>,
         make: impl AsyncFnOnce(Rc<Opening>) -> Result<T, Reason>,
     ) -> Result<T, Reason> {
+        let mut until = None;
         loop {
             match find() {
                 Found::Open(open) => return Ok(open),
@@ -69,7 +71,7 @@ impl Making {
             }
             let opening = self.0.borrow().upgrade();
             let Some(opening) = opening else { break };
-            let until = net.now() + own;
+            let until = *until.get_or_insert_with(|| net.now() + own);
             stop.set_deadline(Some(deadline.map_or(until, |deadline| deadline.min(until))));
             let failed = wait(opening, stop).await.map_err(|stopped| match stopped {
                 StopReason::Deadline if deadline.is_none_or(|deadline| deadline > net.now()) => {
@@ -108,4 +110,40 @@ async fn wait(opening: Rc<Opening>, stop: &Stop) -> Result<Option<Reason>, StopR
         stop.poll_stopped(context).map(Err)
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use ringmesh_ring::memory::{Network, block_on};
+
+    use super::*;
+
+    #[test]
+    fn who_waits_for_others_to_connect_waits_no_longer_than_connecting_may_take_however_many_try() {
+        const WAITING: usize = 6;
+        let net = Network::new(1);
+        let (own, patience) = (Duration::from_secs(1), Duration::from_millis(600));
+        let (making, ended) = (Rc::new(Making::default()), Rc::new(RefCell::new(Vec::new())));
+        let begun = net.now();
+        block_on(&net, async {
+            for _ in 0..WAITING {
+                let (net, making, ended) = (net.clone(), making.clone(), ended.clone());
+                ringmesh_ring::spawn(async move {
+                    // Whoever connects has no time left before it is known whether the endpoint answers.
+                    let make = async |_opening| {
+                        ringmesh_ring::sleep_until(net.now() + patience).await;
+                        Err::<(), _>(Reason::RequestTimeout)
+                    };
+                    let joined = making.join(&net, own, &net.stop(), None, || Found::Shared, make).await;
+                    ended.borrow_mut().push((joined, net.now().saturating_since(begun)));
+                });
+            }
+            ringmesh_ring::sleep_until(begun + Duration::from_secs(60)).await;
+        });
+        let ended = ended.take();
+        assert_eq!(ended.len(), WAITING);
+        for (joined, after) in ended {
+            assert!(joined.is_err() && after <= own + patience, "{joined:?} after {after:?}");
+        }
+    }
 }
