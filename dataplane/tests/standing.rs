@@ -653,3 +653,49 @@ fn requests_that_wait_for_a_trunk_end_with_it_if_it_ends_before_its_greeting() {
     });
     assert_eq!((world.ended(Reason::UpstreamReset), world.ended(Reason::ConnectFailed)), (1, WAITING as u64 - 1));
 }
+
+#[test]
+fn a_busy_trunk_is_used_where_no_further_one_can_be_made() {
+    // As many as have another one made beside theirs.
+    const BUSY: u32 = 64;
+    let (world, root) = (World::new(), Root::new());
+    block_on(&world.net, async {
+        let (client, mut first) = called(&world, &root, Protocol::Http, &[Alpn::Mesh], LONG).await;
+        first.send(&Frame::Hello { channels: 100 }.encode()).await;
+        let mut clients = vec![client];
+        while first.frame().await.expect("a request").0 != DATA {}
+        let ask = async |clients: &mut Vec<_>| {
+            let client = End { stream: world.connect(), net: world.net.clone(), got: Vec::new() };
+            client.send(REQUEST).await;
+            clients.push(client);
+        };
+        for _ in 1..BUSY {
+            ask(&mut clients).await;
+            while first.frame().await.expect("a request").0 != DATA {}
+        }
+        // The endpoint refuses one connection, then says nothing to another one.
+        for refuses in [true, false] {
+            ask(&mut clients).await;
+            let refused = world.accept().await;
+            let begun = world.net.now();
+            if refuses {
+                drop(refused);
+            }
+            while first.frame().await.expect("a request").0 != DATA {}
+            let took = world.net.now().saturating_since(begun);
+            assert!(took < Duration::from_secs(2), "{took:?}");
+            // Not each request finds out anew.
+            ask(&mut clients).await;
+            while first.frame().await.expect("a request").0 != DATA {}
+            assert_eq!(world.net.now().saturating_since(begun), took);
+            pass(&world, Duration::from_secs(1)).await;
+        }
+        for channel in 1..=BUSY + 4 {
+            first.send(&data(channel, ANSWER)).await;
+        }
+        for client in &mut clients {
+            client.head().await;
+        }
+    });
+    assert_eq!(world.ended(Reason::Ok), u64::from(BUSY) + 4);
+}

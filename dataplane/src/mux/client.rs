@@ -36,8 +36,8 @@ struct Outward {
 pub enum Another {
     /// By who asks.
     CanBeMade,
-    /// One is being made.
-    IsComing,
+    /// One is being made, or could not be made just now.
+    NotNow,
 }
 
 impl Trunks {

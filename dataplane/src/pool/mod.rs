@@ -171,6 +171,11 @@ impl<S: Stream> State<S> {
         self.avoided_until.set(None);
     }
 
+    /// Whether connecting has failed not long ago.
+    pub(crate) fn is_avoided(&self, now: impl Fn() -> Instant) -> bool {
+        self.avoided_until.get().is_some_and(|until| until > now())
+    }
+
     /// Requests in flight.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.get()

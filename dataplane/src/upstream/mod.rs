@@ -15,7 +15,7 @@ use rustls::AlertDescription;
 use crate::balance::{self, Draw, Probed, Tried};
 use crate::mux::Channel;
 use crate::mux::client::Another;
-use crate::outcome::Reason;
+use crate::outcome::{Reason, Retry};
 use crate::pool::opening::{Found, Opening};
 use crate::pool::{Lease, Leased, Mesh, State, shared};
 use crate::proxy::transport::Transport;
@@ -138,7 +138,7 @@ pub async fn connect<N: Net>(
         return dedicated(worker, service, endpoint, state, way, stop, deadline).await.map(Leased::Own);
     }
     let find = || {
-        if let Some(channel) = channel(service, &state, way) {
+        if let Some(channel) = channel(worker, service, &state, way) {
             return Found::Open(Leased::Own(Lease::channel(state.clone(), service, channel)));
         }
         if is_http2 {
@@ -148,8 +148,15 @@ pub async fn connect<N: Net>(
         if matches!(state.mesh.get(), Mesh::Unknown | Mesh::Yes) { Found::Shared } else { Found::Own }
     };
     let make = async |opening| {
-        let transport = dial(worker, service, endpoint, &state, way, stop, deadline).await?;
-        match transport {
+        let dialled = dial(worker, service, endpoint, &state, way, stop, deadline).await;
+        if let Err(reason) = &dialled
+            && reason.retry() == Retry::Elsewhere
+            && let Some(channel) = channel(worker, service, &state, way)
+        {
+            // Those that are open are busy, and have room.
+            return Ok(Leased::Own(Lease::channel(state.clone(), service, channel)));
+        }
+        match dialled? {
             Dialled::Trunk(transport, standing) => {
                 trunk(worker, service, &state, transport, standing, opening).map(Leased::Own)
             }
@@ -168,12 +175,13 @@ pub async fn connect<N: Net>(
     leased
 }
 
-/// A channel of a connection that is open to the endpoint.
-fn channel<S: Stream>(service: &Service, state: &State<S>, way: Way<'_>) -> Option<Channel> {
+/// A channel of a connection that is open to the endpoint. Further ones are made beside it unless that has just failed.
+fn channel<N: Net>(worker: &Worker<N>, service: &Service, state: &State<N::Stream>, way: Way<'_>) -> Option<Channel> {
     if !way.shares(service) {
         return None;
     }
-    let another = if state.making.is_under_way() { Another::IsComing } else { Another::CanBeMade };
+    let is_due = !state.making.is_under_way() && !state.is_avoided(|| worker.net.now());
+    let another = if is_due { Another::CanBeMade } else { Another::NotNow };
     state.trunks.open(service.pool_key, another)
 }
 
