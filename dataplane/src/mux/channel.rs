@@ -15,7 +15,7 @@ use ringmesh_ring::stop::{Reason as StopReason, Stop};
 use ringmesh_ring::stream::{Error, Idle, Stream};
 
 use super::limits::{MAX_TAKEN_BYTES, MAX_WINDOW_BYTES, MIN_KEPT_BYTES, QUANTUM_BYTES};
-use super::trunk::{Broken, Trunk};
+use super::trunk::{Broken, Side, Trunk};
 
 /// How a channel ended that its user still has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,13 +235,17 @@ impl State {
         Ok(())
     }
 
-    /// The other side has ended it, or the trunk is gone.
+    /// The other side has ended it, or the trunk is gone: then a client has what has come until then, as from a connection of its own.
     pub(super) fn end(&self, how: Ended) {
         self.ended.set(Some(how));
-        if how == Ended::Closed {
-            self.has_end.set(true);
-        } else {
-            self.forget_input();
+        match how {
+            Ended::Closed => self.has_end.set(true),
+            Ended::Lost if self.trunk.side == Side::Client => {}
+            Ended::Lost | Ended::Reset => {
+                // Nobody is left for whom something might be begun.
+                self.forget_input();
+                self.has_end.set(false);
+            }
         }
         wake(&self.reader);
         wake(&self.writer);
@@ -271,10 +275,10 @@ impl State {
             return Some(Ok(bytes));
         }
         match self.ended.get() {
-            Some(Ended::Lost) => Some(Err(self.trunk.lost())),
             Some(Ended::Reset) => Some(Err(ErrorKind::ConnectionReset.into())),
             _ if self.has_end.get() => Some(Ok(0)),
-            _ => None,
+            Some(Ended::Lost) => Some(Err(self.trunk.lost())),
+            Some(Ended::Closed) | None => None,
         }
     }
 

@@ -902,6 +902,29 @@ fn a_peer_that_is_silent_whenever_a_short_request_asks_is_given_up() {
     });
 }
 
+#[test]
+fn what_has_come_of_a_trunk_that_is_gone_is_read_before_its_end() {
+    world(async |network| {
+        let (near, far) = network.pair();
+        let client = Running::client(&network, near);
+        let mut raw = Raw::new(far);
+        let channel = client.trunk.open().expect("one may be open before the greeting");
+        raw.until(|frame| matches!(frame, Frame::Open { .. })).await;
+        raw.send(&frames(&[Frame::Hello { channels: 2 }])).await;
+        pass(1).await;
+        let whole = client.trunk.open().expect("there is room");
+        raw.until(|frame| matches!(frame, Frame::Open { channel: 2 })).await;
+        for (channel, end) in [(1, false), (2, true)] {
+            raw.send(&[&data_header(channel, 6, end)[..], b"answer"].concat()).await;
+        }
+        drop(raw);
+        assert!(matches!(client.over().await, Over::Lost));
+        assert_eq!(read(&channel, 6).await.expect("it has come"), b"answer");
+        assert_eq!(kind(read(&channel, 1).await), ErrorKind::ConnectionReset);
+        assert_eq!(read(&whole, usize::MAX).await.expect("it has come, to its end"), b"answer");
+    });
+}
+
 /// What one side of a channel does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manner {

@@ -63,7 +63,7 @@ pub(super) struct Ends {
 
 /// A connection that carries channels.
 pub struct Trunk {
-    side: Side,
+    pub(super) side: Side,
     pub(super) ends: Ends,
     /// The open ones, by their numbers.
     channels: RefCell<Vec<Rc<State>>>,
