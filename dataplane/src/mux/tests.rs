@@ -903,6 +903,28 @@ fn a_peer_that_is_silent_whenever_a_short_request_asks_is_given_up() {
 }
 
 #[test]
+fn a_server_that_takes_nothing_is_not_written_to_without_an_end() {
+    world(async |network| {
+        network.set_capacity_bytes(1_000);
+        let (near, far) = network.pair();
+        let client = Running::client(&network, near);
+        let mut raw = Raw::new(far);
+        raw.send(&frames(&[Frame::Hello { channels: 100 }])).await;
+        pass(1).await;
+        for opened in 0.. {
+            assert!(opened < 100_000, "{} bytes wait", client.trunk.output.borrow().len_bytes());
+            if client.trunk.open().is_none() {
+                break;
+            }
+        }
+        assert!(client.trunk.output.borrow().len_bytes() < limits::MAX_OWED_BYTES + 1_000);
+        // Once it takes something, it goes on.
+        raw.until(|frame| matches!(frame, Frame::Close { channel: 20_000 })).await;
+        assert!(client.trunk.open().is_some());
+    });
+}
+
+#[test]
 fn what_has_come_of_a_trunk_that_is_gone_is_read_before_its_end() {
     world(async |network| {
         let (near, far) = network.pair();

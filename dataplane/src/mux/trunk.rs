@@ -173,9 +173,11 @@ impl Trunk {
         Channel::new(state)
     }
 
-    /// Whether further channels may be opened, one of which has room at once.
+    /// Whether further channels may be opened, one of which has room at once. None where the other side takes nothing: each that is
+    /// opened and given up would be a few bytes more that wait for it.
     pub(super) fn takes_more(&self) -> bool {
-        !self.is_over() && self.last.get() < LAST_CHANNEL && self.count() < self.takes.get()
+        let is_open = !self.is_over() && self.last.get() < LAST_CHANNEL;
+        is_open && self.count() < self.takes.get() && self.output.borrow().len_bytes() < MAX_OWED_BYTES
     }
 
     /// Whether there shall be no further channels.
