@@ -947,6 +947,115 @@ fn what_has_come_of_a_trunk_that_is_gone_is_read_before_its_end() {
     });
 }
 
+#[test]
+fn whatever_a_peer_sends_nothing_breaks_and_all_that_it_makes_us_hold_is_bounded() {
+    for seed in 0..60_u64 {
+        let failed = std::panic::catch_unwind(|| send_at_random(seed)).is_err();
+        assert!(!failed, "seed {seed}");
+    }
+}
+
+fn send_at_random(seed: u64) {
+    let mut random = Random(seed);
+    let network = Network::new(seed);
+    network.set_capacity_bytes([100, 5_000, usize::MAX / 2][random.below(3)]);
+    network.set_chunk_bytes([1, 7, 3_000, usize::MAX][random.below(4)]);
+    NETWORK.set(Some(network.clone()));
+    block_on(&network, async {
+        const MOST: u32 = 5;
+        let (near, far) = network.pair();
+        let side = if random.below(2) == 0 { Side::Server } else { Side::Client };
+        let (held, choices) = (Rc::new(RefCell::new(Vec::new())), Rc::new(RefCell::new(Random(seed ^ 3))));
+        let kept = held.clone();
+        let use_it = move |channel: Channel| match choices.borrow_mut().below(4) {
+            0 => echo(channel),
+            1 => sink(channel),
+            2 => kept.borrow_mut().push(channel),
+            _ => channel.reset_on_close(),
+        };
+        let use_too = use_it.clone();
+        let running = Running::begin(&network, side, near, MOST, use_it);
+
+        let (peer, reads) = (Rc::new(far), random.below(3) > 0);
+        let reader = peer.clone();
+        if reads {
+            ringmesh_ring::spawn(async move {
+                let mut buffer = Buffer::take(Size::Small);
+                while let Ok(1..) = reader.fill(&mut buffer, &Stop::new()).await {
+                    buffer.clear();
+                }
+            });
+        }
+        let mut bytes = frames(&[Frame::Hello { channels: random.below(20) as u32 }]);
+        let mut last = 0;
+        for _ in 0..random.below(2_000) {
+            // What ends the trunk at once comes seldom.
+            let channel = match random.below(300) {
+                0 => last + 1 + random.below(3) as u32,
+                1..30 => random.below(last as usize + 1) as u32 + 1,
+                _ => last.saturating_sub(random.below(MOST as usize) as u32).max(1),
+            };
+            if last > 0 && channel > last && random.below(200) > 0 {
+                continue;
+            }
+            let next = match if last == 0 { 0 } else { random.below(20) } {
+                0..4 if side == Side::Server => {
+                    last += 1;
+                    Frame::Open { channel: last }
+                }
+                0..2 => {
+                    // Whoever opens channels does so now.
+                    if let Some(channel) = running.trunk.open() {
+                        last += 1;
+                        use_too(channel);
+                    }
+                    Frame::Skipped
+                }
+                2..5 if random.below(100) == 0 => Frame::Credit { channel, bytes: u32::MAX },
+                2..5 => Frame::Credit { channel, bytes: [1, 65_536, 1 << 20][random.below(3)] },
+                5 => Frame::Close { channel },
+                6 => Frame::Reset { channel, cause: Cause::Cancelled },
+                7 => Frame::Ping([9; 8]),
+                8 => Frame::Pong([9; 8]),
+                9 if random.below(100) == 0 => Frame::GoAway,
+                10 => {
+                    held.borrow_mut().pop();
+                    Frame::Skipped
+                }
+                11 if random.below(100) == 0 => Frame::Open { channel: u32::MAX - random.below(3) as u32 },
+                _ => {
+                    let count = [0, 1, 100, 16_384, 16_384][random.below(5)];
+                    bytes.extend(data_header(channel, count, random.below(200) == 0));
+                    bytes.resize(bytes.len() + count, 7);
+                    continue;
+                }
+            };
+            bytes.extend_from_slice(&next.encode());
+            if random.below(4) == 0 {
+                let (peer, stop, mut output) = (peer.clone(), network.stop(), Output::new());
+                stop.set_deadline(Some(network.now() + Duration::from_secs(1)));
+                output.push_bytes(&std::mem::take(&mut bytes));
+                let _gone = peer.flush(&mut output, &stop).await;
+                pass(random.below(3) as u64).await;
+                let trunk = &running.trunk;
+                assert!(trunk.count() <= MOST.max(20) && trunk.kept_bytes() <= limits::MAX_KEPT_BYTES);
+                let waits = trunk.output.borrow().len_bytes();
+                assert!(waits <= limits::MAX_OWED_BYTES + 2_000, "{waits} bytes wait");
+                if running.over.borrow().is_some() {
+                    break;
+                }
+            }
+        }
+        drop(peer);
+        held.borrow_mut().clear();
+        pass(300_000).await;
+        assert!(running.over.borrow().is_some(), "it goes on without an end");
+        assert_eq!((running.trunk.count(), running.trunk.kept_bytes(), running.trunk.crowd()), (0, 0, 0));
+        assert_eq!(running.trunk.extra.get(), limits::MAX_EXTRA_BYTES);
+    });
+    NETWORK.set(None);
+}
+
 /// What one side of a channel does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manner {
