@@ -181,7 +181,8 @@ impl Wake for Wakes {
 /// Moves bytes between a stream and a pipe until the library's connection has ended and all it wrote is sent. Its result
 /// comes back, or the error that the sender met before there was one.
 ///
-/// The receive under way is dropped at the end: nobody is left to read what it brings, and the stream is closed next.
+/// The receive under way is dropped at the end: nobody is left to read what it brings, and the stream is closed next. Where the
+/// sender fails, what has come is read first, to its end.
 ///
 /// # Errors
 /// What the sender met.
@@ -195,7 +196,7 @@ pub async fn pump<S: Stream, T>(
     let mut receiver = pin!(receive(stream, pipe, stop, watcher));
     let mut connection = pin!(connection);
     let mut sender = pin!(send(stream, pipe, stop));
-    let (mut receiving, mut result) = (true, None);
+    let (mut receiving, mut result, mut failed) = (true, None, None);
     let mut library: Option<(Arc<Wakes>, Waker)> = None;
     poll_fn(|context| {
         if library.as_ref().is_none_or(|(wakes, _)| !wakes_same_task(&wakes.task, context.waker())) {
@@ -216,8 +217,22 @@ pub async fn pump<S: Stream, T>(
             {
                 result = Some(ended);
             }
-            if let Poll::Ready(error) = sender.as_mut().poll(context) {
-                return Poll::Ready(result.take().ok_or(error));
+            if failed.is_none()
+                && let Poll::Ready(error) = sender.as_mut().poll(context)
+            {
+                match result.take() {
+                    Some(ended) => return Poll::Ready(Ok(ended)),
+                    None => failed = Some(error),
+                }
+            }
+            // A peer that has said all it had to say and is gone takes nothing, and its last words may not have been read yet.
+            if let Some(error) =
+                failed.take_if(|_| !receiving || result.is_some() || stop.poll_stopped(context).is_ready())
+            {
+                return Poll::Ready(Err(error));
+            }
+            if failed.is_some() {
+                pipe.output.borrow_mut().clear();
             }
             if let Some(ended) = result.take_if(|_| pipe.output.borrow().is_empty() && !pipe.sending.get()) {
                 return Poll::Ready(Ok(ended));
@@ -428,6 +443,35 @@ mod tests {
             let all = read(&mut duplex, &mut came, usize::MAX);
             pump(&near, &pipe, all, &Stop::new(), &()).await.expect("nothing is sent").expect("an ordinary end");
             assert_eq!(came, b"first then this");
+        });
+    }
+
+    #[test]
+    fn what_has_come_is_read_although_its_sender_takes_nothing_any_more() {
+        let network = Network::new(1);
+        network.set_capacity_bytes(1_000_000);
+        let (near, far) = network.pair();
+        block_on(&network, async {
+            let mut output = Output::new();
+            output.push_bytes(&[7; 500_000]);
+            far.flush(&mut output, &Stop::new()).await.expect("somebody listens");
+            drop(far);
+            let pipe = Pipe::new(Buffer::hollow());
+            let mut duplex = pipe.duplex();
+            let came = Cell::new(0);
+            let library = async {
+                let mut bytes = Vec::new();
+                // As it reads it writes, more than may wait.
+                while read(&mut duplex, &mut bytes, 1_000).await.is_ok() && !bytes.is_empty() {
+                    came.set(came.get() + bytes.len());
+                    write(&mut duplex, &[b'x'; 1_000]).await?;
+                    bytes.clear();
+                }
+                io::Result::Ok(())
+            };
+            let error = pump(&near, &pipe, library, &Stop::new(), &()).await.expect_err("nobody takes it");
+            assert!(matches!(error, Error::Io(error) if error.kind() == io::ErrorKind::BrokenPipe));
+            assert_eq!(came.get(), 500_000);
         });
     }
 
