@@ -27,7 +27,9 @@ const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 const END_STREAM_AND_HEADERS: u8 = 5;
@@ -366,6 +368,45 @@ fn a_client_that_shuts_its_windows_between_two_responses_is_noticed_after_a_boun
         for stream in (3..waits).step_by(2) {
             assert_eq!(client.next(DATA).await.stream, stream, "what was given waits for the window");
         }
+    });
+}
+
+/// A client that was silent for as long as it may be, and has been told to leave.
+async fn said_goodbye(world: &World) -> Peer<'_> {
+    let client = Peer::connect(world).await;
+    client.next(GOAWAY).await;
+    assert_eq!(world.connections(Reason::IdleTimeout), 1);
+    client
+}
+
+#[test]
+fn a_request_that_meets_the_goodbye_to_an_idle_client_is_served_whole() {
+    let world = World::new();
+    block_on(&world.net, async {
+        let client = said_goodbye(&world).await;
+        client.say(HEADERS, END_STREAM_AND_HEADERS, 1, GET).await;
+        let upstream = world.accept().await;
+        read_head(&upstream, &world.net).await;
+        ringmesh_ring::sleep_until(world.net.now() + Duration::from_secs(8)).await;
+        send(&upstream, &world.net, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        assert_eq!(client.next(DATA).await.payload, b"ok");
+    });
+    assert_eq!((world.ended(Reason::Ok), world.connections(Reason::IdleTimeout)), (1, 1));
+}
+
+#[test]
+fn an_idle_client_that_was_told_to_leave_wins_no_time_by_heads_that_are_no_requests() {
+    let world = World::new();
+    block_on(&world.net, async {
+        let client = said_goodbye(&world).await;
+        let begun = world.net.now();
+        // In two frames, with a method behind a field.
+        client.say(HEADERS, 1, 1, &[0, 1, b'a', 1, b'b']).await;
+        ringmesh_ring::sleep_until(begun + Duration::from_millis(100)).await;
+        client.say(CONTINUATION, END_HEADERS, 1, &[0x82]).await;
+        assert_eq!(client.next(RST_STREAM).await.stream, 1);
+        client.fall_silent().await;
+        check_took(&world, begun, Duration::from_secs(4)..Duration::from_secs(10));
     });
 }
 

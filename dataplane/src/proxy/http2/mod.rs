@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use h2::{PingPong, Reason as Code, server};
 use ringmesh_ring::buffer::Buffer;
+use ringmesh_ring::clock::Instant;
 use ringmesh_ring::duplex::{Duplex, Pipe, Watcher, pump};
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
@@ -26,6 +27,7 @@ use crate::proxy::connection::Connection;
 use crate::proxy::exchange::data::Data;
 use crate::proxy::exchange::http2::Unasked;
 use crate::telemetry::layout::listener as counter;
+use crate::telemetry::recorder::Series;
 use calm::Calm;
 use keeper::{Keeper, Seen, Verdict};
 
@@ -58,9 +60,15 @@ pub struct Session<N: Net> {
     reset: Cell<bool>,
     /// A head has begun and not ended, and has a deadline.
     in_head: Cell<bool>,
+    /// Until when that head may take.
+    head_by: Cell<Instant>,
+    /// Until when the client may take to leave: it was said goodbye to because it asked for nothing.
+    gone_by: Cell<Instant>,
     /// When to look after it again.
     clock: Stop,
     header_timeout: Duration,
+    /// Counts for its listener.
+    series: Series,
     start: Start<N>,
 }
 
@@ -98,14 +106,18 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: Start<N>, arriv
         heard: Cell::new(false),
         reset: Cell::new(false),
         in_head: Cell::new(false),
+        head_by: Cell::new(Instant::FAR_FUTURE),
+        gone_by: Cell::new(Instant::FAR_FUTURE),
         clock: worker.net.stop(),
         header_timeout: limits.header_timeout,
+        series,
         start,
         connection: connection.clone(),
     });
     session.received(arrived.filled());
     connection.stop.clear();
-    connection.stop.set_deadline(Some(worker.net.now() + limits.header_timeout));
+    session.head_by.set(worker.net.now() + limits.header_timeout);
+    session.wind();
     let pipe = Pipe::new(arrived);
     let began = Cell::new(false);
     let library = async {
@@ -116,16 +128,18 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: Start<N>, arriv
         let mut library = builder.handshake::<_, Data>(pipe.duplex()).await?;
         began.set(true);
         if !session.in_head.get() {
-            connection.stop.set_deadline(None);
+            session.head_by.set(Instant::FAR_FUTURE);
+            session.wind();
         }
         let keeper = Keeper::new(limits.idle_timeout);
         session.clock.set_deadline(Some(worker.net.now() + keeper.tick()));
         let (registered, ping) = (Some(registered), None);
-        let mut care = Care { session: &session, gentle: &gentle, registered, keeper, ping, farewell: false };
+        let mut care = Care { session: &session, gentle: &gentle, registered, keeper, ping };
         let ended = poll_fn(|context| care.poll(&mut library, context)).await;
         session.end_streams();
         // What was written last may wait for a client that takes nothing, and nobody looks after it any more.
-        connection.stop.set_deadline(Some(worker.net.now() + limits.idle_timeout.max(FAREWELL)));
+        session.gone_by.set(worker.net.now() + limits.idle_timeout.max(FAREWELL));
+        session.wind();
         ended
     };
     let ended = pump(&connection.transport, &pipe, library, &connection.stop, &*session).await;
@@ -187,6 +201,11 @@ impl<N: Net> Session<N> {
         self.reset.get()
     }
 
+    /// Has the connection end at the first moment that it may not outlast.
+    fn wind(&self) {
+        self.connection.stop.set_deadline(Some(self.head_by.get().min(self.gone_by.get())));
+    }
+
     /// Nobody is left to be answered.
     fn end_streams(&self) {
         let is_drain = self.connection.stop.reason() == Some(StopReason::Drain);
@@ -200,6 +219,11 @@ impl<N: Net> Session<N> {
 
     fn begin(self: &Rc<Self>, request: stream::Request, respond: stream::Respond) {
         self.served.set(self.served.get() + 1);
+        if self.gone_by.get() < Instant::FAR_FUTURE {
+            // It could not know that it was said goodbye to.
+            self.gone_by.set(Instant::FAR_FUTURE);
+            self.wind();
+        }
         let stop = self.connection.worker.take_stop();
         let registered = self.streams.add(stop.clone(), 0);
         (self.start)(stream::Begun { session: self.clone(), stop, registered, request, respond });
@@ -216,8 +240,8 @@ impl<N: Net> Watcher for Session<N> {
         }
         if calm.is_in_head() != self.in_head.get() {
             self.in_head.set(calm.is_in_head());
-            let until = calm.is_in_head().then(|| net.now() + self.header_timeout);
-            self.connection.stop.set_deadline(until);
+            self.head_by.set(if calm.is_in_head() { net.now() + self.header_timeout } else { Instant::FAR_FUTURE });
+            self.wind();
         }
         if calm.may_have_reset() && !self.reset.replace(true) {
             self.streams.wake_all();
@@ -239,8 +263,6 @@ struct Care<'a, N: Net> {
     keeper: Keeper,
     /// Taken when it is first needed: from then on the library looks at it at each turn.
     ping: Option<PingPong>,
-    /// It was unused for too long, and said goodbye to.
-    farewell: bool,
 }
 
 impl<N: Net> Care<'_, N> {
@@ -275,20 +297,23 @@ impl<N: Net> Care<'_, N> {
         let session = self.session;
         let open = u32::try_from(session.streams.count()).unwrap_or(u32::MAX);
         let seen = Seen { open, served: session.served.get(), heard: session.heard.replace(false) };
-        let (net, stop) = (&session.connection.worker.net, &session.connection.stop);
+        let (worker, stop) = (&session.connection.worker, &session.connection.stop);
+        let now = worker.net.now();
         match self.keeper.look(seen) {
             Verdict::Stay => {}
             Verdict::Ask => keeper::ask(&mut self.ping, || library.ping_pong()),
             Verdict::Dead => stop.trigger(StopReason::Deadline),
             // It has its time already: looking again must not give it more.
-            Verdict::Unused if self.farewell => {}
+            Verdict::Unused if session.gone_by.get() < Instant::FAR_FUTURE => {}
             Verdict::Unused => {
-                self.farewell = true;
-                self.registered = None;
+                if self.registered.take().is_some() {
+                    worker.recorder.add(session.series, counter::REASON + Reason::IdleTimeout as usize, 1);
+                }
                 library.graceful_shutdown();
-                stop.set_deadline(Some(net.now() + FAREWELL));
+                session.gone_by.set(now + FAREWELL);
+                session.wind();
             }
         }
-        session.clock.set_deadline(Some(net.now() + self.keeper.tick()));
+        session.clock.set_deadline(Some(now + self.keeper.tick()));
     }
 }
