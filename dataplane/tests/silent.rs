@@ -139,6 +139,11 @@ impl<'w> Peer<'w> {
         self.stream.flush(&mut output, &self.world.net.stop()).await.is_ok()
     }
 
+    /// Whether the proxy has not closed it, with all that it sends left where it is.
+    fn is_open(&self) -> bool {
+        !matches!(self.stream.check_idle(), Ok(ringmesh_ring::Idle::Closed) | Err(_))
+    }
+
     async fn pong(&self, ping: &Frame) {
         self.say(PING, ACK, 0, &ping.payload).await;
     }
@@ -369,6 +374,40 @@ fn a_client_that_shuts_its_windows_between_two_responses_is_noticed_after_a_boun
             assert_eq!(client.next(DATA).await.stream, stream, "what was given waits for the window");
         }
     });
+}
+
+#[test]
+fn a_client_that_takes_nothing_and_asks_on_is_ended_and_counted() {
+    let world = World::new();
+    world.net.set_capacity_bytes(1_000);
+    block_on(&world.net, async {
+        let client = Peer::connect(&world).await;
+        // Windows for all that there is: the library takes it at once.
+        client.say(SETTINGS, 0, 0, &[0, 4, 1, 0, 0, 0]).await;
+        client.say(WINDOW_UPDATE, 0, 0, &[1, 0, 0, 0]).await;
+        let body = [&b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"[..], &[b'x'; 100_000]].concat();
+        let begun = world.net.now();
+        let (mut upstream, mut stream) = (None, 1);
+        while client.is_open() {
+            let took = world.net.now().saturating_since(begun);
+            assert!(took < Duration::from_secs(180), "it is waited for");
+            client.say(HEADERS, END_STREAM_AND_HEADERS, stream, GET).await;
+            let upstream = match &mut upstream {
+                Some(upstream) => upstream,
+                none => none.insert(world.accept().await),
+            };
+            read_head(upstream, &world.net).await;
+            send(upstream, &world.net, &body).await;
+            // Never just when it is looked at.
+            ringmesh_ring::sleep_until(world.net.now() + Duration::from_millis(10_700)).await;
+            if client.is_open() {
+                client.say(RST_STREAM, 0, stream, &[0, 0, 0, 8]).await;
+            }
+            stream += 2;
+        }
+        check_took(&world, begun, Duration::from_secs(60)..Duration::from_secs(100));
+    });
+    assert_eq!(world.connections(Reason::ClientReadsSlowly), 1);
 }
 
 /// A client that was silent for as long as it may be, and has been told to leave.

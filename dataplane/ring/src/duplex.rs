@@ -32,8 +32,10 @@ pub struct Pipe {
     output: RefCell<Output>,
     /// The library had more to write than fits.
     blocked: Cell<bool>,
-    /// Something is being sent.
-    sending: Cell<bool>,
+    /// Bytes of what is being sent.
+    sending: Cell<usize>,
+    /// How often something was sent.
+    sends: Cell<u64>,
     received: Cell<u64>,
     sent: Cell<u64>,
 }
@@ -69,10 +71,25 @@ impl Pipe {
         (self.sent.take(), self.received.take())
     }
 
+    /// What is being sent, if the peer has not taken all of it.
+    pub fn sending(&self) -> Option<Sending> {
+        let bytes = self.sending.get();
+        (bytes > 0).then(|| Sending { number: self.sends.get(), bytes })
+    }
+
     /// Whether the library has read all that came.
     fn is_drained(&self) -> bool {
         self.input.borrow().buffer.is_empty()
     }
+}
+
+/// One send.
+#[derive(Clone, Copy, Debug)]
+pub struct Sending {
+    /// Which one.
+    pub number: u64,
+    /// Its bytes, those that the peer has taken among them.
+    pub bytes: usize,
 }
 
 /// The library's end of a pipe.
@@ -234,7 +251,7 @@ pub async fn pump<S: Stream, T>(
             if failed.is_some() {
                 pipe.output.borrow_mut().clear();
             }
-            if let Some(ended) = result.take_if(|_| pipe.output.borrow().is_empty() && !pipe.sending.get()) {
+            if let Some(ended) = result.take_if(|_| pipe.output.borrow().is_empty() && pipe.sending.get() == 0) {
                 return Poll::Ready(Ok(ended));
             }
             // Room to write: the library goes on. Room to receive: the receiver does.
@@ -303,12 +320,13 @@ async fn send<S: Stream>(stream: &S, pipe: &Pipe, stop: &Stop) -> Error {
     loop {
         poll_fn(|_| if pipe.output.borrow().is_empty() { Poll::Pending } else { Poll::Ready(()) }).await;
         std::mem::swap(&mut output, &mut *pipe.output.borrow_mut());
-        pipe.sending.set(true);
+        pipe.sending.set(output.len_bytes());
+        pipe.sends.set(pipe.sends.get() + 1);
         pipe.sent.set(pipe.sent.get() + output.len_bytes() as u64);
         if let Err(error) = stream.flush(&mut output, stop).await {
             return error;
         }
-        pipe.sending.set(false);
+        pipe.sending.set(0);
     }
 }
 

@@ -55,3 +55,7 @@ pub const MAX_UNASKED_BYTES: usize = 16 * 1024;
 /// What the last piece of a body counts for at least: it may hold a buffer. As it asks again and again, a client that takes
 /// nothing can have one such piece wait for each of its streams.
 pub const LEAST_UNASKED_BYTES: usize = 1024;
+
+/// What the kernel may hold of what was sent before: a client that takes it steadily makes room for more only after a third of it,
+/// and it is no slower for that.
+pub const SENT_BEFORE_BYTES: usize = 1024 * 1024;

@@ -17,15 +17,17 @@ use std::time::Duration;
 use h2::{PingPong, Reason as Code, server};
 use ringmesh_ring::buffer::Buffer;
 use ringmesh_ring::clock::Instant;
-use ringmesh_ring::duplex::{Duplex, Pipe, Watcher, pump};
+use ringmesh_ring::duplex::{Duplex, Pipe, Sending, Watcher, pump};
 use ringmesh_ring::net::Net;
 use ringmesh_ring::stop::{Reason as StopReason, Stop};
+use ringmesh_ring::stream::Stream as _;
 
 use crate::drain::{Registered, Registry};
 use crate::outcome::Reason;
 use crate::proxy::connection::Connection;
 use crate::proxy::exchange::data::Data;
 use crate::proxy::exchange::http2::Unasked;
+use crate::proxy::pace::Pace;
 use crate::telemetry::layout::listener as counter;
 use crate::telemetry::recorder::Series;
 use calm::Calm;
@@ -64,6 +66,8 @@ pub struct Session<N: Net> {
     head_by: Cell<Instant>,
     /// Until when the client may take to leave: it was said goodbye to because it asked for nothing.
     gone_by: Cell<Instant>,
+    /// The client took what there was for it too slowly.
+    slow: Cell<bool>,
     /// When to look after it again.
     clock: Stop,
     header_timeout: Duration,
@@ -108,6 +112,7 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: Start<N>, arriv
         in_head: Cell::new(false),
         head_by: Cell::new(Instant::FAR_FUTURE),
         gone_by: Cell::new(Instant::FAR_FUTURE),
+        slow: Cell::new(false),
         clock: worker.net.stop(),
         header_timeout: limits.header_timeout,
         series,
@@ -134,7 +139,9 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: Start<N>, arriv
         let keeper = Keeper::new(limits.idle_timeout);
         session.clock.set_deadline(Some(worker.net.now() + keeper.tick()));
         let (registered, ping) = (Some(registered), None);
-        let mut care = Care { session: &session, gentle: &gentle, registered, keeper, ping };
+        let taking = Taking { pace: Pace::new(limits.min_transfer_rate), idle: limits.idle_timeout, current: None };
+        let pipe = &*pipe;
+        let mut care = Care { session: &session, pipe, gentle: &gentle, registered, keeper, taking, ping };
         let ended = poll_fn(|context| care.poll(&mut library, context)).await;
         session.end_streams();
         // What was written last may wait for a client that takes nothing, and nobody looks after it any more.
@@ -152,6 +159,7 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: Start<N>, arriv
     let is_flood = session.flooded.get()
         || error.as_ref().is_some_and(|error| error.is_library() && error.reason() == Some(Code::ENHANCE_YOUR_CALM));
     let reason = match &error {
+        _ if session.slow.get() => Some(Reason::ClientReadsSlowly),
         _ if is_flood => Some(Reason::Flood),
         Some(error) if error.is_library() => Some(Reason::Http2Error),
         _ if stopped == Some(StopReason::Deadline) && (!began.get() || session.in_head.get()) => {
@@ -168,7 +176,11 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: Start<N>, arriv
     }
     let why = error.map(|error| error.to_string()).unwrap_or_default();
     tracing::debug!(target: "proxy", client = connection.client_text(), reason = reason.label(), "HTTP/2 ended: {why}");
-    if reason == Reason::ClientTimeout { End::Close } else { End::Linger }
+    if reason == Reason::ClientReadsSlowly {
+        // The kernel would go on holding what it does not take.
+        connection.transport.reset_on_close();
+    }
+    if matches!(reason, Reason::ClientTimeout | Reason::ClientReadsSlowly) { End::Close } else { End::Linger }
 }
 
 fn builder(limits: &ringmesh_model::snapshot::ListenerLimits) -> server::Builder {
@@ -256,13 +268,39 @@ impl<N: Net> Watcher for Session<N> {
 /// Looks after a connection: takes its streams, and ends it when it is time.
 struct Care<'a, N: Net> {
     session: &'a Rc<Session<N>>,
+    pipe: &'a Pipe,
     /// Tells it to end gently.
     gentle: &'a Stop,
     /// Where that comes from; gone once it has come, so that the connection is counted once.
     registered: Option<Registered>,
     keeper: Keeper,
+    taking: Taking,
     /// Taken when it is first needed: from then on the library looks at it at each turn.
     ping: Option<PingPong>,
+}
+
+/// How long the client may take over what is being sent to it. What the library was given waits for that without a deadline of
+/// its own; it is looked at from time to time, so that sending costs nothing.
+struct Taking {
+    pace: Pace,
+    idle: Duration,
+    /// The send that was under way when it was looked last, and until when it may be.
+    current: Option<(u64, Instant)>,
+}
+
+impl Taking {
+    /// Whether the client has had its time.
+    fn is_over(&mut self, sending: Option<Sending>, now: Instant) -> bool {
+        match (sending, self.current) {
+            (None, _) => self.current = None,
+            (Some(sending), Some((number, until))) if sending.number == number => return until <= now,
+            (Some(sending), _) => {
+                let until = self.pace.end(now, sending.bytes + limits::SENT_BEFORE_BYTES).min(now + self.idle);
+                self.current = Some((sending.number, until));
+            }
+        }
+        false
+    }
 }
 
 impl<N: Net> Care<'_, N> {
@@ -299,6 +337,10 @@ impl<N: Net> Care<'_, N> {
         let seen = Seen { open, served: session.served.get(), heard: session.heard.replace(false) };
         let (worker, stop) = (&session.connection.worker, &session.connection.stop);
         let now = worker.net.now();
+        if self.taking.is_over(self.pipe.sending(), now) {
+            session.slow.set(true);
+            stop.trigger(StopReason::Deadline);
+        }
         match self.keeper.look(seen) {
             Verdict::Stay => {}
             Verdict::Ask => keeper::ask(&mut self.ping, || library.ping_pong()),
