@@ -173,6 +173,9 @@ reasons! {
     TrunkError = 51, "trunk_error", 0, Downstream, Never;
     /// The endpoint sent nothing for longer than the listener's `idle_timeout` (RFC 9110 section 15.6.5).
     UpstreamSilent = 52, "upstream_silent", 504, Upstream, Never;
+    /// A stream of HTTP/2 never became a request: it was one more than the client may have at a time, or its head broke a rule or
+    /// was several times too large (RFC 9113 sections 5.1.2 and 8.1.1). The library below us refuses these.
+    StreamRefused = 53, "stream_refused", 0, Downstream, Never;
 }
 
 /// Upper bound on the number of reasons, for tables indexed by them.

@@ -291,6 +291,36 @@ fn a_client_that_breaks_the_rules_and_takes_nothing_is_let_go() {
 }
 
 #[test]
+fn streams_that_never_become_requests_are_counted_and_no_others() {
+    let world = World::with(|listener| listener.limits.max_streams = 2);
+    block_on(&world.net, async {
+        let client = Peer::connect(&world).await;
+        let second_head: &[u8] = &[0, 1, b'a', 1, b'b', 0x82];
+        client.say(HEADERS, END_STREAM_AND_HEADERS, 1, second_head).await;
+        assert_eq!(client.next(RST_STREAM).await.stream, 1, "its head breaks a rule");
+        assert_eq!(world.ended(Reason::StreamRefused), 1);
+        for stream in [3, 5] {
+            client.say(HEADERS, END_HEADERS, stream, &[&[0x83][..], &GET[1..]].concat()).await;
+            read_head(&world.accept().await, &world.net).await;
+        }
+        for stream in [7, 9] {
+            client.say(HEADERS, END_STREAM_AND_HEADERS, stream, GET).await;
+            let told = client.next(RST_STREAM).await;
+            assert_eq!((told.stream, &told.payload[..]), (stream, &[0, 0, 0, 7][..]), "it is one too many");
+        }
+        assert_eq!(world.ended(Reason::StreamRefused), 3);
+        // Trailers, and a head in pieces.
+        client.say(HEADERS, END_STREAM_AND_HEADERS, 3, &second_head[..5]).await;
+        client.say(RST_STREAM, 0, 5, &[0, 0, 0, 8]).await;
+        client.say(HEADERS, 1, 11, &GET[..3]).await;
+        ringmesh_ring::sleep_until(world.net.now() + Duration::from_secs(1)).await;
+        client.say(CONTINUATION, END_HEADERS, 11, &GET[3..]).await;
+        read_head(&world.accept().await, &world.net).await;
+    });
+    assert_eq!(world.ended(Reason::StreamRefused), 3);
+}
+
+#[test]
 fn a_request_whose_stream_the_client_makes_us_reset_ends_at_once() {
     // A field, and a method behind it.
     let second_head: &[u8] = &[0, 1, b'a', 1, b'b', 0x82];

@@ -78,8 +78,13 @@ impl Pipe {
     }
 
     /// Whether the library has read all that came.
-    fn is_drained(&self) -> bool {
+    pub fn is_drained(&self) -> bool {
         self.input.borrow().buffer.is_empty()
+    }
+
+    /// Whether the library may write: while it may not, it does not look at all that it has read.
+    pub fn has_room(&self) -> bool {
+        self.output.borrow().len_bytes() < MAX_WAITING_BYTES
     }
 }
 
@@ -255,7 +260,7 @@ pub async fn pump<S: Stream, T>(
                 return Poll::Ready(Ok(ended));
             }
             // Room to write: the library goes on. Room to receive: the receiver does.
-            look = pipe.output.borrow().len_bytes() < MAX_WAITING_BYTES && pipe.blocked.take();
+            look = pipe.has_room() && pipe.blocked.take();
             let drained = receiving && had_input && pipe.is_drained();
             if result.is_some() || !look && !drained {
                 return Poll::Pending;

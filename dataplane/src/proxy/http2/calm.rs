@@ -67,6 +67,8 @@ pub struct Calm {
     heads: u64,
     /// The newest stream of which a head has begun.
     newest: u32,
+    /// Streams of which a head has begun.
+    opened: u64,
     /// A stream may have been reset.
     reset: bool,
     /// The next byte is a response's first, if it is not that of trailers.
@@ -96,6 +98,7 @@ impl Calm {
             in_head: false,
             heads: 0,
             newest: 0,
+            opened: 0,
             reset: false,
             in_status: false,
             interim: false,
@@ -149,6 +152,12 @@ impl Calm {
         self.heads
     }
 
+    /// Streams that the peer has opened, if no frame has begun and not ended.
+    pub fn opened(&self) -> Option<u64> {
+        let is_between = self.skip == 0 && self.have == 0 && !self.in_head;
+        is_between.then_some(self.opened)
+    }
+
     /// Whether a stream may ever have been reset: by the peer, or by the library for one of the few frames that it may reset a
     /// stream for of which it has the request whole (a window too large, a stream that depends on itself, a second head).
     pub fn may_have_reset(&self) -> bool {
@@ -189,8 +198,9 @@ impl Calm {
             kind::HEADERS => stream <= self.newest,
             _ => false,
         };
-        if kind == kind::HEADERS {
-            self.newest = self.newest.max(stream);
+        if kind == kind::HEADERS && stream > self.newest {
+            self.newest = stream;
+            self.opened += 1;
         }
         // What ends the stream is none.
         if kind == kind::HEADERS && !self.asks && flags & flag::END_STREAM == 0 {

@@ -28,6 +28,7 @@ use crate::proxy::connection::Connection;
 use crate::proxy::exchange::data::Data;
 use crate::proxy::exchange::http2::Unasked;
 use crate::proxy::pace::Pace;
+use crate::proxy::request::{self, Account};
 use crate::telemetry::layout::listener as counter;
 use crate::telemetry::recorder::Series;
 use calm::Calm;
@@ -55,6 +56,8 @@ pub struct Session<N: Net> {
     streams: Rc<Registry>,
     /// Streams since the beginning.
     served: Cell<u64>,
+    /// Streams since the beginning that the library has refused by itself.
+    refused: Cell<u64>,
     calm: RefCell<Calm>,
     flooded: Cell<bool>,
     heard: Cell<bool>,
@@ -105,6 +108,7 @@ pub async fn serve<N: Net>(connection: Rc<Connection<N>>, start: Start<N>, arriv
         unasked: Unasked::default(),
         streams: Rc::default(),
         served: Cell::new(0),
+        refused: Cell::new(0),
         calm: RefCell::new(Calm::of_client(worker.net.now())),
         flooded: Cell::new(false),
         heard: Cell::new(false),
@@ -229,6 +233,25 @@ impl<N: Net> Session<N> {
         self.served.get() == self.calm.borrow().heads()
     }
 
+    /// Streams that the library, which has looked at all that came, has neither refused nor given out as far as anybody knows.
+    fn missing(&self) -> u64 {
+        let known = self.served.get() + self.refused.get();
+        self.calm.borrow().opened().and_then(|opened| opened.checked_sub(known)).unwrap_or(0)
+    }
+
+    /// Counts streams that the library has refused.
+    #[cold]
+    fn tell_refused(&self, streams: u64) {
+        self.refused.set(self.refused.get() + streams);
+        let (connection, account) = (&self.connection, Account::default());
+        let tables = connection.worker.tables();
+        if let Some(listener) = tables.listener(connection.listener) {
+            let tell =
+                || request::refused(&connection.worker, connection, &tables, listener, &account, Reason::StreamRefused);
+            (0..streams).for_each(|_| tell());
+        }
+    }
+
     fn begin(self: &Rc<Self>, request: stream::Request, respond: stream::Respond) {
         self.served.set(self.served.get() + 1);
         if self.gone_by.get() < Instant::FAR_FUTURE {
@@ -326,6 +349,14 @@ impl<N: Net> Care<'_, N> {
             // Each call goes through the whole connection first, and has left nothing to do there.
             if session.has_begun_all() {
                 break;
+            }
+        }
+        // Of what comes while the client is told to leave, it knows that it may ask elsewhere.
+        let missing = session.missing();
+        if missing > 0 && self.pipe.is_drained() && self.pipe.has_room() {
+            match self.registered {
+                Some(_) => session.tell_refused(missing),
+                None => session.refused.set(session.refused.get() + missing),
             }
         }
         Poll::Pending
