@@ -551,6 +551,28 @@ fn a_client_of_http_1_0_gets_responses_that_it_can_read() {
     });
 }
 
+/// HTTP/1.1 wants a Host, and many servers one that is not empty: nginx, and the next proxy.
+#[test]
+fn a_client_of_http_1_0_that_names_no_host_is_taken_for_one_that_names_the_service() {
+    on_both_drivers(|driver| {
+        let service = Service::saying("hello");
+        let [front, next] = [ports::free(), ports::free()];
+        for (protocol, named) in [("http", "next"), ("http2", "next")] {
+            let second = format!(
+                "[[listener]]\nname = \"next\"\nbind = \"{next}\"\nservice = \"app\"\n\
+                 [[service]]\nname = \"next\"\nprotocol = \"{protocol}\"\nendpoints = [\"{next}\"]\n"
+            );
+            let config = forwarding(front, &[service.address()], "", "").replacen("\"app\"", "\"next\"", 1) + &second;
+            let _proxy = ringmesh(driver).config(config).start();
+            let mut client = Client::connect(front);
+            client.send("GET / HTTP/1.0\r\n\r\n");
+            assert_eq!(client.response().text(), "hello", "{protocol}");
+            client.expect_end();
+            assert_eq!(service.last().head.field("host"), Some(named), "{protocol}");
+        }
+    });
+}
+
 #[test]
 fn a_client_that_says_close_is_closed_and_one_that_does_not_is_kept() {
     on_both_drivers(|driver| {

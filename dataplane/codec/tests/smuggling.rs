@@ -244,7 +244,7 @@ const TABLE: &[Row] = &[
     ("9112 3.2", "no Host in HTTP/1.1", At::Request, &[
         b"GET / HTTP/1.1\r\n\r\n", b"GET http://a/ HTTP/1.1\r\n\r\n", b"CONNECT a:443 HTTP/1.1\r\n\r\n",
     ], Refused(MissingHost)),
-    ("9112 3.2", "no Host in HTTP/1.0 goes on as an empty one", At::Request, &[
+    ("9112 3.2", "no Host in HTTP/1.0 goes on as an empty one, where nobody puts the service there", At::Request, &[
         b"GET / HTTP/1.0\r\n\r\n",
     ], Rewritten("GET / HTTP/1.1\r\nHost: \r\n")),
     ("9112 3.2", "several Hosts, also if they agree, also under an absolute target", At::Request, &[

@@ -65,6 +65,9 @@ pub trait Call<N: Net> {
         false
     }
 
+    /// It names no host, as HTTP/1.0 need not, and the next hop may want one: this one then.
+    fn name_host(&mut self, _host: &str) {}
+
     /// Sends it on a connection and passes the response back.
     fn exchange(
         &mut self,
@@ -260,6 +263,9 @@ async fn forward<'t, N: Net>(
         };
         let state = || original.map_or_else(|| worker.pools.state(endpoint.place), Rc::clone);
         way.endpoint = Some(endpoint);
+        if call.head().authority().is_none() {
+            call.name_host(if original.is_some() { &endpoint.text } else { &service.config.name });
+        }
         account.attempts = account.attempts.saturating_add(1);
         let lease = match upstream::lease(worker, service, endpoint, state(), to, stop, patience.deadline).await {
             Ok(lease) => lease,

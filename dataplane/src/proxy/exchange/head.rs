@@ -35,18 +35,18 @@ impl Hop {
     }
 }
 
-/// An HTTP/1 request's head for an HTTP/2 endpoint. `bytes` are those that were parsed.
+/// An HTTP/1 request's head for an HTTP/2 endpoint. `bytes` are those that were parsed; `host`: what it is for, if it names none.
 ///
 /// # Errors
 /// [`Unfit`].
-pub fn request_to_http2(head: &RequestHead, bytes: &[u8], hop: Hop) -> Result<Request<()>, Unfit> {
+pub fn request_to_http2(head: &RequestHead, bytes: &[u8], host: Option<&[u8]>, hop: Hop) -> Result<Request<()>, Unfit> {
     let copy = Bytes::copy_from_slice(&bytes[..head.len()]);
     let mut request = Request::new(());
     *request.method_mut() = Method::from_bytes(head.method(bytes)).map_err(|_| Unfit)?;
     let path = PathAndQuery::try_from(head.target(bytes)).map_err(|_| Unfit)?;
     let mut uri = http::uri::Parts::default();
     uri.path_and_query = Some(path);
-    match head.authority(bytes) {
+    match head.authority(bytes).or(host) {
         Some(authority) => {
             uri.scheme = Some(hop.scheme());
             uri.authority = Some(Authority::try_from(authority).map_err(|_| Unfit)?);
@@ -277,7 +277,7 @@ mod tests {
         let bytes = b"GET / HTTP/1.1\r\nHost: s\r\nUser-Agent: a\r\nX-Request-ID: 1\r\nTraceParent: 00-1-1-00\r\n\r\n";
         let mut head = RequestHead::default();
         head.parse(bytes, &Limits::default()).unwrap();
-        let request = request_to_http2(&head, bytes, Hop::Plain).unwrap();
+        let request = request_to_http2(&head, bytes, None, Hop::Plain).unwrap();
         let sensitive = request.headers().iter().filter(|(_, value)| value.is_sensitive());
         let mut names: Vec<_> = sensitive.map(|(name, _)| name.as_str()).collect();
         names.sort_unstable();

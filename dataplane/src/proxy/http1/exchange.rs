@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use ringmesh_codec::authority;
 use ringmesh_codec::body::{BodyScanner, State};
 use ringmesh_codec::grpc as words;
 use ringmesh_codec::head::{Head, Method};
@@ -116,6 +117,8 @@ pub(super) struct Exchange<'a, N: Net> {
     pub(super) kept: Option<Box<Kept>>,
     /// What it is as a call in gRPC-Web.
     pub(super) web: Option<Box<grpc_web::Call>>,
+    /// The host for the next hop, where the client names none.
+    pub(super) host: Option<Box<str>>,
 }
 
 impl<N: Net> Exchange<'_, N> {
@@ -157,6 +160,11 @@ impl<N: Net> Call<N> for Exchange<'_, N> {
 
     fn announces_too_much(&self) -> bool {
         self.body.refused().is_some()
+    }
+
+    #[cold]
+    fn name_host(&mut self, host: &str) {
+        self.host = authority::parse(host.as_bytes()).is_ok().then(|| host.into());
     }
 
     async fn exchange(&mut self, lease: Leased<N>, patience: Patience, account: &mut Account) -> Result<(), Failed> {
@@ -257,6 +265,9 @@ impl<N: Net> Exchange<'_, N> {
         self.scratch.to_upstream.clear();
         if self.writes_to_hops() {
             self.edit_request();
+        }
+        if let Some(host) = &self.host {
+            self.scratch.edits.set("Host", host.as_bytes()).map_err(|_| Failed::Ended(Reason::Internal))?;
         }
         let HeadBytes::Arrived(head) = &self.head else { return Err(Failed::Ended(Reason::Internal)) };
         let Scratch { request, edits, to_upstream, .. } = &mut *self.scratch;

@@ -114,6 +114,7 @@ async fn one<N: Net>(
             head_taken: false,
             kept: None,
             web,
+            host: None,
         };
         request::serve(worker, connection, &tables, listener, &connection.stop, &mut exchange).await;
         exchange.stage

@@ -37,7 +37,8 @@ impl<N: Net> Exchange<'_, N> {
             return result.map_err(|failed| exchange::tunnel::of_shared(&lease, failed));
         }
         let Scratch { request: head, to_client, text, .. } = &mut *self.scratch;
-        let mut request = exchange::head::request_to_http2(head, &self.head, lease.hop())
+        let host = self.host.as_deref().map(str::as_bytes);
+        let mut request = exchange::head::request_to_http2(head, &self.head, host, lease.hop())
             .map_err(|_unfit| Failed::Ended(Reason::BadRequest))?;
         let hop = &self.listener.config.hop;
         if writes {
@@ -159,7 +160,7 @@ impl<N: Net> Exchange<'_, N> {
         let Scratch { request: head, to_client, text, .. } = &mut *self.scratch;
         let request = match wanted {
             Wanted::Connect => exchange::head::connect_to_http2(head, &self.head),
-            Wanted::Upgrade(..) => exchange::head::request_to_http2(head, &self.head, lease.hop()),
+            Wanted::Upgrade(..) => exchange::head::request_to_http2(head, &self.head, None, lease.hop()),
         };
         let mut request = request.map_err(|_unfit| Failed::Ended(Reason::BadRequest))?;
         wanted.ask_by_http2(&mut request);
