@@ -367,6 +367,38 @@ fn an_answer_whose_body_is_not_as_long_as_its_head_says_is_never_whole_for_the_c
     });
 }
 
+/// RFC 9110 section 6.4.1. By HTTP/1 such a body could not be told from the next response.
+#[test]
+fn an_answer_that_can_have_no_body_and_has_one_is_never_whole_for_the_client() {
+    on_both_drivers(|driver| {
+        for (status, length) in [("204", None), ("204", Some("4")), ("304", None), ("304", Some("4"))] {
+            let service = http2::conversing(&[], move |talk| {
+                while let Some((stream, request)) = talk.next_request()? {
+                    let length = length.map(|length| ("content-length", length));
+                    let fields: Vec<_> = [(":status", status)].into_iter().chain(length).collect();
+                    talk.send_fields(stream, &fields, Ends::No)?;
+                    let body = if request.head.request().1 == "/good" { "" } else { "evil" };
+                    talk.send_data(stream, body.as_bytes(), Ends::Yes)?;
+                }
+                Ok(())
+            });
+            let (_proxy, front) = proxy_by_http2(driver, &[service.address()], "", "");
+            let mut client = Connection::connect(front);
+            let stream = client.request(&Outgoing::get("app", "/"));
+            match client.ended(stream).unwrap() {
+                Ended::Reset(_) => {}
+                Ended::Answer(answer) => assert_reason(&answer, 502, "upstream_garbage"),
+                other => panic!("{status}, {length:?}: {other:?}"),
+            }
+            // Where a length is told, the library wants the head to be the end.
+            if length.is_none() {
+                assert_eq!(client.get("app", "/good").status().to_string(), status, "an empty body is none");
+            }
+            client.ping().unwrap();
+        }
+    });
+}
+
 /// What breaks the connection itself: frames, and the code of the goodbye (RFC 9113 sections 4 to 6).
 fn broken_connections() -> Vec<(&'static str, Vec<Frame>, &'static [u32])> {
     use http2::kind;

@@ -9,6 +9,7 @@ use bytes::{Buf, Bytes};
 use h2::client::ResponseFuture;
 use h2::server::SendResponse;
 use h2::{Reason as Code, RecvStream, SendStream};
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName, Response, StatusCode};
 use ringmesh_codec::body::is_forbidden_trailer;
 use ringmesh_ring::stop::Stop;
@@ -61,12 +62,14 @@ pub struct Body {
     stream: RecvStream,
     /// All of it was taken. The library has to be asked, until it says so.
     done: Cell<bool>,
+    /// Nothing may stand in it, which the library does not look at.
+    is_forbidden: bool,
 }
 
 impl Body {
     /// The body of a message whose head has come. `ends`: it is known to have none.
     pub fn new(stream: RecvStream, ends: bool) -> Self {
-        Self { stream, done: Cell::new(ends) }
+        Self { stream, done: Cell::new(ends), is_forbidden: false }
     }
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Part, Lost>> {
@@ -75,6 +78,7 @@ impl Body {
                 // A frame without bytes is none to anybody; how many may come, the library bounds.
                 Some(Ok(data)) if data.is_empty() && !self.is_done() => {}
                 Some(Ok(data)) if data.is_empty() => return Poll::Ready(Ok(Part::End(None))),
+                Some(Ok(_)) if self.is_forbidden => return Poll::Ready(Err(Lost::Broken)),
                 Some(Ok(data)) => return Poll::Ready(Ok(Part::Data(Data::Bytes(data)))),
                 Some(Err(error)) => return Poll::Ready(Err(error.into())),
                 None => break,
@@ -246,13 +250,20 @@ pub struct Awaited<'a> {
     /// Whether an interim head may have come. The library keeps them apart from final ones, and drops those that were not asked
     /// for before a final one.
     may_be_interim: &'a Cell<bool>,
+    /// What comes behind any 2xx is no body, but the tunnel's (RFC 9113 section 8.5).
+    asks_for_tunnel: bool,
     body: Option<Body>,
 }
 
 impl<'a> Awaited<'a> {
     /// The response that was promised.
     pub fn new(head: ResponseFuture, may_be_interim: &'a Cell<bool>) -> Self {
-        Self { head, may_be_interim, body: None }
+        Self { head, may_be_interim, asks_for_tunnel: false, body: None }
+    }
+
+    /// The response that was promised to a request for a tunnel.
+    pub fn of_tunnel(head: ResponseFuture, may_be_interim: &'a Cell<bool>) -> Self {
+        Self { asks_for_tunnel: true, ..Self::new(head, may_be_interim) }
     }
 
     /// What of the stream is left once the body has ended.
@@ -282,7 +293,12 @@ impl<'a> Awaited<'a> {
         if list_bytes(&parts.headers) > MAX_RESPONSE_HEADER_BYTES as usize {
             return Poll::Ready(Err(Lost::Broken));
         }
-        self.body = Some(Body::new(stream, false));
+        let is_empty = parts.status == StatusCode::NO_CONTENT && !self.asks_for_tunnel;
+        if is_empty && parts.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") {
+            return Poll::Ready(Err(Lost::Broken));
+        }
+        let is_forbidden = is_empty || parts.status == StatusCode::NOT_MODIFIED;
+        self.body = Some(Body { is_forbidden, ..Body::new(stream, false) });
         Poll::Ready(Ok(Response::from_parts(parts, ())))
     }
 }

@@ -178,7 +178,7 @@ pub fn open<'l, N: Net>(
     request: Request<()>,
 ) -> Result<(http2::Upload<impl Fn(usize) + use<'l, N>>, http2::Awaited<'l>), Failed> {
     let (head, upload) = lease.send(request, false).map_err(|lost| exchange.of_endpoint(lost))?;
-    let answer = http2::Awaited::new(head, lease.may_be_interim());
+    let answer = http2::Awaited::of_tunnel(head, lease.may_be_interim());
     Ok((http2::Upload::new(upload, |bytes| lease.sends(bytes)), answer))
 }
 
