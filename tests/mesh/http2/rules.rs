@@ -367,6 +367,32 @@ fn an_answer_whose_body_is_not_as_long_as_its_head_says_is_never_whole_for_the_c
     });
 }
 
+/// RFC 9113 section 8.2.1. gRPC's metadata may come with some, which mean nothing.
+#[test]
+fn spaces_around_a_value_are_not_passed_on_in_either_direction() {
+    on_both_drivers(|driver| {
+        let (tell, told) = std::sync::mpsc::channel();
+        let service = http2::conversing(&[], move |talk| {
+            while let Some((stream, request)) = talk.next_request()? {
+                let values = |head: &ringmesh_tests::Head| head.field("x").map(str::to_owned);
+                tell.send((values(&request.head), request.trailers)).unwrap();
+                talk.send_fields(stream, &[(":status", "200"), ("y", "\tb c ")], Ends::No)?;
+                talk.send_fields(stream, &[("z", " d ")], Ends::Yes)?;
+            }
+            Ok(())
+        });
+        let (_proxy, front) = proxy_by_http2(driver, &[service.address()], "", "");
+        let mut client = Connection::connect(front);
+        let stream = client.open(&and(&[("x", " a b\t"), ("empty", " ")]), Ends::No);
+        client.send_fields(stream, &[("t", " u ")], Ends::Yes).unwrap();
+        let answer = client.response(stream);
+        assert_eq!(answer.field("y"), Some("b c"));
+        assert_eq!(answer.trailers, [("z".to_owned(), "d".to_owned())]);
+        let (x, trailers) = told.recv_timeout(ringmesh_tests::DEADLINE).unwrap();
+        assert_eq!((x.as_deref(), &trailers[..]), (Some("a b"), &[("t".to_owned(), "u".to_owned())][..]));
+    });
+}
+
 /// RFC 9110 section 6.4.1. By HTTP/1 such a body could not be told from the next response.
 #[test]
 fn an_answer_that_can_have_no_body_and_has_one_is_never_whole_for_the_client() {

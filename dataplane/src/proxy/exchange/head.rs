@@ -92,6 +92,29 @@ pub fn connect(authority: &[u8]) -> Result<Request<()>, Unfit> {
     Ok(request)
 }
 
+/// Takes the spaces off the ends of all values: as [`trim`].
+pub fn trim_all(fields: &mut HeaderMap) {
+    fields.values_mut().for_each(trim);
+}
+
+/// Takes the spaces off the ends of a value. HTTP/2 knows none there, and a next hop may not get them (RFC 9113 section 8.2.1);
+/// gRPC's metadata may come with some, which mean nothing.
+#[inline]
+pub fn trim(value: &mut HeaderValue) {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let bytes = value.as_bytes();
+    if is_space(bytes.first()) || is_space(bytes.last()) {
+        *value = trimmed(value);
+    }
+}
+
+#[cold]
+fn trimmed(value: &HeaderValue) -> HeaderValue {
+    let mut trimmed = HeaderValue::from_bytes(value.as_bytes().trim_ascii()).expect("a part of a value is one");
+    trimmed.set_sensitive(value.is_sensitive());
+    trimmed
+}
+
 fn is_te(name: &[u8]) -> bool {
     Name::from_bytes(name) == Name::Te
 }

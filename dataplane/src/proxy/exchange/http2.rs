@@ -15,6 +15,7 @@ use ringmesh_codec::body::is_forbidden_trailer;
 use ringmesh_ring::stop::Stop;
 
 use super::data::Data;
+use super::head::trim_all;
 use super::{Answer, Lost, More, Part, Reply, Sink, Source};
 use crate::proxy::http2::limits::{
     LEAST_UNASKED_BYTES, MAX_RESPONSE_HEADER_BYTES, MAX_TRAILER_BYTES, MAX_UNASKED_BYTES,
@@ -87,7 +88,11 @@ impl Body {
         self.stream.poll_trailers(context).map(|trailers| match trailers? {
             // The library would take as many as of a head that is to be refused.
             Some(trailers) if bytes(&trailers) > MAX_TRAILER_BYTES => Err(Lost::Broken),
-            trailers => Ok(Part::End(trailers)),
+            Some(mut trailers) => {
+                trim_all(&mut trailers);
+                Ok(Part::End(Some(trailers)))
+            }
+            None => Ok(Part::End(None)),
         })
     }
 }
@@ -285,7 +290,7 @@ impl<'a> Awaited<'a> {
                 Poll::Ready(None) => {}
             }
         }
-        let (parts, stream) = ready!(std::pin::Pin::new(&mut self.head).poll(context))?.into_parts();
+        let (mut parts, stream) = ready!(std::pin::Pin::new(&mut self.head).poll(context))?.into_parts();
         if parts.status.is_informational() {
             // A final head cannot be one (RFC 9113 section 8.1).
             return Poll::Ready(Err(Lost::Broken));
@@ -293,6 +298,7 @@ impl<'a> Awaited<'a> {
         if list_bytes(&parts.headers) > MAX_RESPONSE_HEADER_BYTES as usize {
             return Poll::Ready(Err(Lost::Broken));
         }
+        trim_all(&mut parts.headers);
         let is_empty = parts.status == StatusCode::NO_CONTENT && !self.asks_for_tunnel;
         if is_empty && parts.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") {
             return Poll::Ready(Err(Lost::Broken));

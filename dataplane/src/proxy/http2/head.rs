@@ -14,7 +14,7 @@ use ringmesh_codec::limits::Limits;
 use ringmesh_codec::name::Name;
 use ringmesh_codec::refusal::Refusal;
 
-use crate::proxy::exchange::head::{Hop, is_of_one_request};
+use crate::proxy::exchange::head::{Hop, is_of_one_request, trim};
 use crate::proxy::grpc::is_call;
 
 /// What a request asks for beside a response.
@@ -146,6 +146,7 @@ impl Head {
         let mut seen = Seen::default();
         let mut bytes = self.target_bytes().len();
         for (name, value) in &mut self.fields {
+            trim(value);
             let name = name.as_str().as_bytes();
             bytes += name.len() + value.len() + 4;
             match Name::from_bytes(name) {
