@@ -59,3 +59,6 @@ pub const LEAST_UNASKED_BYTES: usize = 1024;
 /// What the kernel may hold of what was sent before: a client that takes it steadily makes room for more only after a third of it,
 /// and it is no slower for that.
 pub const SENT_BEFORE_BYTES: usize = 1024 * 1024;
+
+/// Least time for a send, however short idle connections are kept: how much of it a client has taken is not seen before all is.
+pub const LEAST_TAKING: Duration = Duration::from_secs(60);

@@ -318,7 +318,8 @@ impl Taking {
             (None, _) => self.current = None,
             (Some(sending), Some((number, until))) if sending.number == number => return until <= now,
             (Some(sending), _) => {
-                let until = self.pace.end(now, sending.bytes + limits::SENT_BEFORE_BYTES).min(now + self.idle);
+                let idle = self.idle.max(limits::LEAST_TAKING);
+                let until = self.pace.end(now, sending.bytes + limits::SENT_BEFORE_BYTES).min(now + idle);
                 self.current = Some((sending.number, until));
             }
         }
@@ -388,5 +389,29 @@ impl<N: Net> Care<'_, N> {
             }
         }
         session.clock.set_deadline(Some(now + self.keeper.tick()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+
+    #[test]
+    fn a_client_may_take_over_each_send_as_long_as_it_may_be_idle_and_a_minute_at_least() {
+        let seconds = |seconds| Instant::ZERO + Duration::from_secs(seconds);
+        let sending = |number| Some(Sending { number, bytes: 1_000 });
+        for (idle, rate, allowed) in [(300, Some(240), 300), (4, Some(240), 60), (4, None, 60), (300, Some(1 << 20), 6)]
+        {
+            let pace = Pace::new(rate.and_then(NonZeroU32::new));
+            let mut taking = Taking { pace, idle: Duration::from_secs(idle), current: None };
+            assert!(!taking.is_over(sending(1), seconds(0)));
+            assert!(!taking.is_over(sending(1), seconds(allowed - 1)));
+            assert!(!taking.is_over(sending(2), seconds(allowed)), "it has taken the first");
+            assert!(taking.is_over(sending(2), seconds(2 * allowed + 1)), "{idle} s, {rate:?} bytes a second");
+            assert!(!taking.is_over(None, seconds(2 * allowed + 1)));
+            assert!(!taking.is_over(sending(2), seconds(9 * allowed)));
+        }
     }
 }
