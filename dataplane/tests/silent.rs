@@ -440,6 +440,29 @@ fn a_client_that_takes_nothing_and_asks_on_is_ended_and_counted() {
     assert_eq!(world.connections(Reason::ClientReadsSlowly), 1);
 }
 
+#[test]
+fn a_client_that_takes_its_answers_slowly_is_not_idle() {
+    let world = World::with(|listener| listener.limits.idle_timeout = Duration::from_secs(4));
+    world.net.set_capacity_bytes(1_000);
+    block_on(&world.net, async {
+        let client = Peer::connect(&world).await;
+        client.say(SETTINGS, 0, 0, &[0, 4, 1, 0, 0, 0]).await;
+        client.say(WINDOW_UPDATE, 0, 0, &[1, 0, 0, 0]).await;
+        client.say(HEADERS, END_STREAM_AND_HEADERS, 1, GET).await;
+        let upstream = world.accept().await;
+        read_head(&upstream, &world.net).await;
+        let body = [&b"HTTP/1.1 200 OK\r\nContent-Length: 40000\r\n\r\n"[..], &[b'x'; 40_000]].concat();
+        send(&upstream, &world.net, &body).await;
+        let mut taken = 0;
+        while taken < 40_000 {
+            ringmesh_ring::sleep_until(world.net.now() + Duration::from_secs(1)).await;
+            let frame = client.frame().await.expect("it is served to the end");
+            taken += if frame.kind == DATA { frame.payload.len() } else { 0 };
+        }
+        client.next(GOAWAY).await;
+    });
+}
+
 /// A client that was silent for as long as it may be, and has been told to leave.
 async fn said_goodbye(world: &World) -> Peer<'_> {
     let client = Peer::connect(world).await;

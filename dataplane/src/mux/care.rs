@@ -99,7 +99,7 @@ impl<'a, N: Net> Care<'a, N> {
     /// Whether the trunk is over at once.
     fn look(&mut self) -> bool {
         let heard = self.heard.replace(false);
-        let seen = Seen { open: self.trunk.count(), served: self.trunk.opened(), heard };
+        let seen = Seen { open: self.trunk.count(), served: self.trunk.opened(), heard, takes: false };
         if !heard && self.trunk.awaited.get() == 0 {
             self.rest.trigger(StopReason::Abort);
         }

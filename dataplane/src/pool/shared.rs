@@ -429,7 +429,8 @@ impl<N: Net> Care<'_, N> {
             if reason != StopReason::Deadline {
                 continue;
             }
-            let seen = Seen { open, served: self.connection.served.get(), heard: self.heard.since.replace(false) };
+            let heard = self.heard.since.replace(false);
+            let seen = Seen { open, served: self.connection.served.get(), heard, takes: false };
             match self.keeper.look(seen) {
                 Verdict::Stay => {}
                 Verdict::Ask => keeper::ask(&mut self.ping, || library.ping_pong()),

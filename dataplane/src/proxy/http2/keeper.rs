@@ -45,6 +45,8 @@ pub struct Seen {
     pub served: u64,
     /// Whether a byte has come since the last look.
     pub heard: bool,
+    /// Whether the peer has still to take something of what it asked for.
+    pub takes: bool,
 }
 
 impl Keeper {
@@ -61,7 +63,7 @@ impl Keeper {
 
     /// Looks.
     pub fn look(&mut self, seen: Seen) -> Verdict {
-        let rested = seen.open == 0 && seen.served == self.served;
+        let rested = seen.open == 0 && !seen.takes && seen.served == self.served;
         self.served = seen.served;
         self.unused = if rested { self.unused + self.tick } else { Duration::ZERO };
         if seen.heard {
@@ -119,11 +121,11 @@ mod tests {
     fn an_unused_connection_is_found_in_time_and_a_used_one_never() {
         for timeout in [Duration::from_millis(20), Duration::from_secs(3), Duration::from_secs(3600)] {
             let mut keeper = Keeper::new(timeout);
-            let (verdict, after) = found(&mut keeper, |_| Seen { open: 0, served: 7, heard: true });
+            let (verdict, after) = found(&mut keeper, |_| Seen { open: 0, served: 7, heard: true, takes: false });
             assert_eq!(verdict, Verdict::Unused);
             assert!(after > timeout && after <= timeout * 5 / 2, "{after:?} for {timeout:?}");
             // With a request between any two looks.
-            let seen = |look| Seen { open: 0, served: u64::from(look), heard: true };
+            let seen = |look| Seen { open: 0, served: u64::from(look), heard: true, takes: false };
             assert_eq!(found(&mut Keeper::new(timeout), seen).0, Verdict::Stay);
         }
     }
@@ -131,28 +133,28 @@ mod tests {
     #[test]
     fn a_peer_that_says_nothing_to_requests_that_are_given_up_between_two_looks_is_asked_and_given_up() {
         let mut keeper = Keeper::new(Duration::from_secs(300));
-        assert_eq!(keeper.look(Seen { open: 0, served: 5, heard: true }), Verdict::Stay);
+        assert_eq!(keeper.look(Seen { open: 0, served: 5, heard: true, takes: false }), Verdict::Stay);
         // One request each third look.
-        let silent = |look: u32| Seen { open: 0, served: 5 + u64::from(look.div_ceil(3)), heard: false };
+        let silent = |look: u32| Seen { open: 0, served: 5 + u64::from(look.div_ceil(3)), heard: false, takes: false };
         let (verdict, after) = found(&mut keeper, silent);
         assert_eq!(verdict, Verdict::Ask);
         assert!(after >= SILENCE && after <= SILENCE * 3 / 2, "{after:?}");
-        assert_eq!(found(&mut keeper, |_| Seen { open: 0, served: 6, heard: false }).0, Verdict::Dead);
+        assert_eq!(found(&mut keeper, |_| Seen { open: 0, served: 6, heard: false, takes: false }).0, Verdict::Dead);
         // What was answered is expected no more.
         let mut keeper = Keeper::new(Duration::from_secs(300));
-        assert_eq!(keeper.look(Seen { open: 0, served: 5, heard: true }), Verdict::Stay);
-        assert_eq!(found(&mut keeper, |_| Seen { open: 0, served: 5, heard: false }).0, Verdict::Unused);
+        assert_eq!(keeper.look(Seen { open: 0, served: 5, heard: true, takes: false }), Verdict::Stay);
+        assert_eq!(found(&mut keeper, |_| Seen { open: 0, served: 5, heard: false, takes: false }).0, Verdict::Unused);
     }
 
     #[test]
     fn a_silent_peer_is_asked_and_given_up_only_if_it_stays_silent() {
         let mut keeper = Keeper::new(Duration::from_secs(300));
-        let silent = |_| Seen { open: 1, served: 1, heard: false };
+        let silent = |_| Seen { open: 1, served: 1, heard: false, takes: false };
         let (verdict, after) = found(&mut keeper, silent);
         assert_eq!(verdict, Verdict::Ask);
         assert!(after >= SILENCE && after <= SILENCE * 3 / 2, "{after:?}");
         // It answers, and is silent again.
-        assert_eq!(keeper.look(Seen { open: 1, served: 1, heard: true }), Verdict::Stay);
+        assert_eq!(keeper.look(Seen { open: 1, served: 1, heard: true, takes: false }), Verdict::Stay);
         assert_eq!(found(&mut keeper, silent).0, Verdict::Ask);
         assert_eq!(found(&mut keeper, silent).0, Verdict::Dead);
     }

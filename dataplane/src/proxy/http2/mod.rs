@@ -366,10 +366,12 @@ impl<N: Net> Care<'_, N> {
     fn look(&mut self, library: &mut Library) {
         let session = self.session;
         let open = u32::try_from(session.streams.count()).unwrap_or(u32::MAX);
-        let seen = Seen { open, served: session.served.get(), heard: session.heard.replace(false) };
+        let sending = self.pipe.sending();
+        let heard = session.heard.replace(false);
+        let seen = Seen { open, served: session.served.get(), heard, takes: sending.is_some() };
         let (worker, stop) = (&session.connection.worker, &session.connection.stop);
         let now = worker.net.now();
-        if self.taking.is_over(self.pipe.sending(), now) {
+        if self.taking.is_over(sending, now) {
             session.slow.set(true);
             stop.trigger(StopReason::Deadline);
         }
