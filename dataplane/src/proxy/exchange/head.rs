@@ -92,9 +92,13 @@ pub fn connect(authority: &[u8]) -> Result<Request<()>, Unfit> {
     Ok(request)
 }
 
-/// Takes the spaces off the ends of all values: as [`trim`].
-pub fn trim_all(fields: &mut HeaderMap) {
-    fields.values_mut().for_each(trim);
+/// Takes the spaces off the ends of all values, as [`trim`]. How many bytes names and values have.
+pub fn trim_all(fields: &mut HeaderMap) -> usize {
+    let weigh = |(name, value): (&HeaderName, &mut HeaderValue)| {
+        trim(value);
+        name.as_str().len() + value.len()
+    };
+    fields.iter_mut().map(weigh).sum()
 }
 
 /// Takes the spaces off the ends of a value. HTTP/2 knows none there, and a next hop may not get them (RFC 9113 section 8.2.1);

@@ -86,25 +86,14 @@ impl Body {
             }
         }
         self.stream.poll_trailers(context).map(|trailers| match trailers? {
-            // The library would take as many as of a head that is to be refused.
-            Some(trailers) if bytes(&trailers) > MAX_TRAILER_BYTES => Err(Lost::Broken),
             Some(mut trailers) => {
-                trim_all(&mut trailers);
-                Ok(Part::End(Some(trailers)))
+                // As many as these lines have in HTTP/1. The library would take as many as of a head that is to be refused.
+                let bytes = trim_all(&mut trailers) + 4 * trailers.len();
+                if bytes > MAX_TRAILER_BYTES { Err(Lost::Broken) } else { Ok(Part::End(Some(trailers))) }
             }
             None => Ok(Part::End(None)),
         })
     }
-}
-
-/// As HTTP/2 counts them (RFC 9113 section 6.5.2).
-fn list_bytes(fields: &HeaderMap) -> usize {
-    fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
-}
-
-/// As many as these lines have in HTTP/1.
-fn bytes(fields: &HeaderMap) -> usize {
-    fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
 
 impl Source for Body {
@@ -295,10 +284,11 @@ impl<'a> Awaited<'a> {
             // A final head cannot be one (RFC 9113 section 8.1).
             return Poll::Ready(Err(Lost::Broken));
         }
-        if list_bytes(&parts.headers) > MAX_RESPONSE_HEADER_BYTES as usize {
+        // As HTTP/2 counts them (RFC 9113 section 6.5.2).
+        let bytes = trim_all(&mut parts.headers) + 32 * parts.headers.len();
+        if bytes > MAX_RESPONSE_HEADER_BYTES as usize {
             return Poll::Ready(Err(Lost::Broken));
         }
-        trim_all(&mut parts.headers);
         let is_empty = parts.status == StatusCode::NO_CONTENT && !self.asks_for_tunnel;
         if is_empty && parts.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") {
             return Poll::Ready(Err(Lost::Broken));
