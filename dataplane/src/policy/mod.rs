@@ -86,7 +86,7 @@ impl Table {
     /// form. What the service would make of an ambiguous path (None) is not known, so no rule about paths admits it.
     pub fn authorize(&self, peer: Option<&SpiffeId>, method: &[u8], path: Option<&[u8]>) -> Decision<'_> {
         let Some(guards) = &self.guards else { return Decision::Allow("default") };
-        match self.lists_for(peer).find_map(|list| list.find(&self.rules, method, path)) {
+        match self.first(peer, |list| list.find(&self.rules, method, path)) {
             Some(rule) => Decision::Allow(&rule.name),
             None => Decision::Deny(guards),
         }
@@ -95,7 +95,7 @@ impl Table {
     /// Whether an opaque connection may go on. Rules about methods or paths admit none; the model refuses them there.
     pub fn authorize_connection(&self, peer: Option<&SpiffeId>) -> Decision<'_> {
         let Some(guards) = &self.guards else { return Decision::Allow("default") };
-        match self.lists_for(peer).find_map(|list| list.unconditional(&self.rules)) {
+        match self.first(peer, |list| list.unconditional(&self.rules)) {
             Some(rule) => Decision::Allow(&rule.name),
             None => Decision::Deny(guards),
         }
@@ -106,10 +106,11 @@ impl Table {
         self.rules.iter().any(|rule| !rule.methods.is_empty() || !rule.paths.is_empty())
     }
 
-    /// Rules for this caller by name, then those for anybody.
-    fn lists_for(&self, peer: Option<&SpiffeId>) -> impl Iterator<Item = &List> {
-        let named = peer.and_then(|peer| self.by_identity.get(peer));
-        named.and_then(|place| self.lists.get(*place)).into_iter().chain([&self.anybody])
+    /// What is found among the rules for this caller by name, or else among those for anybody.
+    #[inline]
+    fn first<'a>(&'a self, peer: Option<&SpiffeId>, find: impl Fn(&'a List) -> Option<&'a Rule>) -> Option<&'a Rule> {
+        let named = peer.and_then(|peer| self.by_identity.get(peer)).and_then(|place| self.lists.get(*place));
+        named.and_then(&find).or_else(|| find(&self.anybody))
     }
 }
 
