@@ -68,21 +68,15 @@ pub fn parse_status(value: &[u8]) -> u8 {
     if usize::from(number) < STATUSES { number } else { UNKNOWN }
 }
 
-/// The status that a call ends in which got an HTTP status and no gRPC status: gRPC's `http-grpc-status-mapping.md`, and what
-/// its table leaves to us by meaning: 408 and 504 are deadlines, 413 and 431 are exhausted limits.
+/// The status that an HTTP status means: as [`status_without`], but by meaning where that table leaves it to us, or says less: 408
+/// and 504 are deadlines, 413 and 431 are exhausted limits.
 pub fn status_of_http(status: u16) -> u8 {
     match status {
-        200 => UNKNOWN,
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
         408 | 504 => 4,
         413 | 431 => 8,
-        429 | 502 | 503 => 14,
         501 => 12,
         500 | 505 => 13,
-        _ => UNKNOWN,
+        other => status_without(other),
     }
 }
 
