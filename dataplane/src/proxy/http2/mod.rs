@@ -242,13 +242,11 @@ impl<N: Net> Session<N> {
     /// Counts streams that the library has refused.
     #[cold]
     fn tell_refused(&self, streams: u64) {
-        self.refused.set(self.refused.get() + streams);
         let (connection, account) = (&self.connection, Account::default());
         let tables = connection.worker.tables();
-        if let Some(listener) = tables.listener(connection.listener) {
-            let tell =
-                || request::refused(&connection.worker, connection, &tables, listener, &account, Reason::StreamRefused);
-            (0..streams).for_each(|_| tell());
+        let Some(listener) = tables.listener(connection.listener) else { return };
+        for _ in 0..streams {
+            request::refused(&connection.worker, connection, &tables, listener, &account, Reason::StreamRefused);
         }
     }
 
@@ -355,9 +353,9 @@ impl<N: Net> Care<'_, N> {
         // Of what comes while the client is told to leave, it knows that it may ask elsewhere.
         let missing = session.missing();
         if missing > 0 && self.pipe.is_drained() && self.pipe.has_room() {
-            match self.registered {
-                Some(_) => session.tell_refused(missing),
-                None => session.refused.set(session.refused.get() + missing),
+            session.refused.set(session.refused.get() + missing);
+            if self.registered.is_some() {
+                session.tell_refused(missing);
             }
         }
         Poll::Pending
