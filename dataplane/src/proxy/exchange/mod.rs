@@ -601,16 +601,22 @@ pub async fn over_http2<N: Net>(
             }
             Ok(())
         }
-        Err(Failed::Stale | Failed::Ended(Reason::UpstreamReset)) if lease.flooded() => {
-            Err(Failed::Ended(Reason::UpstreamGarbage))
-        }
-        Err(_) if lease.was_cut() => Err(Failed::Ended(Reason::Drained)),
-        Err(Failed::Stale | Failed::Ended(Reason::UpstreamReset)) if lease.refused() => {
-            Err(Failed::Ended(Reason::UpstreamTls))
-        }
-        Err(failed) => {
-            lease.close_if_over();
-            Err(failed)
-        }
+        Err(failed) => Err(of_shared(lease, failed)),
     }
+}
+
+/// How an exchange failed, by what its connection knows that others use too.
+pub fn of_shared<N: Net>(lease: &shared::Lease<N>, failed: Failed) -> Failed {
+    let is_lost = matches!(failed, Failed::Stale | Failed::Ended(Reason::UpstreamReset));
+    if is_lost && lease.flooded() {
+        return Failed::Ended(Reason::UpstreamGarbage);
+    }
+    if lease.was_cut() {
+        return Failed::Ended(Reason::Drained);
+    }
+    if is_lost && lease.refused() {
+        return Failed::Ended(Reason::UpstreamTls);
+    }
+    lease.close_if_over();
+    failed
 }

@@ -198,18 +198,6 @@ pub fn begin<N: Net>(
     reply.begin(response, More::Follows).map_err(|lost| exchange.of_client(&lost))
 }
 
-/// How an exchange for a tunnel failed, where its endpoint speaks HTTP/2.
-pub fn of_shared<N: Net>(lease: &shared::Lease<N>, failed: Failed) -> Failed {
-    if matches!(failed, Failed::Stale | Failed::Ended(Reason::UpstreamReset)) && lease.flooded() {
-        return Failed::Ended(Reason::UpstreamGarbage);
-    }
-    if lease.was_cut() {
-        return Failed::Ended(Reason::Drained);
-    }
-    lease.close_if_over();
-    failed
-}
-
 /// Both ways of one side.
 pub struct Side<'a, I, O> {
     /// What comes from it.

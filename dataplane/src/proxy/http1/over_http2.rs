@@ -34,7 +34,7 @@ impl<N: Net> Exchange<'_, N> {
             && let Some(wanted) = self.wanted()
             && let Some(result) = Box::pin(self.tunnel_over_http2(&lease, &wanted, patience, account)).await
         {
-            return result.map_err(|failed| exchange::tunnel::of_shared(&lease, failed));
+            return result.map_err(|failed| exchange::of_shared(&lease, failed));
         }
         let Scratch { request: head, to_client, text, .. } = &mut *self.scratch;
         let host = self.host.as_deref().map(str::as_bytes);

@@ -60,7 +60,7 @@ impl<N: Net> Asking<'_, N> {
             Leased::Own(lease) => self.over_http1(lease, &deadlines, account).await,
             Leased::Shared(lease) => {
                 let result = self.over_http2(&lease, &deadlines, account).await;
-                result.map_err(|failed| tunnel::of_shared(&lease, failed))
+                result.map_err(|failed| exchange::of_shared(&lease, failed))
             }
         };
         if result.is_err() && *self.stage == Stage::Begun {
