@@ -77,13 +77,13 @@ fn clients_have_their_options_from_their_listener() {
 }
 
 #[test]
-fn a_listener_that_tells_of_all_does_so_again_while_a_client_is_left() {
+fn a_listener_tells_again_of_a_client_that_was_left() {
     on_every_driver(|| async {
         let (listener, _) = common::listener();
         let target = listener.local_addr().unwrap();
         let listener = Listener::from_fd(listener.into()).unwrap();
         let _clients = [(); 2].map(|()| TcpStream::connect(target).unwrap());
-        for _ in 0..if listener.tells_of_all() { 2 } else { 1 } {
+        for _ in 0..2 {
             let (stop, mut readable) = (unhurried(), std::pin::pin!(listener.readable()));
             std::future::poll_fn(|context| match readable.as_mut().poll(context) {
                 std::task::Poll::Ready(ready) => {

@@ -292,7 +292,7 @@ fn take(
             }
             None => {
                 options.is_behind = false;
-                if taken == 1 && listener.tells_of_all() {
+                if taken == 1 {
                     lone.left = LONE_CLIENTS;
                 }
                 return Ok(Taken::All);

@@ -40,18 +40,12 @@ impl Listener {
         Ok(Listener { descriptor, waiter })
     }
 
-    /// Waits until a client may be there. May be dropped at any time.
+    /// Waits until a client may be there, be it one that was there before and not taken. May be dropped at any time.
     ///
     /// # Errors
     /// What the kernel says about the listener.
     pub async fn readable(&self) -> io::Result<()> {
         self.waiter.readable(false).await
-    }
-
-    /// Whether [`readable`](Self::readable) says at once that clients are there who were not taken before. On epoll it may say
-    /// only that further ones have come.
-    pub fn tells_of_all(&self) -> bool {
-        mode() == Mode::IoUring
     }
 
     /// Sets what clients that come from now on have from their listener, see [`set_client_options`](super::set_client_options).
