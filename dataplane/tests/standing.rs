@@ -184,6 +184,9 @@ const DATA: u8 = 2;
 const CLOSE: u8 = 4;
 const RESET: u8 = 5;
 const GOAWAY: u8 = 8;
+/// What an endpoint of HTTP/2 gets first, and says first: empty settings.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: s\r\n\r\n";
 const ANSWER: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 
@@ -553,8 +556,8 @@ fn a_request_of_http2_goes_on_for_a_drain_after_its_endpoints_root_and_its_end_i
     let (world, root, new) = (World::new(), Root::new(), Root::new());
     block_on(&world.net, async {
         let (mut client, mut first) = called(&world, &root, Protocol::Http2, &[Alpn::Http2], LONG).await;
-        first.take(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len()).await.unwrap();
-        first.send(b"\0\0\0\x04\0\0\0\0\0").await;
+        first.take(PREFACE.len()).await.unwrap();
+        first.send(SETTINGS).await;
         while first.frame2().await.expect("a request") != (1, 1) {}
         let begun = world.net.now();
         set_identity(&world, new.svid("test", LONG));
@@ -572,12 +575,10 @@ fn a_connection_of_http2_takes_no_request_once_the_endpoints_certificate_has_end
     block_on(&world.net, async {
         let begun = world.net.now();
         let (mut client, mut first) = called(&world, &root, Protocol::Http2, &[Alpn::Http2], LIFE).await;
-        let settings = b"\0\0\0\x04\0\0\0\0\0";
         // 204 by HPACK's own table, in a HEADERS frame that ends its stream.
         let answer = |stream: u8| [0, 0, 1, 1, 5, 0, 0, 0, stream, 0x89];
-        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-        first.take(preface.len()).await.unwrap();
-        first.send(settings).await;
+        first.take(PREFACE.len()).await.unwrap();
+        first.send(SETTINGS).await;
         for stream in [1, 3] {
             while first.frame2().await.expect("a request") != (1, stream) {}
             first.send(&answer(stream as u8)).await;
@@ -589,8 +590,8 @@ fn a_connection_of_http2_takes_no_request_once_the_endpoints_certificate_has_end
         check_in_time(begun, LIFE, first.ended().await);
         client.send(REQUEST).await;
         let mut second = endpoint(&world, &root.svid("pay", LIFE), &[Alpn::Http2]).await;
-        second.take(preface.len()).await.unwrap();
-        second.send(settings).await;
+        second.take(PREFACE.len()).await.unwrap();
+        second.send(SETTINGS).await;
         while second.frame2().await.expect("a request") != (1, 1) {}
         second.send(&answer(1)).await;
         assert!(client.head().await.starts_with("HTTP/1.1 204 "));

@@ -335,6 +335,16 @@ fn an_answer_that_breaks_a_rule_is_a_502_and_nothing_of_it_is_passed_on() {
     });
 }
 
+/// What the service answers with is never whole for the client.
+fn check_is_no_answer(client: &mut Connection, answered: &str) {
+    let stream = client.request(&Outgoing::get("app", "/"));
+    match client.ended(stream).unwrap() {
+        Ended::Reset(_) => {}
+        Ended::Answer(answer) => assert_reason(&answer, 502, "upstream_garbage"),
+        other => panic!("{answered}: {other:?}"),
+    }
+}
+
 #[test]
 fn an_answer_whose_body_is_not_as_long_as_its_head_says_is_never_whole_for_the_client() {
     on_both_drivers(|driver| {
@@ -348,12 +358,7 @@ fn an_answer_whose_body_is_not_as_long_as_its_head_says_is_never_whole_for_the_c
             });
             let (_proxy, front) = proxy_by_http2(driver, &[service.address()], "", "");
             let mut client = Connection::connect(front);
-            let stream = client.request(&Outgoing::get("app", "/"));
-            match client.ended(stream).unwrap() {
-                Ended::Reset(_) => {}
-                Ended::Answer(answer) => assert_reason(&answer, 502, "upstream_garbage"),
-                other => panic!("{length} and `{body}`: {other:?}"),
-            }
+            check_is_no_answer(&mut client, &format!("{length} and `{body}`"));
             client.ping().unwrap();
             let mut client = Client::connect(front);
             client.send("GET / HTTP/1.1\r\nHost: app\r\n\r\n");
@@ -410,12 +415,7 @@ fn an_answer_that_can_have_no_body_and_has_one_is_never_whole_for_the_client() {
             });
             let (_proxy, front) = proxy_by_http2(driver, &[service.address()], "", "");
             let mut client = Connection::connect(front);
-            let stream = client.request(&Outgoing::get("app", "/"));
-            match client.ended(stream).unwrap() {
-                Ended::Reset(_) => {}
-                Ended::Answer(answer) => assert_reason(&answer, 502, "upstream_garbage"),
-                other => panic!("{status}, {length:?}: {other:?}"),
-            }
+            check_is_no_answer(&mut client, &format!("{status}, {length:?}"));
             // Where a length is told, the library wants the head to be the end.
             if length.is_none() {
                 assert_eq!(client.get("app", "/good").status().to_string(), status, "an empty body is none");
